@@ -1,0 +1,99 @@
+"""Every error that wheeltimer raises for something the world did.
+
+A broken invariant is a bug and asserts; what is listed here is normal input from clients, disks,
+networks and operators, translated once, in the shell that met it.
+
+::
+
+    WheeltimerError
+    ├── BadValue               a value from outside does not fit (carries the field's name)
+    ├── Refused                a request the daemon answers with an error code
+    ├── SettingsError          a flag, variable or configuration key is wrong        exit 78 (flags: 2)
+    ├── ListenError            an address cannot be listened on                      exit 71
+    ├── JournalError
+    │   ├── JournalDamaged     acknowledged data does not read back                  exit 65
+    │   ├── JournalNewer       written by a later version of wheeltimer              exit 65
+    │   ├── JournalInUse       another process holds the folder, or it is not ours   exit 73
+    │   └── StorageFailed      a read, write or sync failed                          exit 74
+    ├── TargetBlocked          a callback address is not allowed by the settings
+    └── ServerUnreachable      a client found no daemon                              exit 69
+"""
+
+from __future__ import annotations
+
+
+class WheeltimerError(Exception):
+    """Root of the tree; ``exit_code`` is what the process ends with when nothing handles it."""
+
+    exit_code = 1
+
+
+class BadValue(WheeltimerError, ValueError):
+    """A value from outside does not fit; ``field`` names where it stood (``""`` when unknown)."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class Refused(WheeltimerError):
+    """A request that the daemon refuses: ``code`` is one of the protocol's error codes.
+
+    ``extra`` holds the reply's further members (``field``, ``state``, ``version``, ``due``,
+    ``retry_after_ms``) where they apply.
+    """
+
+    def __init__(self, code: str, message: str, **extra: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.extra = extra
+
+
+class SettingsError(WheeltimerError):
+    """A setting is unknown, out of bounds or unreadable; the message names it and says what to do."""
+
+    exit_code = 78
+
+
+class ListenError(WheeltimerError):
+    """An address cannot be listened on."""
+
+    exit_code = 71
+
+
+class JournalError(WheeltimerError):
+    """Something about the journal's folder or files."""
+
+
+class JournalDamaged(JournalError):
+    """Acknowledged data does not read back: names file, offset and the command that repairs."""
+
+    exit_code = 65
+
+
+class JournalNewer(JournalError):
+    """The journal was written by a later version; it is not touched."""
+
+    exit_code = 65
+
+
+class JournalInUse(JournalError):
+    """The data folder is held by another process, or cannot be written."""
+
+    exit_code = 73
+
+
+class StorageFailed(JournalError):
+    """A read, write or sync failed: what was not acknowledged may or may not be stored."""
+
+    exit_code = 74
+
+
+class TargetBlocked(WheeltimerError):
+    """A callback address is outside the networks that the settings allow; names the setting."""
+
+
+class ServerUnreachable(WheeltimerError):
+    """No daemon answered at the address the client was given."""
+
+    exit_code = 69
