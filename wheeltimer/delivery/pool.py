@@ -1,0 +1,117 @@
+"""Kept connections: a stack per destination, with limits; no I/O but closing.
+
+The connection used last is used next, so those that a burst left over grow old and are closed. Every step is
+O(1) whatever the number of connections and destinations; httpx's own pool walks them all for every request.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import httpx
+
+from wheeltimer.delivery.connection import Connection
+from wheeltimer.errors import BadValue
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Destination(NamedTuple):
+    """What connections are kept for. ``host`` in lower case, IDNA-encoded, IPv6 without brackets."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: httpx.URL) -> Destination:
+        """Raises BadValue for a scheme that is not http or https, or no host."""
+        if url.scheme not in _PORTS or not url.host:
+            raise BadValue(f"not an http or https URL: {url}", "url")
+        return cls(url.scheme, url.raw_host.decode("ascii"), url.port or _PORTS[url.scheme])
+
+    @property
+    def authority(self) -> str:
+        """As it stands in a URL and in Host; the scheme's own port is left out."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a transport did since it was made."""
+
+    opened: int = 0  # connections made
+    reused: int = 0  # exchanges begun on a kept connection
+    resent: int = 0  # requests sent a second time because the kept connection was stale
+    found_closed: int = 0  # kept connections found closed or disturbed before anything was sent
+    evicted: int = 0  # kept connections closed for age or number
+
+
+class Pool:
+    """Idle connections: a stack per destination, and all of them in the order in which they became idle.
+
+    Every step is O(1) (closing an old connection is paid by the one step that kept it). Time is an argument.
+    """
+
+    def __init__(self, per_destination_max: int, total_max: int, idle_s: float, counters: Counters) -> None:
+        self._stacks: dict[Destination, deque[Connection]] = {}
+        self._order: OrderedDict[Connection, Destination] = OrderedDict()
+        self._per_destination_max = per_destination_max
+        self._total_max = total_max
+        self._idle_s = idle_s
+        self._counters = counters
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def take(self, destination: Destination, now_s: float) -> Connection | None:
+        """The connection used last that is still young and quiet; those found otherwise are closed."""
+        self.close_idle(now_s)
+        while (stack := self._stacks.get(destination)) is not None:
+            connection = stack.pop()
+            self._forget(connection, destination, stack)
+            if connection.is_quiet():
+                return connection
+            self._counters.found_closed += 1
+            connection.close()
+        return None
+
+    def put(self, connection: Connection, destination: Destination, now_s: float) -> None:
+        connection.idle_since = now_s
+        stack = self._stacks.setdefault(destination, deque())
+        stack.append(connection)
+        self._order[connection] = destination
+        if len(stack) > self._per_destination_max:
+            self._evict(stack[0])
+        elif len(self._order) > self._total_max:
+            self._evict(next(iter(self._order)))
+
+    def close_idle(self, now_s: float) -> None:
+        """Close what is idle for longer than the limit; costs what it closes."""
+        while self._order:
+            oldest = next(iter(self._order))
+            if now_s - oldest.idle_since < self._idle_s:
+                return
+            self._evict(oldest)
+
+    def close_all(self) -> None:
+        while self._order:
+            self._evict(next(iter(self._order)))
+
+    def _evict(self, oldest: Connection) -> None:
+        """Close the connection that is the oldest of its destination."""
+        destination = self._order[oldest]
+        stack = self._stacks[destination]
+        popped = stack.popleft()
+        assert popped is oldest
+        self._forget(oldest, destination, stack)
+        self._counters.evicted += 1
+        oldest.close()
+
+    def _forget(self, connection: Connection, destination: Destination, stack: deque[Connection]) -> None:
+        del self._order[connection]
+        if not stack:
+            del self._stacks[destination]

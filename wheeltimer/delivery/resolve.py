@@ -1,0 +1,201 @@
+"""From a host name to a connected socket whose address was checked: lookup, check, staggered connects.
+
+The order is the point. Every answer of the lookup is checked before the first packet leaves, one bad
+answer refuses them all, and the socket connects to the very address that was checked: no second lookup
+lies between check and connect for a hostile name server to answer differently.
+
+Not here: the rule itself (``core/addresses.py``; it comes in as ``check``), TLS and HTTP
+(``connection.py``), reuse of connections (``transport.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, NamedTuple
+
+import trio
+
+from wheeltimer.delivery.connection import AttemptError
+from wheeltimer.errors import TargetBlocked
+
+STAGGER_S = 0.25  # RFC 8305 section 5: what one address gets before the next is tried beside it
+ADDRESSES_TRIED_MAX = 8  # a name may have hundreds: all are checked, these are tried, the rest is for a retry
+LOOKUPS_MAX = 128  # blocking lookups at once over all hosts: the threads that dead name servers can pin
+
+Check = Callable[[IPv4Address | IPv6Address], str | None]
+"""An address -> ``None`` when it may be called, else the reason, naming the setting that would allow it."""
+
+GetAddrInfo = Callable[..., list[tuple[Any, ...]]]
+"""``socket.getaddrinfo``, or a test's own."""
+
+
+class Address(NamedTuple):
+    """One answer of a lookup, ready for ``connect``; ``sockaddr`` holds a numeric address and the port."""
+
+    family: int
+    sockaddr: tuple[Any, ...]
+
+
+class _Lookup:
+    """A lookup under way; everybody who asks for the same host and port waits for the one answer."""
+
+    __slots__ = ("answer", "ended")
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.answer: list[Address] | str = "not answered"  # a string is why there is none
+
+
+class Resolver:
+    """Host and port -> addresses, in threads of its own, at most one per host and port at a time.
+
+    A thread that hangs in the system's resolver cannot be cancelled, only left alone. With one thread per
+    name a dead name server holds up its own names and no others, until ``LOOKUPS_MAX`` names hang at once.
+    Answers are not kept: the next connection asks again, and the system's resolver has its own cache.
+    """
+
+    def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
+        self._getaddrinfo = getaddrinfo
+        self._under_way: dict[tuple[str, int], _Lookup] = {}
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def lookup(self, host: str, port: int) -> list[Address]:
+        """Every address of ``host``, at least one. Literals cost no thread. Raises AttemptError("dns")."""
+        literal = _literal(host, port)
+        if literal is not None:
+            return [literal]
+        key = (host, port)
+        while (lookup := self._under_way.get(key)) is None:
+            if len(self._under_way) < LOOKUPS_MAX:
+                lookup = self._start(key)
+                break
+            await self._waiting.park()
+        await lookup.ended.wait()
+        if isinstance(lookup.answer, str):
+            raise AttemptError("dns", f"lookup of {host}: {lookup.answer}")
+        return lookup.answer
+
+    def _start(self, key: tuple[str, int]) -> _Lookup:
+        lookup = self._under_way[key] = _Lookup()
+        token = trio.lowlevel.current_trio_token()
+
+        def finish(answer: Any) -> None:
+            lookup.answer = answer.unwrap()
+            lookup.ended.set()
+            del self._under_way[key]
+            self._waiting.unpark_all()
+
+        def deliver(answer: Any) -> None:
+            with suppress(trio.RunFinishedError):  # ended while the resolver hung: nobody is left to tell
+                token.run_sync_soon(finish, answer)
+
+        trio.lowlevel.start_thread_soon(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
+        return lookup
+
+    def _blocking(self, host: str, port: int) -> list[Address] | str:
+        try:
+            rows = self._getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        except (OSError, ValueError) as error:  # ValueError: a name that IDNA or C cannot spell
+            return f"{error}"
+        addresses = [Address(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]
+        return addresses or "no address"
+
+
+def _literal(host: str, port: int) -> Address | None:
+    """A host that is an address in its one strict spelling; all others are for the system's resolver,
+    which knows short, octal and scoped ones, and whose answer is checked like any other."""
+    if "%" in host:
+        return None
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    if address.version == 4:
+        return Address(socket.AF_INET, (host, port))
+    return Address(socket.AF_INET6, (host, port, 0, 0))
+
+
+def check_all(host: str, addresses: list[Address], check: Check) -> None:
+    """Raise TargetBlocked when any one address is not allowed.
+
+    All, not only the one that would be tried: a name that mixes a public and a private address is asking
+    for the private one, by a retry if need be.
+    """
+    for address in addresses:
+        reason = check(ip_address(address.sockaddr[0]))
+        if reason is not None:
+            raise TargetBlocked(f"{host} has the address {address.sockaddr[0]}: {reason}")
+
+
+async def connect(addresses: list[Address]) -> socket.socket:
+    """A connected non-blocking socket to the first address that answers.
+
+    Families take turns, each address gets STAGGER_S before the next is tried beside it, and a refusal
+    passes the turn on at once (RFC 8305). Cancelled or not, no socket but the returned one stays open.
+    Raises AttemptError("connect") when none answers; the time limit is the caller's.
+    """
+    addresses = _take_turns(addresses)[:ADDRESSES_TRIED_MAX]
+    failures: list[OSError] = []
+    winners: list[socket.socket] = []
+
+    async def attempt(address: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
+        try:
+            winners.append(await _connect_one(address))
+        except OSError as error:
+            failures.append(error)
+            failed.set()
+        else:
+            scope.cancel()
+
+    if len(addresses) == 1:
+        await attempt(addresses[0], trio.Event(), trio.CancelScope())
+    else:
+        try:
+            async with trio.open_nursery() as nursery:
+                for address in addresses:
+                    failed = trio.Event()
+                    nursery.start_soon(attempt, address, failed, nursery.cancel_scope)
+                    with trio.move_on_after(STAGGER_S):
+                        await failed.wait()
+        except BaseException:
+            for sock in winners:
+                sock.close()
+            raise
+    for sock in winners[1:]:
+        sock.close()
+    if winners:
+        return winners[0]
+    texts = [error.strerror or str(error) for error in failures]
+    raise AttemptError("connect", "; ".join(dict.fromkeys(texts))) from failures[-1]
+
+
+async def _connect_one(address: Address) -> socket.socket:
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect(address.sockaddr)
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, os.strerror(code)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _take_turns(addresses: list[Address]) -> list[Address]:
+    """Alternate the families, beginning with the one that the system's resolver put first."""
+    first = [address for address in addresses if address.family == addresses[0].family]
+    other = [address for address in addresses if address.family != addresses[0].family]
+    turns: list[Address] = []
+    for index in range(max(len(first), len(other))):
+        turns += first[index : index + 1] + other[index : index + 1]
+    return turns

@@ -1,0 +1,277 @@
+"""Outgoing HTTP: a pool of kept connections per destination, and two doors to one exchange.
+
+``Transport.request`` is the dispatcher's door: destination, method, target and ready header lines, so nothing
+that stays the same between attempts is parsed or built twice. ``handle_async_request`` is httpx's door, which
+makes the same exchange usable from an ``httpx.AsyncClient``. ``ProxyTransport`` has the first door too and
+stands on httpx's stock transport, for an egress proxy.
+
+Environment variables are never looked at (httpx's ``trust_env``), redirects never followed, cookies never
+kept. Not here: how many attempts go at once and how long one may take (``dispatcher.py``), address rules
+(``core/addresses.py``), kept connections (``pool.py``), sockets (``resolve.py``, ``connection.py``).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import ssl
+from collections.abc import Iterable
+from functools import lru_cache
+
+import httpx
+import msgspec
+import trio
+
+from wheeltimer.delivery.connection import (
+    BODY_BYTES_MAX,
+    AttemptError,
+    Connection,
+    Kind,
+    Reply,
+    start_tls,
+)
+from wheeltimer.delivery.pool import Counters, Destination, Pool
+from wheeltimer.delivery.resolve import Check, Resolver, check_all, connect
+from wheeltimer.errors import BadValue, TargetBlocked
+
+IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
+IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
+IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
+
+_METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
+_TARGET = re.compile(rb"[!-~]+")
+_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Header lines for ``Transport.request``, to be kept by the caller. Raises BadValue("headers").
+
+    A name is a token, a value has no control character but tab: nothing can end a line early
+    (RFC 9110 section 5).
+    """
+    lines = []
+    for name, value in headers:
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise BadValue(f"header {name!r} has a name or value that HTTP does not allow", "headers")
+        lines.append(b"%b: %b\r\n" % (name, value))
+    return b"".join(lines)
+
+
+@lru_cache(maxsize=4096)
+def _host_line(destination: Destination) -> bytes:
+    return header_lines([(b"host", destination.authority.encode("ascii"))])
+
+
+class Transport(httpx.AsyncBaseTransport):
+    """HTTP/1.1 to checked addresses over kept connections. One per daemon, used from one Trio run.
+
+    ``check`` is asked for every address of every new connection. ``ssl_context`` is by default the system's
+    trust store with names verified. Connections in use are not limited here: the dispatcher's permits are.
+    """
+
+    def __init__(
+        self,
+        check: Check,
+        *,
+        resolver: Resolver | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        idle_per_destination_max: int = IDLE_PER_DESTINATION_MAX,
+        idle_max: int = IDLE_MAX,
+        idle_s: float = IDLE_S,
+    ) -> None:
+        self.counters = Counters()
+        self._check = check
+        self._resolver = resolver or Resolver()
+        self._ssl_context = ssl_context or ssl.create_default_context()
+        self._pool = Pool(idle_per_destination_max, idle_max, idle_s, self.counters)
+        self._closed = False
+
+    async def request(
+        self,
+        destination: Destination,
+        method: bytes,
+        target: bytes,
+        fields: bytes,
+        body: bytes,
+        connect_timeout_ms: int,
+    ) -> Reply:
+        """One exchange; ``fields`` from ``header_lines``, without host and content-length, which come from
+        ``destination`` and ``body``; ``target`` is path and query, visible ASCII.
+
+        The reply is whole when this returns, and its connection kept or closed. Lookup, connect and TLS
+        handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
+        caller's. A request goes out twice only when a kept connection closed before the first reply byte:
+        once, on a fresh connection, counted, ``resent`` in the reply. Raises AttemptError.
+        """
+        length = b"" if method == b"GET" and not body else b"content-length: %d\r\n" % len(body)
+        message = b"%b %b HTTP/1.1\r\n%b%b%b\r\n%b" % (
+            method, target, _host_line(destination), fields, length, body,
+        )  # fmt: skip
+        return await self._exchange(destination, message, connect_timeout_ms / 1000)
+
+    async def _exchange(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
+        kept = self._pool.take(destination, trio.current_time())
+        if kept is not None:
+            self.counters.reused += 1
+            try:
+                return await self._use(kept, destination, message)
+            except AttemptError as error:
+                if error.kind != "reset" or kept.answered:
+                    raise
+            self.counters.resent += 1
+        fresh = await self._open(destination, connect_timeout_s)
+        reply = await self._use(fresh, destination, message)
+        return reply if kept is None else msgspec.structs.replace(reply, resent=True)
+
+    async def _use(self, connection: Connection, destination: Destination, message: bytes) -> Reply:
+        try:
+            reply = await connection.exchange(message)
+        except BaseException:  # cancelled too: a connection half used is no use to anybody
+            connection.close()
+            raise
+        if connection.reusable and not self._closed:
+            self._pool.put(connection, destination, trio.current_time())
+        else:
+            connection.close()
+        return reply
+
+    async def _open(self, destination: Destination, connect_timeout_s: float) -> Connection:
+        doing = "looking up the name"
+        with trio.move_on_after(connect_timeout_s):
+            addresses = await self._resolver.lookup(destination.host, destination.port)
+            try:
+                check_all(destination.host, addresses, self._check)
+            except TargetBlocked as error:
+                raise AttemptError("blocked", str(error)) from error
+            doing = "connecting"
+            sock = await connect(addresses)
+            if destination.scheme == "https":
+                doing = "in the TLS handshake"
+                sock = await start_tls(sock, self._ssl_context, destination.host)
+            self.counters.opened += 1
+            return Connection(sock)
+        raise AttemptError("timeout", f"no connection in {connect_timeout_s:g} s, still {doing}")
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """httpx's door to the same exchange; of its timeouts only ``connect`` counts.
+
+        The reply is at most BODY_BYTES_MAX long: ``response.extensions["truncated"]`` says whether more
+        came, ``["resent"]`` whether a stale connection was met. No HEAD, no CONNECT, no upgrade.
+        """
+        method, target = request.method.encode("ascii"), request.url.raw_path
+        if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
+            raise httpx.UnsupportedProtocol(f"cannot send {request.method} {request.url}", request=request)
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        body = b"".join([part async for part in request.stream])
+        framing = (b"content-length", b"transfer-encoding")
+        headers = [header for header in request.headers.raw if header[0].lower() not in framing]
+        if body or method != b"GET":
+            headers.append((b"content-length", b"%d" % len(body)))
+        try:
+            destination = Destination.of(request.url)
+            lines = header_lines(headers)
+        except BadValue as error:
+            raise httpx.LocalProtocolError(str(error), request=request) from error
+        timeout_s = request.extensions.get("timeout", {}).get("connect")
+        message = b"%b %b HTTP/1.1\r\n%b\r\n%b" % (method, target, lines, body)
+        try:
+            reply = await self._exchange(destination, message, math.inf if timeout_s is None else timeout_s)
+        except AttemptError as error:
+            raise _HTTPX_ERRORS[error.kind](str(error), request=request) from error
+        extensions = {"http_version": b"HTTP/1.1", "truncated": reply.truncated, "resent": reply.resent}
+        stream = httpx.ByteStream(reply.body)
+        return httpx.Response(reply.status, headers=reply.headers, stream=stream, extensions=extensions)
+
+    @property
+    def idle(self) -> int:
+        """Kept connections."""
+        return len(self._pool)
+
+    def close_idle(self) -> None:
+        """Close connections that were idle for too long. Every exchange does so on its way; to be called
+        now and then where there may be none."""
+        self._pool.close_idle(trio.current_time())
+
+    async def aclose(self) -> None:
+        """Close what is idle; what is in use is closed at the end of its exchange."""
+        self._closed = True
+        self._pool.close_all()
+
+
+_HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {
+    "blocked": httpx.ConnectError,
+    "dns": httpx.ConnectError,
+    "connect": httpx.ConnectError,
+    "tls": httpx.ConnectError,
+    "timeout": httpx.ConnectTimeout,
+    "reset": httpx.ReadError,
+    "protocol": httpx.RemoteProtocolError,
+}
+
+
+class ProxyTransport:
+    """``Transport.request`` through an egress proxy, on httpx's stock transport.
+
+    The proxy looks names up and connects, so which addresses may be called is the proxy's to say. httpx's
+    pool is what it is: some hundreds of exchanges a second.
+    """
+
+    def __init__(self, proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._stock = proxy_transport(proxy_url, ssl_context=ssl_context)
+
+    async def request(
+        self,
+        destination: Destination,
+        method: bytes,
+        target: bytes,
+        fields: bytes,
+        body: bytes,
+        connect_timeout_ms: int,
+    ) -> Reply:
+        """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice."""
+        lines = fields.split(b"\r\n")[:-1]
+        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+        url = f"{destination.scheme}://{destination.authority}{target.decode('ascii')}"
+        timeout = {"connect": connect_timeout_ms / 1000, "pool": connect_timeout_ms / 1000}
+        request = httpx.Request(
+            method.decode("ascii"), url, headers=headers, content=body, extensions={"timeout": timeout}
+        )
+        parts: list[bytes] = []
+        size = 0
+        try:
+            response = await self._stock.handle_async_request(request)
+            try:
+                async for part in response.aiter_raw():
+                    parts.append(part)
+                    size += len(part)
+                    if size > BODY_BYTES_MAX:
+                        break
+            finally:
+                await response.aclose()
+        except httpx.TransportError as error:
+            raise AttemptError(_kind(error), str(error) or type(error).__name__) from error
+        body_read = b"".join(parts)[:BODY_BYTES_MAX]
+        return Reply(response.status_code, tuple(response.headers.raw), body_read, size > BODY_BYTES_MAX)
+
+    async def aclose(self) -> None:
+        await self._stock.aclose()
+
+
+def proxy_transport(proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncHTTPTransport:
+    """httpx's stock transport through one proxy that was asked for, deaf to the environment."""
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=IDLE_PER_DESTINATION_MAX, keepalive_expiry=IDLE_S
+    )
+    verify = ssl_context or ssl.create_default_context()
+    return httpx.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits, proxy=proxy_url)
+
+
+def _kind(error: httpx.TransportError) -> Kind:
+    if isinstance(error, httpx.TimeoutException):
+        return "timeout"
+    if isinstance(error, httpx.ProtocolError):
+        return "protocol"
+    if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.CloseError)):
+        return "reset"
+    return "connect"
