@@ -29,6 +29,9 @@ DICT_KEYS_MIN = 4
 STALE_MIN = 64
 """Cancelled entries a heap may hold beyond the number of its live ones."""
 
+SHARED_ROUNDS_MAX = 65_536
+"""Round numbers that buckets share as one object each (about 80 bytes; 31 days of the default wheel)."""
+
 Held = str | tuple[str, ...] | dict[str, None]
 
 
@@ -77,7 +80,7 @@ class HashedWheelTimer:
 
     __slots__ = (
         "_buckets", "_cursor_tick", "_deadline_of", "_due", "_due_ticks", "_heap", "_len", "_mask", "_open",
-        "_scan_bucket", "_scan_from_tick", "_shift", "_tick_ns",
+        "_rounds", "_scan_bucket", "_scan_from_tick", "_shift", "_tick_ns",
     )  # fmt: skip
 
     def __init__(self, tick_ns: int, wheel_size: int, deadline_of: Callable[[str], int], now_ns: int) -> None:
@@ -89,6 +92,7 @@ class HashedWheelTimer:
         self._shift = wheel_size.bit_length() - 1
         self._deadline_of = deadline_of
         self._buckets: list[dict[int, Held]] = [{} for _ in range(wheel_size)]
+        self._rounds: dict[int, int] = {}  # only saves memory: 32 bytes for every tick that holds keys
         self._len = 0
         self._cursor_tick = now_ns // tick_ns
         # Due ticks: reached by the clock, keys still in their bucket. The set is the truth, the heap
@@ -110,15 +114,18 @@ class HashedWheelTimer:
         tick = deadline_ns // self._tick_ns
         round_ = tick >> self._shift
         bucket = self._buckets[tick & self._mask]
-        held = bucket.setdefault(round_, key)
-        if held is not key:
-            if isinstance(held, str):
-                bucket[round_] = (held, key)
-            elif isinstance(held, tuple):
-                joined = (*held, key)
-                bucket[round_] = joined if len(joined) <= TUPLE_KEYS_MAX else dict.fromkeys(joined)
-            else:
-                held[key] = None
+        held = bucket.get(round_)
+        if held is None:
+            bucket[self._rounds.setdefault(round_, round_)] = key
+            if len(self._rounds) > SHARED_ROUNDS_MAX:
+                self._rounds.clear()
+        elif isinstance(held, str):
+            bucket[round_] = (held, key)
+        elif isinstance(held, tuple):
+            joined = (*held, key)
+            bucket[round_] = joined if len(joined) <= TUPLE_KEYS_MAX else dict.fromkeys(joined)
+        else:
+            held[key] = None
         self._len += 1
         if tick <= self._cursor_tick:
             self._mark_due(tick)
