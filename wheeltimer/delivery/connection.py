@@ -28,6 +28,7 @@ from wheeltimer.errors import WheeltimerError
 BODY_BYTES_MAX = 65_536  # of a reply; the rest is not read and the connection is closed
 HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies included
 WIRE_BYTES_MAX = 8 * BODY_BYTES_MAX  # chunk framing and trailers included: a one-byte chunk costs six
+HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire
 INTERIM_REPLIES_MAX = 16  # 1xx before the reply itself
 RECV_BYTES = 16_384  # one TLS record
 
@@ -135,6 +136,9 @@ class ReplyReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._final:
             return  # a trailer, or what follows the reply
+        if len(self._headers) >= HEADERS_MAX:
+            self._fault = f"over {HEADERS_MAX} reply headers"
+            return
         self._headers.append((name, value))
         length = len(name)
         if length == 14:

@@ -1,0 +1,356 @@
+"""Receivers that answer wrongly, endlessly, slowly or never: bounded memory and time, one outcome each."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import pytest
+import trio
+from trio.testing import trio_test
+
+from tests.delivery.servers import OK, Handler, Wire, answering, arena, endless, once, post
+from wheeltimer.delivery.connection import (
+    BODY_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    INTERIM_REPLIES_MAX,
+    AttemptError,
+    Kind,
+)
+from wheeltimer.delivery.transport import Reply
+
+H = b"HTTP/1.1 200 OK\r\n"
+TE = b"transfer-encoding: chunked\r\n"
+CHUNKED = H + TE + b"\r\n"
+MIB = 1 << 20
+
+
+async def outcome(handler: Handler, body: bytes = b"{}", limit_s: float = 5) -> Reply | Kind:
+    """One POST to a receiver of this kind: its reply, or the kind of error; nothing is ever kept."""
+    async with arena() as here:
+        server = await here.serve(handler)
+        transport = here.transport()
+        try:
+            with trio.fail_after(limit_s):
+                return await post(transport, server.destination, body)
+        except AttemptError as error:
+            return error.kind
+        finally:
+            assert transport.idle == 0
+            assert len(server.requests) <= 1
+
+
+NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
+    "nothing": (b"", "reset"),
+    "half_a_status_line": (b"HTTP/1.", "reset"),
+    "half_a_head": (H + b"content-le", "reset"),
+    "only_interim": (b"HTTP/1.1 100 Continue\r\n\r\n", "reset"),
+    "body_too_short": (H + b"content-length: 5\r\n\r\nabc", "reset"),
+    "chunk_cut": (CHUNKED + b"5\r\nabc", "reset"),
+    "last_chunk_missing": (CHUNKED + b"3\r\nabc\r\n", "reset"),
+    "trailers_cut": (CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n", "reset"),
+    "two_lengths": (H + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", "protocol"),
+    "the_same_length_twice": (H + b"content-length: 3\r\ncontent-length: 3\r\n\r\nabc", "protocol"),
+    "list_of_lengths": (H + b"content-length: 3, 3\r\n\r\nabc", "protocol"),
+    "signed_length": (H + b"content-length: +3\r\n\r\nabc", "protocol"),
+    "negative_length": (H + b"content-length: -3\r\n\r\nabc", "protocol"),
+    "huge_length": (H + b"content-length: 99999999999999999999\r\n\r\nabc", "protocol"),
+    "empty_length": (H + b"content-length:\r\n\r\nabc", "protocol"),
+    "length_and_chunked": (
+        H + b"content-length: 3\r\n" + TE + b"\r\n0\r\n\r\n",
+        "protocol",
+    ),
+    "chunked_and_length": (
+        H + TE + b"content-length: 3\r\n\r\n0\r\n\r\n",
+        "protocol",
+    ),
+    "length_in_a_trailer": (CHUNKED + b"0\r\ncontent-length: 3\r\n\r\n", "protocol"),
+    "coding_gzip": (H + b"transfer-encoding: gzip\r\n\r\nabc", "protocol"),
+    "coding_gzip_chunked": (H + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "protocol"),
+    "coding_chunked_twice": (H + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", "protocol"),
+    "coding_almost_chunked": (H + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", "protocol"),
+    "coding_with_vertical_tab": (H + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "protocol"),
+    "chunk_size_no_number": (CHUNKED + b"zz\r\n", "protocol"),
+    "chunk_size_negative": (CHUNKED + b"-1\r\n", "protocol"),
+    "chunk_size_huge": (CHUNKED + b"fffffffffffffffff\r\n", "protocol"),
+    "chunk_longer_than_it_says": (CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n", "protocol"),
+    "chunk_lines_with_bare_lf": (CHUNKED + b"3\nabc\n0\n\n", "protocol"),
+    "lines_with_bare_lf": (b"HTTP/1.1 200 OK\ncontent-length: 0\n\n", "protocol"),
+    "bare_cr_in_a_value": (H + b"a: b\rc\r\n\r\n", "protocol"),
+    "nul_in_a_value": (H + b"a: b\0c\r\n\r\n", "protocol"),
+    "folded_line": (H + b"a: b\r\n c\r\ncontent-length: 0\r\n\r\n", "protocol"),
+    "space_before_colon": (H + b"content-length : 3\r\n\r\nabc", "protocol"),
+    "line_without_colon": (H + b"abc\r\n\r\n", "protocol"),
+    "no_http": (b"220 mail.example ESMTP\r\n", "protocol"),
+    "http_0_9": (b"<html>hello</html>", "protocol"),
+    "http_2": (b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n", "protocol"),
+    "http_2_preface": (b"\0\0\x12\4\0\0\0\0\0", "protocol"),
+    "status_0": (b"HTTP/1.1 000 Zero\r\ncontent-length: 0\r\n\r\n", "protocol"),
+    "status_of_four_digits": (b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n", "protocol"),
+    "switched_protocols": (b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n" + OK, "protocol"),
+    "interim_with_a_body": (b"HTTP/1.1 100 Continue\r\ncontent-length: 3\r\n\r\nabc" + OK, "protocol"),
+    "interim_flood": (b"HTTP/1.1 102 Processing\r\n\r\n" * (INTERIM_REPLIES_MAX + 1) + OK, "protocol"),
+    "one_header_of_1_mib": (H + b"a: " + b"x" * MIB + b"\r\ncontent-length: 0\r\n\r\n", "protocol"),
+    "headers_of_1_mib": (H + b"abcdefgh: abcdef\r\n" * (MIB // 18) + b"\r\n", "protocol"),
+    "257_headers": (H + b"a: b\r\n" * 257 + b"\r\n", "protocol"),
+    "reason_of_1_mib": (b"HTTP/1.1 200 " + b"x" * MIB + b"\r\n\r\n", "protocol"),
+    "blank_lines": (b"\r\n" * MIB, "protocol"),
+}
+
+
+@pytest.mark.parametrize("name", NO_REPLIES)
+def test_what_is_no_reply_is_no_reply(name: str) -> None:
+    raw, kind = NO_REPLIES[name]
+    assert trio.run(outcome, once(raw)) == kind
+
+
+@pytest.mark.parametrize(
+    "name", ["two_lengths", "coding_gzip", "chunk_cut", "body_too_short", "interim_flood"]
+)
+def test_no_reply_in_pieces_of_one_byte(name: str) -> None:
+    raw, kind = NO_REPLIES[name]
+
+    async def drip(wire: Wire) -> None:
+        await wire.request()
+        for index in range(len(raw)):
+            await wire.send(raw[index : index + 1])
+
+    assert trio.run(outcome, drip) == kind
+
+
+STANDING: dict[str, tuple[bytes, bytes]] = {
+    "a_second_reply": (OK + b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n", b"ok"),
+    "junk": (OK + b"junk", b"ok"),
+    "junk_after_close": (
+        b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok" + b"junk",
+        b"ok",
+    ),
+    "body_on_204": (b"HTTP/1.1 204 No\r\ncontent-length: 3\r\n\r\nabc", b""),
+    "junk_after_the_last_chunk": (CHUNKED + b"2\r\nok\r\n0\r\n\r\njunk", b"ok"),
+}
+
+
+@pytest.mark.parametrize("name", STANDING)
+def test_bytes_after_the_reply_change_nothing_and_end_the_connection(name: str) -> None:
+    raw, body = STANDING[name]
+
+    async def handle(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(raw)
+        await wire.request()
+
+    reply = trio.run(outcome, handle)
+    assert isinstance(reply, Reply)
+    assert (reply.body, reply.truncated) == (body, False)
+
+
+@trio_test
+async def test_reply_that_nobody_asked_for_is_not_given_to_the_next_request() -> None:
+    async def handle(wire: Wire) -> None:
+        if await wire.request() is not None:
+            await wire.send(OK)
+            await wire.send(
+                b"HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\npoison!"
+            ) if wire.number == 1 else None
+            await wire.request()
+
+    async with arena() as here:
+        server = await here.serve(handle)
+        transport = here.transport()
+        await post(transport, server.destination)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await post(transport, server.destination)).body == b"ok"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+def test_endless_body_is_cut_at_the_limit(framing: str) -> None:
+    head, more = {
+        "length": (H + b"content-length: 9999999999\r\n\r\n", b"x" * 1000),
+        "chunked": (CHUNKED, b"3e8\r\n" + b"x" * 1000 + b"\r\n"),
+        "close": (H + b"\r\n", b"x" * 1000),
+    }[framing]
+    reply = trio.run(outcome, endless(head, more))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.truncated, reply.body) == (200, True, b"x" * BODY_BYTES_MAX)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"1;" + b"e" * 2_000 + b"\r\nx\r\n", b"1\r\nx\r\n" * 300, b"0\r\n" + b"trailer: x\r\n" * 99_999],
+    ids=["chunk_extensions", "chunks_of_one_byte", "trailers"],
+)
+def test_endless_framing_is_cut_too(more: bytes) -> None:
+    reply = trio.run(outcome, endless(CHUNKED, more))
+    assert isinstance(reply, Reply)
+    assert reply.truncated
+    assert set(reply.body) <= set(b"x")
+
+
+@pytest.mark.parametrize("size", [BODY_BYTES_MAX - 1, BODY_BYTES_MAX, BODY_BYTES_MAX + 1])
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+def test_body_at_the_limit_is_whole_and_one_byte_more_is_not(size: int, framing: str) -> None:
+    body = b"x" * size
+    raw = {
+        "length": H + b"content-length: %d\r\n\r\n" % size + body,
+        "chunked": CHUNKED + b"%x\r\n" % size + body + b"\r\n0\r\n\r\n",
+        "close": H + b"\r\n" + body,
+    }[framing]
+
+    async def main() -> None:
+        async with arena() as here:
+            server = await here.serve(once(raw))
+            reply = await post(here.transport(), server.destination)
+            assert reply.truncated == (size > BODY_BYTES_MAX)
+            assert reply.body == body[:BODY_BYTES_MAX]
+
+    trio.run(main)
+
+
+def test_head_at_the_limit_is_read() -> None:
+    head = H + b"content-length: 0\r\n"
+    raw = head + b"a: " + b"x" * (HEAD_BYTES_MAX - len(head) - 7) + b"\r\n\r\n"
+    assert len(raw) == HEAD_BYTES_MAX
+
+    async def main() -> None:
+        async with arena() as here:
+            server = await here.serve(once(raw))
+            assert (await post(here.transport(), server.destination)).status == 200
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("name", ["no_answer", "one_byte_at_a_time", "slow_body", "interim_for_ever"])
+def test_slow_receiver_ends_with_the_callers_own_timeout(name: str) -> None:
+    async def silent(wire: Wire) -> None:
+        await wire.request()
+        await trio.sleep_forever()
+
+    handler = {
+        "no_answer": silent,
+        "one_byte_at_a_time": endless(H, b"a", 0.02),
+        "slow_body": endless(CHUNKED, b"1\r\nx\r\n", 0.02),
+        "interim_for_ever": endless(b"", b"HTTP/1.1 102 Processing\r\n\r\n", 0.02),
+    }[name]
+
+    async def main() -> None:
+        async with arena() as here:
+            server = await here.serve(handler)
+            transport = here.transport()
+            with trio.move_on_after(0.1) as scope:
+                await post(transport, server.destination)
+            assert scope.cancelled_caught
+            assert transport.idle == 0
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "after", [b"", b"HTTP/1.1 2", H + b"content-length: 9\r\n\r\nabc", CHUNKED + b"9\r\nabc"]
+)
+def test_reset_in_the_middle(after: bytes) -> None:
+    async def handle(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(after) if after else None
+        await trio.sleep(0.005)
+        wire.reset()
+
+    assert trio.run(outcome, handle) == "reset"
+
+
+BIG_BODY = b"x" * (16 * MIB)  # more than socket buffers take
+
+
+def test_reply_before_the_request_is_read_counts_and_ends_the_connection() -> None:
+    async def handle(wire: Wire) -> None:
+        await wire.stream.receive_some(1)
+        await wire.send(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+        await trio.sleep_forever()
+
+    reply = trio.run(outcome, handle, BIG_BODY)
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body) == (413, b"no")
+
+
+def test_receiver_that_talks_endlessly_and_never_reads_does_not_lock_up() -> None:
+    async def no_read(wire: Wire) -> None:
+        await wire.send(H + b"\r\n")
+        while True:
+            await wire.send(b"x" * 4096)
+
+    reply = trio.run(outcome, no_read, BIG_BODY)
+    assert isinstance(reply, Reply)
+    assert reply.truncated
+
+
+def test_receiver_that_closes_while_the_request_goes_out() -> None:
+    async def handle(wire: Wire) -> None:
+        await wire.stream.receive_some(1)
+        wire.reset()
+
+    assert trio.run(outcome, handle, BIG_BODY) == "reset"
+
+
+def test_receiver_that_never_reads_ends_with_the_callers_timeout() -> None:
+    async def handle(wire: Wire) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with arena() as here:
+            server = await here.serve(handle)
+            with trio.move_on_after(0.1) as scope:
+                await post(here.transport(), server.destination, BIG_BODY)
+            assert scope.cancelled_caught
+
+    trio.run(main)
+
+
+def test_large_request_to_a_slow_reader_arrives_whole() -> None:
+    async def main() -> None:
+        async with arena() as here:
+            server = await here.serve(answering(OK))
+            transport = here.transport()
+            for _ in range(2):
+                assert (await post(transport, server.destination, BIG_BODY)).body == b"ok"
+            assert server.connections == 1
+            assert server.requests[1].endswith(BIG_BODY)
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_redirects_are_returned_not_followed(status: int) -> None:
+    async def main() -> None:
+        async with arena() as here:
+            target = await here.serve(answering(OK))
+            raw = b"HTTP/1.1 %d Go\r\nlocation: %s\r\ncontent-length: 0\r\n\r\n" % (
+                status,
+                target.url.encode(),
+            )
+            server = await here.serve(answering(raw))
+            reply = await post(here.transport(), server.destination)
+            assert reply.status == status
+            assert target.connections == 0
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (H, b"abcdefgh: abcdef\r\n" * 200),
+        (H + b"a: ", b"x" * 4096),
+        (CHUNKED, b"3e8\r\n" + b"x" * 1000 + b"\r\n"),
+        (CHUNKED, b"1;" + b"e" * 4096 + b"\r\nx\r\n"),
+        (b"", b"HTTP/1.1 102 P\r\n\r\n" * 100),
+    ],
+    ids=["headers", "one_header", "body", "chunk_extensions", "interim"],
+)
+def test_endless_replies_cost_bounded_memory(head: bytes, more: bytes) -> None:
+    trio.run(outcome, endless(head, more))  # what is allocated once is allocated now
+    tracemalloc.start()
+    try:
+        trio.run(outcome, endless(head, more))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MIB
