@@ -1,0 +1,137 @@
+"""The only reader of clocks: elapsed time, wall time, and whether one moved against the other.
+
+Two clocks, because the promise has two halves. A ``delay`` counts *elapsed* time, which nobody can
+set and which goes on while the machine is suspended (CLOCK_BOOTTIME). An ``at`` follows the *wall*
+clock wherever an operator or NTP puts it (CLOCK_REALTIME). Every instant in the daemon comes from one
+:class:`Now`, so that whoever compares a deadline and whoever computes one agree on the moment.
+
+What lives elsewhere: waiting for an instant (``timerfd.py``), waking the wheels (``ticker.py``), and
+units and RFC 3339 text (``core/units.py``).
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+NS_PER_MS: Final = 1_000_000
+
+STEP_TOLERANCE_NS: Final = 20 * NS_PER_MS
+"""How far wall minus elapsed may move between two looks before it counts as a step.
+
+NTP slews by at most 500 ppm, 0.5 ms in the second between two looks, and a look is taken within
+``_SANDWICH_NS`` or is the best of a few: 20 ms is far above both, and a step smaller than it can make
+an ``at`` task late by no more than that, until the next look.
+"""
+
+_SANDWICH_NS: Final = 50_000  # the two clocks were read this close together, or are read again
+_SANDWICHES_MAX: Final = 4  # on a machine this busy the best of four has to do
+_CLOCK_ELAPSED: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Now(msgspec.Struct, frozen=True, gc=False):
+    """One moment, read from both clocks at once (within microseconds).
+
+    ``elapsed_ns`` counts from the machine's boot, suspends included; ``wall_ns`` from the Unix epoch.
+    Neither is ever rounded. The two milliseconds below are, each in the direction that its use needs.
+    """
+
+    elapsed_ns: int
+    wall_ns: int
+
+    @property
+    def wall_ms(self) -> int:
+        """Unix milliseconds rounded UP: the base of a ``due``, so that the sum is never early."""
+        return -(-self.wall_ns // NS_PER_MS)
+
+    @property
+    def wall_passed_ms(self) -> int:
+        """Unix milliseconds rounded DOWN: an instant ``at`` has come when ``at <= wall_passed_ms``."""
+        return self.wall_ns // NS_PER_MS
+
+    @property
+    def offset_ns(self) -> int:
+        """Wall minus elapsed: constant, but for slewing, until somebody sets the wall clock."""
+        return self.wall_ns - self.elapsed_ns
+
+
+class Clock(Protocol):
+    """What the daemon asks of time; :class:`SystemClock` and the tests' clock both answer it."""
+
+    @property
+    def boot_id(self) -> bytes:
+        """16 bytes that change with every boot: elapsed instants mean something under one of them only."""
+        ...
+
+    def now(self) -> Now:
+        """The present moment."""
+        ...
+
+    def elapsed_ns(self) -> int:
+        """The elapsed clock alone, for measuring."""
+        ...
+
+
+class SystemClock:
+    """The machine's clocks. ``boot_id`` is given by tests only; a process cannot be told another one.
+
+    Where the system has no boot id (it is Linux's), each process is a boot of its own: deadlines then
+    go through the wall clock over a restart, which is right, if less exact.
+    """
+
+    __slots__ = ("_boot_id",)
+
+    def __init__(self, boot_id: bytes | None = None) -> None:
+        self._boot_id = read_boot_id() if boot_id is None else boot_id
+        assert len(self._boot_id) == 16
+
+    @property
+    def boot_id(self) -> bytes:
+        return self._boot_id
+
+    def now(self) -> Now:
+        """Both clocks, elapsed first: about 0.5 us.
+
+        A thread that is preempted between two reads would see a step that never was. So the wall
+        clock is read between two looks at the elapsed one, and read again while those lie too far apart.
+        The elapsed time is the earlier look: the moment is never later than the truth.
+        """
+        best: Now | None = None
+        best_width_ns = 0
+        for _ in range(_SANDWICHES_MAX):
+            before_ns = time.clock_gettime_ns(_CLOCK_ELAPSED)
+            wall_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
+            width_ns = time.clock_gettime_ns(_CLOCK_ELAPSED) - before_ns
+            if width_ns <= _SANDWICH_NS:
+                return Now(before_ns, wall_ns)
+            if best is None or width_ns < best_width_ns:
+                best, best_width_ns = Now(before_ns, wall_ns), width_ns
+        assert best is not None
+        return best
+
+    def elapsed_ns(self) -> int:
+        return time.clock_gettime_ns(_CLOCK_ELAPSED)
+
+
+def read_boot_id() -> bytes:
+    """This boot's id, 16 bytes; a random one where the system keeps none."""
+    try:
+        text = _BOOT_ID_FILE.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return uuid.uuid4().bytes
+    return uuid.UUID(text.strip()).bytes
+
+
+def stepped(previous: Now, now: Now, tolerance_ns: int = STEP_TOLERANCE_NS) -> int:
+    """By how many ns the wall clock was stepped between two moments of one boot; 0 when it was not.
+
+    Positive: the wall clock was put forward. A suspend is no step (both clocks go on), nor is slewing,
+    as long as ``previous`` is the last moment looked at and not the first one.
+    """
+    moved_ns = now.offset_ns - previous.offset_ns
+    return moved_ns if abs(moved_ns) > tolerance_ns else 0
