@@ -18,7 +18,7 @@ import msgspec
 import platformdirs
 from msgspec import Struct
 
-from wheeltimer.core.retry import BUILT_IN, InlineRule, Rule
+from wheeltimer.core.retry import BUILT_IN, Rule, parse_rule
 from wheeltimer.core.units import format_duration
 from wheeltimer.errors import BadValue, SettingsError
 from wheeltimer.settings.knobs import Destination, Journal, Knob, Limits, Queue, Settings, Tls, Token, knobs
@@ -259,14 +259,13 @@ def _named(table: _Given, name: Callable[[str], str], read: Callable[[_Given], A
 
 
 def _rule(given: _Given) -> Rule:
-    """One ``[retry.NAME]``; a built-in name is taken over by it."""
+    """One ``[retry.NAME]``. A built-in name keeps its meaning: tasks elsewhere rely on it."""
+    if given.name.removeprefix("retry.") in BUILT_IN:
+        raise given.error("a built-in rule has this name; choose another one")
     try:
-        rule: InlineRule = msgspec.convert(given.value, InlineRule)
-        return rule.compiled()
+        return parse_rule(given.value, "")
     except BadValue as error:
         raise given.error(str(error)) from error
-    except msgspec.ValidationError as error:
-        raise given.error(_plain(error)) from error
 
 
 def _queue(given: _Given, rules: set[str]) -> Queue:
