@@ -1,0 +1,265 @@
+"""Success rules: what meets them, and which rules are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from wheeltimer.core.success import (
+    CHECKS_MAX,
+    DEFAULT_SUCCESS,
+    EXPECTED_DEPTH_MAX,
+    JUDGED_BYTES_MAX,
+    POINTER_CHARS_MAX,
+    STATUSES_MAX,
+    JsonCheck,
+    SuccessRule,
+    judge,
+)
+from wheeltimer.errors import BadValue
+
+pytestmark = pytest.mark.quick
+
+
+def rule(**members: Any) -> SuccessRule:
+    """A rule the way it comes in: as JSON."""
+    return msgspec.json.decode(msgspec.json.encode(members), type=SuccessRule)
+
+
+@pytest.mark.parametrize(
+    ("status", "reply_status", "expected"),
+    [
+        (None, 200, True),
+        (None, 204, True),
+        (None, 299, True),
+        (None, 199, False),
+        (None, 300, False),
+        (None, 0, False),
+        (["2xx", 304], 304, True),
+        (["2xx", 304], 200, True),
+        (["2xx", 304], 303, False),
+        ([404], 404, True),
+        ([404], 200, False),
+        (["4xx"], 499, True),
+        (["5xx", "3xx"], 302, True),
+        (["1xx"], 100, True),
+    ],
+)
+def test_status(status: list[object] | None, reply_status: int, expected: bool) -> None:
+    given = DEFAULT_SUCCESS if status is None else rule(status=status)
+    assert judge(given, reply_status, b"", False) is expected
+
+
+@pytest.mark.parametrize(
+    ("text", "body", "expected"),
+    [
+        ("success", b"success", True),
+        ("success", b" \r\n\tsuccess\n", True),
+        ("success", b"success!", False),
+        ("success", b"SUCCESS", False),
+        ("success", b'"success"', False),
+        ("success", b"", False),
+        ("", b"", True),
+        ("", b" \n", True),
+        ("a  b", b"a  b", True),
+        ("a  b", b"a b", False),
+        ("\u6210\u529f", "\u6210\u529f\n".encode(), True),
+        ("\u6210\u529f", "\u6210\u529f".encode("gb18030"), False),
+        ("\ufffd", b"\xff", False),  # strict: nothing is replaced to make it fit
+    ],
+)
+def test_text_is_the_whole_body_without_white_space(text: str, body: bytes, expected: bool) -> None:
+    assert judge(rule(text=text), 200, body, False) is expected
+
+
+VALUES = [
+    "1",
+    "1.0",
+    "true",
+    '"1"',
+    "null",
+    "0",
+    "false",
+    '""',
+    "[]",
+    "{}",
+    "[1]",
+    "[1.0]",
+    '{"a":1}',
+    '{"a":true}',
+]
+
+
+@pytest.mark.parametrize("expected", VALUES)
+def test_json_compares_type_and_value(expected: str) -> None:
+    """Python takes 1, 1.0 and True for the same; JSON does not."""
+    given = SuccessRule(json=(JsonCheck("/v", msgspec.json.decode(expected)),))
+    met = [value for value in VALUES if judge(given, 200, f'{{"v":{value}}}'.encode(), False)]
+    assert met == [expected]
+
+
+# RFC 6901 section 5, and beyond
+DOCUMENT = rb"""{"foo":["bar","baz"],"":0,"a/b":1,"c%d":2,"e^f":3,"g|h":4,"i\\j":5,"k\"l":6," ":7,"m~n":8,
+"~1":9,"deep":{"list":[{"x":[1,{"y":null}]}]},"01":10,"-":11}"""
+
+
+@pytest.mark.parametrize(
+    ("pointer", "equals"),
+    [
+        ("/foo", ["bar", "baz"]),
+        ("/foo/0", "bar"),
+        ("/foo/1", "baz"),
+        ("/", 0),
+        ("/a~1b", 1),
+        ("/c%d", 2),
+        ("/e^f", 3),
+        ("/g|h", 4),
+        ("/i\\j", 5),
+        ('/k"l', 6),
+        ("/ ", 7),
+        ("/m~0n", 8),
+        ("/~01", 9),  # first ~1, then ~0 would make "/" of it
+        ("/deep/list/0/x/1/y", None),
+        ("/01", 10),
+        ("/-", 11),
+    ],
+)
+def test_pointer_finds(pointer: str, equals: object) -> None:
+    assert judge(rule(json=[{"pointer": pointer, "equals": equals}]), 200, DOCUMENT, False)
+    assert not judge(rule(json=[{"pointer": pointer, "equals": "other"}]), 200, DOCUMENT, False)
+
+
+@pytest.mark.parametrize(
+    "pointer",
+    ["/foo/2", "/foo/-", "/foo/01", "/foo/+1", "/foo/-1", "/foo/1 ",
+     "/foo/\u0661", "/foo/1_0", "/foo/" + "9" * 500,
+     "/none", "/foo/0/0", "/a~1b/x", "/deep/list/x", "/deep//list", "/foo/"],
+)  # fmt: skip
+def test_pointer_to_nothing_is_no_success_not_even_for_null(pointer: str) -> None:
+    assert not judge(rule(json=[{"pointer": pointer, "equals": None}]), 200, DOCUMENT, False)
+
+
+def test_the_empty_pointer_is_the_whole_body() -> None:
+    whole = rule(json=[{"pointer": "", "equals": {"ok": [True, 1.5]}}])
+    assert judge(whole, 200, b' {"ok":[true,1.5]} ', False)
+    assert not judge(whole, 200, b'{"ok":[true,1.5],"more":1}', False)
+
+
+def test_all_that_is_given_must_hold() -> None:
+    given = rule(
+        status=[202],
+        text='{"code":"SUCCESS","n":1}',
+        json=[{"pointer": "/code", "equals": "SUCCESS"}, {"pointer": "/n", "equals": 1}],
+    )
+    assert judge(given, 202, b'{"code":"SUCCESS","n":1}\n', False)
+    assert not judge(given, 200, b'{"code":"SUCCESS","n":1}\n', False)
+    assert not judge(given, 202, b'{"code":"SUCCESS", "n":1}\n', False)
+    two = rule(json=[{"pointer": "/code", "equals": "SUCCESS"}, {"pointer": "/n", "equals": 1}])
+    assert judge(two, 200, b'{"code":"SUCCESS","n":1}', False)
+    assert not judge(two, 200, b'{"code":"SUCCESS","n":2}', False)
+    assert not judge(two, 304, b'{"code":"SUCCESS","n":1}', False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"{}{}",
+        b'{"v":1}x',
+        b'\xef\xbb\xbf{"v":1}',
+        b'{"v":"\xff"}',
+        b'{"v":1e999}',
+        b'{"v":NaN}',
+        b'{"v":"\\ud800"}',
+        b"[" * JUDGED_BYTES_MAX,
+        b'{"a":' * 10_000,
+        b'{"v":' + b"9" * 10_000 + b"}",
+        b"1" * 20_000,
+        b"<html>",
+    ],
+)
+def test_a_hostile_or_broken_body_is_no_success_and_no_crash(body: bytes) -> None:
+    assert judge(rule(json=[{"pointer": "/v", "equals": 1}]), 200, body, False) is False
+
+
+def test_a_body_over_the_limit_fails_text_and_json_but_not_status() -> None:
+    text, json = rule(text="ok"), rule(json=[{"pointer": "", "equals": "ok"}])
+    most = b"ok" + b" " * (JUDGED_BYTES_MAX - 2)
+    assert judge(text, 200, most, False)
+    assert not judge(text, 200, most + b" ", False)
+    assert not judge(text, 200, b"ok", True)
+    assert judge(json, 200, b'"ok"', False)
+    assert not judge(json, 200, b'"ok"', True)
+    assert not judge(json, 200, b'"ok"' + b" " * JUDGED_BYTES_MAX, False)
+    assert judge(DEFAULT_SUCCESS, 200, most + b" ", True)
+
+
+def nested(depth: int) -> object:
+    value: object = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("members", "field"),
+    [
+        ({"status": []}, "status"),
+        ({"status": [200] * (STATUSES_MAX + 1)}, "status"),
+        ({"status": ["2xx", "200"]}, "status[1]"),
+        ({"status": ["6xx"]}, "status[0]"),
+        ({"status": ["2XX"]}, "status[0]"),
+        ({"status": ["2xx\n"]}, "status[0]"),
+        ({"status": ["xx"]}, "status[0]"),
+        ({"status": [99]}, "status[0]"),
+        ({"status": [600]}, "status[0]"),
+        ({"status": [-200]}, "status[0]"),
+        ({"text": " success"}, "text"),
+        ({"text": "success\n"}, "text"),
+        ({"json": []}, "json"),
+        ({"json": [{"pointer": "", "equals": 1}] * (CHECKS_MAX + 1)}, "json"),
+        ({"json": [{"pointer": "status", "equals": 1}]}, "json[0].pointer"),
+        ({"json": [{"pointer": "", "equals": 1}, {"pointer": "/a~2", "equals": 1}]}, "json[1].pointer"),
+        ({"json": [{"pointer": "/a~", "equals": 1}]}, "json[0].pointer"),
+        ({"json": [{"pointer": "/" + "x" * POINTER_CHARS_MAX, "equals": 1}]}, "json[0].pointer"),
+        ({"json": [{"pointer": "/a", "equals": nested(EXPECTED_DEPTH_MAX + 1)}]}, "json[0].equals"),
+        ({"json": [{"pointer": "/a", "equals": {"x": nested(EXPECTED_DEPTH_MAX)}}]}, "json[0].equals"),
+    ],
+)
+def test_a_rule_that_cannot_be_meant_is_refused_by_the_member(members: dict[str, Any], field: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        rule(**members)
+    cause = caught.value.__cause__
+    assert isinstance(cause, BadValue)
+    assert cause.field == field
+    assert str(cause).startswith(f"{field}: ")
+
+
+def test_an_expected_integer_that_no_journal_could_hold_is_refused() -> None:
+    for number in ("18446744073709551616", "-9223372036854775809", '[{"x":1' + "0" * 30 + "}]"):
+        with pytest.raises(msgspec.ValidationError, match="64 bits"):
+            msgspec.json.decode(f'{{"json":[{{"pointer":"","equals":{number}}}]}}', type=SuccessRule)
+    for number in ("18446744073709551615", "-9223372036854775808"):
+        given = msgspec.json.decode(f'{{"json":[{{"pointer":"","equals":{number}}}]}}', type=SuccessRule)
+        assert judge(given, 200, number.encode(), False)
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(given), type=SuccessRule) == given
+
+
+def test_the_deepest_expected_value_is_taken_and_found() -> None:
+    value = nested(EXPECTED_DEPTH_MAX)
+    given = rule(json=[{"pointer": "/v", "equals": value}])
+    assert judge(given, 200, msgspec.json.encode({"v": value}), False)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"status":[true]}', '{"status":[200.0]}', 
+     '{"status":"2xx"}', '{"text":1}', '{"json":{}}', '{"other":1}',
+     '{"json":[{"pointer":"/a"}]}', '{"json":[{"pointer":"/a","equals":1,"not":2}]}'],
+)  # fmt: skip
+def test_wrong_types_and_unknown_members_are_refused(text: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(text, type=SuccessRule)
