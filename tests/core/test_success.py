@@ -256,7 +256,7 @@ def test_the_deepest_expected_value_is_taken_and_found() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ['{"status":[true]}', '{"status":[200.0]}', 
+    ['{"status":[true]}', '{"status":[200.0]}',
      '{"status":"2xx"}', '{"text":1}', '{"json":{}}', '{"other":1}',
      '{"json":[{"pointer":"/a"}]}', '{"json":[{"pointer":"/a","equals":1,"not":2}]}'],
 )  # fmt: skip
