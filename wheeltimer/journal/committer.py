@@ -1,0 +1,322 @@
+"""Group commit in the loop: room, batches, and who waits for which lsn.
+
+One batch is under way at a time; what is appended meanwhile makes the next one. The blocking half is
+``writer.py``, the thread ``hand.py``, room on disk ``spares.py``, the folder's content ``recovery.py``.
+
+The room. A decision is charged for a frame of its own (``charge``), though decisions share frames: so
+what is written never exceeds what was charged. A segment counts for what it surely holds: a frame that
+does not fit its rest goes to the next one, and is at most ``frame_bytes_max``, so that much is left out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+from itertools import count
+from typing import Final
+
+import trio
+
+from wheeltimer.errors import StorageFailed
+
+from .frame import FRAME_OVERHEAD_BYTES, SECTOR_BYTES, Kind
+from .hand import Hand, Job
+from .segment import encode_trim, frame_bytes_max
+from .spares import RESERVED, SPARES_WANTED, Spares
+from .writer import Writer
+
+SETTLE_S: Final = 1.0
+"""An unsynced marker is synced when nothing was committed for so long."""
+ROOM_RETRY_S: Final = 1.0
+"""How often a full file system is asked again."""
+_CHARGE: Final = FRAME_OVERHEAD_BYTES + SECTOR_BYTES - 1
+
+
+def charge(size: int) -> int:
+    """What a decision of ``size`` bytes takes in a frame of its own: whole sectors."""
+    return size + _CHARGE & -SECTOR_BYTES
+
+
+@dataclass(slots=True)
+class _Batch:
+    kind: Kind
+    records: list[bytes]
+    charge: int
+    last_lsn: int
+
+
+class Committer:
+    """Takes decisions, makes commits of them, tells who waits. ``release`` ends what the run used."""
+
+    def __init__(self, writer: Writer, spares: Spares, hand: Hand, release: Job) -> None:
+        self.segment_bytes: Final = spares.segment_bytes
+        self.decision_bytes_max: Final = frame_bytes_max(self.segment_bytes) - FRAME_OVERHEAD_BYTES
+        """Largest ``reserve`` and largest sum of one ``append``."""
+        self.commits = 0
+        """Commits since the start."""
+        self.on_durable: list[Callable[[int], None]] = []
+        """Called in the loop after each commit with the new :attr:`durable_lsn`; must not raise."""
+        self._writer, self._spares, self._hand, self._release = writer, spares, hand, release
+        self._last_lsn = self._durable = writer.next_lsn - 1
+        self._records: list[bytes] = []  # the batch that is growing
+        self._size = self._charge = 0
+        self._ready: deque[_Batch] = deque()  # batches that grew to their limit
+        self._flight: _Batch | None = None
+        self._chores: deque[tuple[int, Job]] = deque()  # done when the lsn is durable
+        self._busy = True  # until run() starts the hand
+        self._taken = 0
+        self._waiters: list[tuple[int, int, trio.Event]] = []
+        self._order = count()
+        self._failure: StorageFailed | None = None
+        self._scope: trio.CancelScope | None = None
+        self._closing = False
+        self._ended = trio.Event()
+        self._stirred = trio.Event()
+        self._spare_gone = trio.Event()
+        self._last_commit_s = 0.0
+        self._measure()
+
+    @property
+    def next_lsn(self) -> int:
+        """lsn of the record that is appended next; the first ever is 1."""
+        return self._last_lsn + 1
+
+    @property
+    def durable_lsn(self) -> int:
+        """Every record up to this lsn is on disk."""
+        return self._durable
+
+    @property
+    def failure(self) -> StorageFailed | None:
+        """Why the journal is dead; None while it lives. Set before anybody is woken."""
+        return self._failure
+
+    def reserve(self, size: int, *, essential: bool = False) -> bool:
+        """Takes room for one decision of at most ``size`` bytes, or says that there is none. O(1).
+
+        ``essential`` decisions may use the two segments that are kept for them. What was reserved is
+        given to :meth:`append` with the same ``size``, or back with :meth:`release`.
+        """
+        assert 0 <= size <= self.decision_bytes_max, size
+        taken = self._taken + (size + _CHARGE & -SECTOR_BYTES)
+        if taken > (self._room_essential if essential else self._room):
+            return False
+        self._taken = taken
+        return True
+
+    def release(self, size: int) -> None:
+        """Gives back what was reserved and is not needed."""
+        self._taken -= charge(size)
+        assert self._taken >= 0, "more room given back than was reserved"
+
+    def append(self, records: list[bytes], reserved: int, *, hold: bool = False) -> int:
+        """One decision: its records (complete msgpack values) in order; returns the last one's lsn.
+
+        ``reserved`` is the ``size`` it was reserved with. Never split over two frames. Handed to the
+        disk at once when that is free, unless ``hold``: then by :meth:`flush`, by another append, or
+        when the commit under way ends. Raises :class:`StorageFailed` once the journal is dead.
+        """
+        size = len(records[0]) if len(records) == 1 else sum(map(len, records))
+        assert 0 < size <= reserved, "a decision is larger than what was reserved for it"
+        if self._failure is not None or self._closing:
+            raise StorageFailed("the journal takes no more records") from self._failure
+        if self._size + size > self.decision_bytes_max:
+            self._close_batch(Kind.BATCH)
+        self._size += size
+        self._charge += reserved + _CHARGE & -SECTOR_BYTES
+        self._records += records
+        self._last_lsn += len(records)
+        if not (hold or self._busy):
+            self.flush()
+        return self._last_lsn
+
+    def flush(self) -> None:
+        """Hands what was appended to the disk if that is free; else the end of the commit will."""
+        if self._busy:
+            return
+        if self._chores and self._chores[0][0] <= self._durable:
+            job = self._chores.popleft()[1]
+        elif self._ready or self._records:
+            if not self._ready:
+                self._close_batch(Kind.BATCH)
+            batch = self._flight = self._ready.popleft()
+            job = partial(self._writer.commit, batch.kind, batch.records)
+        else:
+            return
+        self._busy = True
+        self._hand.submit(job)
+
+    def trim(self, below: int) -> bool:
+        """Segments with numbers below this are needed no longer: says so in the journal, then removes them.
+
+        All that replaces them must have been appended before. False when there is no room for it.
+        """
+        assert below <= self._writer.segment.number
+        record = encode_trim(below)
+        if not self.reserve(len(record), essential=True):
+            return False
+        if self._records:
+            self._close_batch(Kind.BATCH)
+        self._records, self._size, self._charge = [record], len(record), charge(len(record))
+        self._last_lsn += 1
+        self._close_batch(Kind.TRIM)
+        self._chores.append((self._last_lsn, partial(self._writer.drop, below)))
+        self.flush()
+        return True
+
+    def mark(self) -> None:
+        """A clock was set: a marker with what the clocks say now, written and synced soon."""
+        self._chores.append((0, self._writer.step))
+        self.flush()
+
+    async def wait_durable(self, lsn: int) -> None:
+        """Returns when every record up to ``lsn`` is on disk; about 5 us. Cancelling it cancels no commit.
+
+        Raises :class:`StorageFailed` when a write or sync failed: the records may or may not be stored.
+        """
+        assert lsn <= self._last_lsn, "nobody appended that"
+        if lsn <= self._durable:
+            await trio.lowlevel.checkpoint()
+            return
+        if self._failure is None:
+            self.flush()
+            event = trio.Event()
+            heappush(self._waiters, (lsn, next(self._order), event))
+            await event.wait()
+        if lsn > self._durable:
+            assert self._failure is not None
+            raise StorageFailed(str(self._failure)) from self._failure.__cause__
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Commits until :meth:`close`; a nursery task. Raises :class:`StorageFailed` when the disk does.
+
+        However it ends, the commit under way is done, the thread joined and every file closed.
+        """
+        assert not self._ended.is_set(), "a journal runs once"
+        try:
+            async with trio.open_nursery() as nursery:
+                self._scope = nursery.cancel_scope
+                self._hand.start(self._writer.idle)
+                self._busy = False
+                nursery.start_soon(self._keep_marked)
+                nursery.start_soon(self._keep_spares)
+                self.flush()
+                task_status.started()
+                await self._collect()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._busy = True
+            await self._hand.stop()
+            self._release()
+            if self._durable < self._last_lsn:
+                self._fail(StorageFailed("the journal was ended before its last records were on disk"))
+            self._ended.set()
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """A clean stop: commits what was appended, marks the end, syncs, lets everything go.
+
+        Raises :class:`StorageFailed` when that fails. Without :meth:`run` it only lets go.
+        """
+        self._closing = True
+        if self._scope is None:
+            self._release()
+            self._ended.set()
+        else:
+            self._chores.append((self._last_lsn, self._writer.stop))
+            self.flush()
+        await self._ended.wait()
+        if self._failure is not None:
+            raise StorageFailed(str(self._failure)) from self._failure.__cause__
+
+    async def _collect(self) -> None:
+        """Takes the ends of jobs until the last one of a clean stop, or a failure."""
+        while True:
+            try:
+                await self._hand.done()
+            except OSError as exc:
+                failure = StorageFailed(f"the journal cannot be written: {exc}")
+                failure.__cause__ = exc
+                self._fail(failure)
+                return
+            self._busy = False
+            batch, self._flight = self._flight, None
+            if batch is not None:
+                self.commits += 1
+                self._durable = batch.last_lsn
+                self._taken -= batch.charge
+                self._last_commit_s = trio.current_time()
+                self._stirred.set()
+            self._measure()
+            self.flush()  # the disk works on while we tell
+            if batch is not None:
+                self._tell()
+            elif self._closing and not (self._busy or self._chores):
+                return
+
+    def _tell(self) -> None:
+        durable, waiters = self._durable, self._waiters
+        while waiters and waiters[0][0] <= durable:
+            heappop(waiters)[2].set()
+        for callback in self.on_durable:
+            callback(durable)
+
+    def _fail(self, failure: StorageFailed) -> None:
+        """The journal is dead: nothing is tried again, everybody who waits is told."""
+        if self._failure is None:
+            self._failure = failure
+        self._busy = True
+        while self._waiters:
+            heappop(self._waiters)[2].set()
+        if self._scope is not None:
+            self._scope.cancel()
+
+    def _close_batch(self, kind: Kind) -> None:
+        self._ready.append(_Batch(kind, self._records, self._charge, self._last_lsn))
+        self._records = []
+        self._size = self._charge = 0
+
+    def _measure(self) -> None:
+        """What may be taken, from where the writer stands; called while it writes nothing."""
+        unsure = frame_bytes_max(self.segment_bytes) + SECTOR_BYTES
+        segment, spares = self._writer.segment, self._spares.count
+        whole = self.segment_bytes - SECTOR_BYTES - unsure
+        self._room_essential = max(0, segment.size - segment.offset - unsure) + spares * whole
+        self._room = self._room_essential - RESERVED * whole
+        if spares < SPARES_WANTED:
+            self._spare_gone.set()
+
+    async def _keep_marked(self) -> None:
+        """Syncs the marker once in every idle period."""
+        while True:
+            await self._stirred.wait()
+            while (due_s := self._last_commit_s + SETTLE_S) > trio.current_time():  # noqa: ASYNC110
+                await trio.sleep_until(due_s)  # every commit puts it off
+            self._stirred = trio.Event()
+            if self._flight is None:
+                self._chores.append((0, self._writer.settle))
+                self.flush()
+
+    async def _keep_spares(self) -> None:
+        """Takes room ahead of its need, zeroes it piece by piece; asks a full disk again and again."""
+        spares, aside = self._spares, self._hand.aside
+        try:
+            while True:
+                full = False
+                while spares.count < SPARES_WANTED and not full:
+                    full = not await aside(spares.allocate)
+                    if not self._busy:
+                        self._measure()
+                if await aside(spares.zero_some):
+                    continue
+                self._spare_gone = trio.Event()
+                if full:
+                    await trio.sleep(ROOM_RETRY_S)
+                elif spares.count == SPARES_WANTED:
+                    await self._spare_gone.wait()
+        except StorageFailed as exc:
+            self._fail(exc)

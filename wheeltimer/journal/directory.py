@@ -1,0 +1,134 @@
+"""The journal's folder: the lock, the names in it, and how a file comes to be under its name.
+
+What is in the files is said in ``segment.py``; the order in which they are read, in ``recovery.py``.
+
+===========================  =========================================================================
+``lock``                     held with ``flock`` while a process has the journal open; holds its pid
+``0000000001.segment``       segments, numbered from 1 without a hole (trimmed ones go from the front)
+``spare-3.zeros``            a segment to come: zeros, synced
+``torn-0000000007-1234``     what a crash left of a write: segment number and offset; for the curious
+``*.tmp``                    not finished; removed at the next start
+===========================  =========================================================================
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from pathlib import Path
+from typing import Final
+
+from wheeltimer.errors import JournalInUse, StorageFailed
+
+from .disk import Disk
+
+_SEGMENT: Final = re.compile(r"(\d{10})\.segment")
+_SPARE: Final = re.compile(r"spare-(\d+)\.zeros")
+_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+
+
+def segment_name(number: int) -> str:
+    return f"{number:010d}.segment"
+
+
+def segments_in(disk: Disk, folder: Path) -> list[tuple[int, str]]:
+    """Numbers and names of the segments, lowest first. Raises :class:`OSError`."""
+    return _matching(disk.names(folder), _SEGMENT)
+
+
+def _matching(names: list[str], pattern: re.Pattern[str]) -> list[tuple[int, str]]:
+    return sorted((int(found[1]), name) for name in names if (found := pattern.fullmatch(name)))
+
+
+class Directory:
+    """A locked journal folder. Create with :meth:`open`; :meth:`close` gives the lock back.
+
+    Its other methods raise :class:`OSError`, which their callers translate.
+    """
+
+    def __init__(self, path: Path, disk: Disk, lock_fd: int) -> None:
+        self.path = path
+        self.disk = disk
+        self._lock_fd: int | None = lock_fd
+
+    @classmethod
+    def open(cls, path: Path, disk: Disk) -> Directory:
+        """Makes the folder if there is none (0700), locks it, removes what was left unfinished.
+
+        Raises :class:`JournalInUse` when another process holds it or it cannot be written, and
+        :class:`StorageFailed` for any other failure.
+        """
+        try:
+            disk.make_folder(path)
+            lock_fd = _lock(path, disk)
+        except OSError as exc:
+            if exc.errno in _REFUSED:
+                raise JournalInUse(f"data folder {path} cannot be written: {exc.strerror}") from exc
+            raise StorageFailed(f"data folder {path} cannot be opened: {exc}") from exc
+        directory = cls(path, disk, lock_fd)
+        try:
+            for name in disk.names(path):
+                if name.endswith(".tmp"):
+                    disk.unlink(path / name)
+            disk.sync_folder(path)  # what a process before us renamed may not be durable yet
+        except OSError as exc:
+            directory.close()
+            raise StorageFailed(f"data folder {path} cannot be cleaned: {exc}") from exc
+        return directory
+
+    def close(self) -> None:
+        """Gives the lock back; further calls do nothing."""
+        if self._lock_fd is not None:
+            self.disk.close(self._lock_fd)
+            self._lock_fd = None
+
+    def segments(self) -> list[tuple[int, str]]:
+        return segments_in(self.disk, self.path)
+
+    def spares(self) -> list[tuple[int, str]]:
+        """Numbers and names of the segments to come."""
+        return _matching(self.disk.names(self.path), _SPARE)
+
+    def spare_bytes(self) -> int:
+        """What :meth:`spares` take on disk."""
+        return sum(self.disk.size(self.path / name) for _, name in self.spares())
+
+    def publish(self, temporary: Path, name: str) -> Path:
+        """Gives a synced file its name, durably; a file of that name is replaced at one moment."""
+        target = self.path / name
+        self.disk.rename(temporary, target)
+        self.disk.sync_folder(self.path)
+        return target
+
+    def set_aside(self, number: int, offset: int, data: bytes) -> Path:
+        """Keeps the bytes of a torn write under a name of their own."""
+        name = f"torn-{number:010d}-{offset}"
+        temporary = self.path / f"{name}.tmp"
+        fd = self.disk.create(temporary)
+        try:
+            self.disk.write(fd, data, 0)
+            self.disk.fdatasync(fd)
+        finally:
+            self.disk.close(fd)
+        return self.publish(temporary, name)
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            self.disk.unlink(self.path / name)
+        self.disk.sync_folder(self.path)
+
+
+def _lock(path: Path, disk: Disk) -> int:
+    """The lock's descriptor, with our pid in the file for whoever comes second."""
+    file = path / "lock"
+    try:
+        fd = disk.lock(file)
+    except BlockingIOError as exc:
+        holder = disk.read(file, 64).decode("ascii", "replace").strip() or "unknown"
+        raise JournalInUse(f"data folder {path} is in use by process {holder}") from exc
+    try:
+        disk.replace_text(fd, f"{disk.pid()}\n".encode())
+    except OSError:
+        disk.close(fd)
+        raise
+    return fd

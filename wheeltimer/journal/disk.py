@@ -1,0 +1,128 @@
+"""The few system calls that the journal makes, behind one object that can be replaced.
+
+Every call is blocking and raises :class:`OSError`; who called it translates that once. Whoever hands
+in another object with these methods (a disk in memory that loses power, say) has replaced the disk of
+the whole journal. Nothing here knows what a segment or a frame is.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+ZERO_CHUNK_BYTES = 1 << 20
+"""Zeros are laid down in pieces of this size, so that no commit's sync waits behind a whole segment."""
+
+_ZEROS = bytes(ZERO_CHUNK_BYTES)
+
+
+class Disk:
+    """The real disk: file descriptors and paths of the operating system."""
+
+    def make_folder(self, path: Path) -> None:
+        """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def names(self, folder: Path) -> list[str]:
+        return sorted(os.listdir(folder))
+
+    def size(self, path: Path) -> int:
+        return os.stat(path).st_size
+
+    def free_bytes(self, folder: Path) -> int:
+        """What an unprivileged writer may still allocate on the file system of ``folder``."""
+        stat = os.statvfs(folder)
+        return stat.f_bavail * stat.f_frsize
+
+    def read(self, path: Path, limit: int = -1) -> bytes:
+        """The file's bytes, at most ``limit`` of them when it is not negative.
+
+        Read and not mapped: a sector that cannot be read is then an error and not a signal.
+        """
+        with open(path, "rb", buffering=0) as file:
+            left = os.fstat(file.fileno()).st_size if limit < 0 else limit
+            parts = []
+            while left > 0 and (part := os.read(file.fileno(), left)):
+                parts.append(part)
+                left -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def open(self, path: Path) -> int:
+        """A descriptor for writing in place."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+    def create(self, path: Path) -> int:
+        """A descriptor of a new, empty file for this user only; a file of that name is emptied."""
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def allocate(self, fd: int, size: int) -> None:
+        """Takes ``size`` bytes from the file system for this file, so that writing them finds space."""
+        os.posix_fallocate(fd, 0, size)
+
+    def zero(self, fd: int, offset: int, size: int) -> None:
+        """Writes zeros: space that was written once takes a sync of a third of the time."""
+        while size > 0:
+            piece = min(size, ZERO_CHUNK_BYTES)
+            self.write(fd, _ZEROS[:piece], offset)
+            offset += piece
+            size -= piece
+
+    def write(self, fd: int, data: bytes, offset: int) -> None:
+        """Writes all of ``data`` at ``offset``; one system call unless the system takes less at once."""
+        written = self.pwrite(fd, data, offset)
+        while written < len(data):
+            if written == 0:
+                raise OSError("the system wrote nothing and gave no reason")
+            data = data[written:]
+            offset += written
+            written = self.pwrite(fd, data, offset)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def fdatasync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+
+    def unlink(self, path: Path) -> None:
+        os.unlink(path)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Makes creations, renames and removals in ``folder`` durable."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, path: Path) -> int:
+        """A descriptor that holds ``path`` against every other process until it is closed.
+
+        ``flock``: a POSIX lock would be dropped by closing any other descriptor of the file. Raises
+        :class:`BlockingIOError` when another holds it.
+        """
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+
+    def replace_text(self, fd: int, text: bytes) -> None:
+        """The small file behind ``fd`` holds ``text`` and nothing else; not synced."""
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, text, 0)
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def random(self, size: int) -> bytes:
+        """Bytes that nobody can guess: salts and ids."""
+        return os.urandom(size)

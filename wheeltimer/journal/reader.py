@@ -1,0 +1,57 @@
+"""Records from an lsn on, for tools and subscribers: reads the files, takes no lock, changes nothing.
+
+Safe beside a running daemon. What it finds at the end of the last segment may be a commit under way,
+so the first frame there that does not verify ends the reading without a word; who must not run ahead
+of the disk says ``upto_lsn``. Verdicts on a journal at rest are ``recovery.scan``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from wheeltimer.errors import JournalNewer, StorageFailed
+
+from .directory import segments_in
+from .disk import Disk
+from .frame import SECTOR_BYTES, Frame
+from .recovery import damaged
+from .segment import READS, SegmentHeader, decode_header, frames, walk
+
+
+def read(
+    folder: Path, from_lsn: int = 1, upto_lsn: int | None = None, disk: Disk | None = None
+) -> Iterator[Frame]:
+    """Batches in order, from the one that holds ``from_lsn`` (or the oldest kept) to ``upto_lsn``.
+
+    Blocking; one segment in memory at a time; a segment that begins after ``from_lsn`` is read, one
+    that ends before it only by its header. Raises :class:`StorageFailed`, :class:`JournalNewer`, and
+    :class:`JournalDamaged` for a fault anywhere but at the end.
+    """
+    disk = Disk() if disk is None else disk
+    try:
+        heads = list(_heads(disk, folder))
+        for index, (name, head) in enumerate(heads):
+            last = index == len(heads) - 1
+            if not last and heads[index + 1][1].first_lsn <= from_lsn:
+                continue
+            data = disk.read(folder / name)
+            state = walk(data, head)
+            if state.proven or (state.fault and not last):
+                raise damaged(folder, name, state.fault_at, state.next_lsn, str(state.fault))
+            for frame in frames(data, state.end, from_lsn):
+                if upto_lsn is not None and frame.first_lsn > upto_lsn:
+                    return
+                yield frame
+    except OSError as exc:
+        raise StorageFailed(f"journal {folder} cannot be read: {exc}") from exc
+
+
+def _heads(disk: Disk, folder: Path) -> Iterator[tuple[str, SegmentHeader]]:
+    for _, name in segments_in(disk, folder):
+        head = decode_header(disk.read(folder / name, SECTOR_BYTES))
+        if head is None:
+            raise damaged(folder, name, 0, 0, "the segment's header does not verify")
+        if head.min_reader > READS:
+            raise JournalNewer(f"{folder / name} was written by a later version; nothing was changed")
+        yield name, head

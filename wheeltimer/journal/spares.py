@@ -1,0 +1,161 @@
+"""Segments to come: taken from the file system before they are needed, zeroed in the background.
+
+Room exists from the moment a file is allocated; zeros only make it fast (a sync into space that was
+never written takes two to three times as long). So an allocated file counts as room at once, is
+zeroed piece by piece, and only then gets a name that survives a restart.
+
+The one object that the loop's helper thread and the committer's thread both touch: a lock guards it.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from wheeltimer.errors import StorageFailed
+
+from .directory import Directory
+from .disk import ZERO_CHUNK_BYTES
+from .segment import SEGMENT_BYTES_MIN
+
+SPARES_WANTED: Final = 3
+"""One for the next rotation and two that only essential records may use."""
+RESERVED: Final = 2
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_FOLDER_SEGMENTS: Final = 6
+"""A folder has room for segments of a size when this many fit: open, spares, one made anew, one over."""
+
+
+@dataclass(slots=True)
+class Spare:
+    """One file of zeros; ``zeroed`` bytes of it have been written as such."""
+
+    path: Path
+    fd: int
+    zeroed: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    taken: bool = False
+
+
+class Spares:
+    """The segments to come of one journal, all of ``segment_bytes``."""
+
+    def __init__(self, directory: Directory, segment_bytes: int) -> None:
+        self.directory = directory
+        self.disk = directory.disk
+        self.segment_bytes = segment_bytes
+        self._all: list[Spare] = []
+        self._lock = threading.Lock()
+        self._last_number = 0
+
+    @property
+    def count(self) -> int:
+        """How many segments can be taken."""
+        return len(self._all)
+
+    def adopt(self) -> None:
+        """Takes over the files that an earlier run left; of another size, they are removed."""
+        wrong = []
+        for number, name in self.directory.spares():
+            path = self.directory.path / name
+            self._last_number = max(self._last_number, number)
+            if self.disk.size(path) == self.segment_bytes and self.count < SPARES_WANTED:
+                self._all.append(Spare(path, self.disk.open(path), zeroed=self.segment_bytes))
+            else:
+                wrong.append(name)
+        if wrong:
+            self.directory.remove(wrong)
+
+    def allocate(self) -> bool:
+        """One more file, empty as yet; False when the file system has no room for it.
+
+        Raises :class:`StorageFailed` for any other failure.
+        """
+        self._last_number += 1
+        path = self.directory.path / f"spare-{self._last_number}.tmp"
+        try:
+            fd = self.disk.create(path)
+        except OSError as exc:
+            return self._refused(path, exc)
+        try:
+            self.disk.allocate(fd, self.segment_bytes)
+            self.disk.fdatasync(fd)
+        except OSError as exc:
+            self.disk.close(fd)
+            self.disk.unlink(path)
+            return self._refused(path, exc)
+        with self._lock:
+            self._all.append(Spare(path, fd))
+        return True
+
+    def zero_some(self) -> bool:
+        """Zeroes one piece of a file that needs it and syncs it; False when none does."""
+        with self._lock:
+            raw = next((spare for spare in self._all if spare.zeroed < self.segment_bytes), None)
+        if raw is None:
+            return False
+        with raw.lock:
+            if raw.taken:
+                return True
+            try:
+                piece = min(ZERO_CHUNK_BYTES, self.segment_bytes - raw.zeroed)
+                self.disk.zero(raw.fd, raw.zeroed, piece)
+                self.disk.fdatasync(raw.fd)
+                raw.zeroed += piece
+                if raw.zeroed == self.segment_bytes:
+                    raw.path = self.directory.publish(raw.path, f"{raw.path.stem}.zeros")
+            except OSError as exc:
+                raise StorageFailed(f"{raw.path} cannot be zeroed: {exc}") from exc
+        return True
+
+    def take(self) -> Spare | None:
+        """The next segment's file, one that is zeroed if there is; None when there is none at all.
+
+        Waits for at most one piece that is being zeroed in it.
+        """
+        with self._lock:
+            if not self._all:
+                return None
+            spare = max(self._all, key=lambda each: each.zeroed)
+            self._all.remove(spare)
+        with spare.lock:
+            spare.taken = True
+        return spare
+
+    def make(self, size: int) -> Spare:
+        """A zeroed file for at once: a spare one, else a new one. Raises :class:`OSError`."""
+        spare = self.take() if size == self.segment_bytes else None
+        if spare is None:
+            self._last_number += 1
+            path = self.directory.path / f"spare-{self._last_number}.tmp"
+            spare = Spare(path, self.disk.create(path))
+            self.disk.allocate(spare.fd, size)
+        self.disk.zero(spare.fd, spare.zeroed, size - spare.zeroed)
+        return spare
+
+    def close(self) -> None:
+        """Closes the files; what has no lasting name yet is removed at the next start."""
+        with self._lock:
+            for spare in self._all:
+                self.disk.close(spare.fd)
+            self._all.clear()
+
+    def _refused(self, path: Path, exc: OSError) -> bool:
+        if exc.errno in _NO_ROOM:
+            return False
+        raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
+
+
+def fitting_segment_bytes(wanted: int, least: int, free: int) -> int:
+    """``wanted``, halved while the folder has no room for a few of them; never below ``least``."""
+    assert SEGMENT_BYTES_MIN <= least <= wanted
+    assert wanted % SEGMENT_BYTES_MIN == 0
+    assert least % SEGMENT_BYTES_MIN == 0
+    size = wanted
+    while size > least and size * _FOLDER_SEGMENTS > free:
+        size = max(least, size // 2 & -SEGMENT_BYTES_MIN)
+    return size

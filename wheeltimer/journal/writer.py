@@ -1,0 +1,197 @@
+"""The blocking half of a commit: encode, write, sync; seal and go on in the next segment.
+
+Runs in the committer's own thread (or wherever the tests put it) and in :func:`restore` before that.
+It owns the open segment; the loop learns of it from results alone. What is written when, and what
+happens to those who wait, is decided in ``committer.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from .directory import Directory, segment_name
+from .frame import (
+    HEADER_BYTES,
+    SECTOR_BYTES,
+    Clocks,
+    Kind,
+    encode,
+    extent_bytes,
+    payload_of,
+)
+from .recovery import Scan
+from .segment import FORMAT, SegmentHeader, encode_header, rewritten
+from .spares import Spare, Spares
+
+PAGE_BYTES: Final = 4096
+"""Writes go on with zeros to the end of their page: the kernel then never reads a page to fill it up."""
+_PAGE_ZEROS: Final = bytes(PAGE_BYTES)
+
+
+@dataclass(slots=True)
+class Open:
+    """The segment that is written. ``offset``: where the next frame goes; ``crc``: what it carries on."""
+
+    fd: int
+    number: int
+    size: int
+    salt: bytes
+    offset: int
+    crc: int
+    slot_boot: bytes = b""
+    """Boot of the last frame, whose slot a marker may take; empty when there is no frame yet."""
+
+
+class Writer:
+    """Writes frames; one call at a time. Every method raises :class:`OSError`, after which none is called.
+
+    ``clock`` is called in the writer's thread. ``sizes``: bytes of every segment by number.
+    """
+
+    def __init__(
+        self, directory: Directory, spares: Spares, segment: Open, found: Scan,
+        clock: Callable[[], Clocks], fsync: bool,
+    ) -> None:  # fmt: skip
+        self.directory = directory
+        self.disk = directory.disk
+        self.spares = spares
+        self.segment = segment
+        self.journal_id = found.journal_id
+        self.next_lsn = found.next_lsn
+        self.sizes = {part.number: part.file_bytes for part in found.parts} | {segment.number: segment.size}
+        self.clock = clock
+        self.fsync = fsync
+        self._marked = True
+
+    def commit(self, kind: Kind, records: list[bytes]) -> None:
+        """One frame, on disk when this returns: one write and one fdatasync, but for a rotation."""
+        payload = payload_of(records)
+        extent = extent_bytes(len(payload))
+        if self.segment.offset + extent + SECTOR_BYTES > self.segment.size:
+            self._rotate()
+        segment = self.segment
+        clocks = self.clock()
+        frame, crc = encode(kind, segment.salt, self.next_lsn, len(records), clocks, segment.crc, payload)
+        page_rest = -(segment.offset + len(frame)) % PAGE_BYTES
+        self.disk.write(segment.fd, frame + _PAGE_ZEROS[:page_rest], segment.offset)
+        self._sync()
+        segment.offset += extent
+        segment.crc = crc
+        segment.slot_boot = clocks.boot_id
+        self.next_lsn += len(records)
+        self._marked = False
+
+    def idle(self) -> None:
+        """Nobody follows: a marker, which tells a torn next frame from a damaged last one; not synced."""
+        if not self._marked:
+            self._mark(Kind.MARKER)
+
+    def settle(self) -> None:
+        """Nobody followed for a while: the marker is synced."""
+        self.idle()
+        self._sync()
+
+    def step(self) -> None:
+        """A clock was set: the marker with what the clocks say now, synced."""
+        self._mark(Kind.MARKER)
+        self._sync()
+
+    def stop(self) -> None:
+        """A clean stop: the next start may trust what it reads and write on in this segment."""
+        self._mark(Kind.STOP)
+        self._sync()
+
+    def drop(self, below: int) -> None:
+        """Removes the segments that a trim, on disk by now, gave free."""
+        numbers = [number for number in self.sizes if number < below]
+        self.directory.remove([segment_name(number) for number in numbers])
+        for number in numbers:
+            del self.sizes[number]
+
+    def close(self) -> None:
+        self.disk.close(self.segment.fd)
+
+    def _mark(self, kind: Kind) -> None:
+        """A marker in the last frame's slot.
+
+        Nothing where that frame is of another boot: its marker says what the clocks were then.
+        """
+        self._marked = True
+        segment = self.segment
+        clocks = self.clock()
+        if segment.slot_boot == clocks.boot_id:
+            marker, _ = encode(kind, segment.salt, self.next_lsn, 0, clocks, segment.crc)
+            self.disk.write(segment.fd, marker, segment.offset - HEADER_BYTES)
+
+    def _sync(self) -> None:
+        if self.fsync:
+            self.disk.fdatasync(self.segment.fd)
+
+    def _rotate(self) -> None:
+        old = self.segment
+        seal, crc = encode(Kind.SEAL, old.salt, self.next_lsn, 0, self.clock(), old.crc)
+        self.disk.write(old.fd, seal, old.offset)
+        self._sync()
+        spare = self.spares.take()
+        assert spare is not None, "a batch was applied for which no room was reserved"
+        salt, size = self.disk.random(8), self.spares.segment_bytes
+        head = SegmentHeader(FORMAT, self.journal_id, old.number + 1, self.next_lsn, size, salt, crc)
+        self.segment = begin(self.directory, spare, head)
+        self.sizes[head.number] = size
+        self.disk.close(old.fd)
+
+
+def begin(
+    directory: Directory,
+    spare: Spare,
+    head: SegmentHeader,
+    old: tuple[bytes, int] = (b"", 0),
+    slot_boot: bytes = b"",
+) -> Open:
+    """Makes a segment of a spare file: header and, under its salt, the frames of ``old`` (a segment's
+    bytes and where they end); all synced before the file has its name. Raises :class:`OSError`."""
+    disk = directory.disk
+    data, crc = encode_header(head)
+    frames, crc = rewritten(*old, head.salt, crc)
+    disk.write(spare.fd, data + frames, 0)
+    disk.fdatasync(spare.fd)
+    directory.publish(spare.path, segment_name(head.number))
+    return Open(spare.fd, head.number, head.size, head.salt, SECTOR_BYTES + len(frames), crc, slot_boot)
+
+
+def restore(directory: Directory, spares: Spares, found: Scan) -> Open:
+    """The segment to go on with, after what a crash left was set aside. Raises :class:`OSError`.
+
+    A tail that was not stopped cleanly is made anew in a fresh, synced file: after a sync that failed,
+    what the page cache shows need not be on the disk.
+    """
+    disk = directory.disk
+    salt = disk.random(8)
+    if not found.parts:
+        found.journal_id = disk.random(16)
+        size = spares.segment_bytes
+        return begin(
+            directory, spares.make(size), SegmentHeader(FORMAT, found.journal_id, 1, 1, size, salt, 0)
+        )
+    if found.trimmed:
+        directory.remove(found.trimmed)
+    tail = found.parts[-1]
+    state, head = tail.walk, tail.head
+    if found.tail_data is None:
+        assert head is not None
+        fd = disk.open(directory.path / tail.name)
+        return Open(fd, tail.number, head.size, head.salt, state.end, state.crc, state.last_boot)
+    if state.torn:
+        offset, length = state.torn
+        directory.set_aside(tail.number, offset, found.tail_data[offset : offset + length])
+    if head is None:  # cut inside its header: only its place is known
+        crc = found.parts[-2].walk.crc
+        head = SegmentHeader(FORMAT, found.journal_id, tail.number, found.next_lsn, 0, salt, crc)
+    size = max(head.size, spares.segment_bytes)
+    head = head._replace(min_reader=FORMAT, size=size, salt=salt)
+    segment = begin(directory, spares.make(size), head, (found.tail_data, state.end), state.last_boot)
+    state.end = segment.offset
+    found.tail_data = None
+    return segment
