@@ -5,8 +5,8 @@ set and which goes on while the machine is suspended (CLOCK_BOOTTIME). An ``at``
 clock wherever an operator or NTP puts it (CLOCK_REALTIME). Every instant in the daemon comes from one
 :class:`Now`, so that whoever compares a deadline and whoever computes one agree on the moment.
 
-What lives elsewhere: waiting for an instant (``timerfd.py``), waking the wheels (``ticker.py``), and
-units and RFC 3339 text (``core/units.py``).
+What lives elsewhere: ``Now`` itself and its arithmetic (``core/task.py``), waiting for an instant
+(``timerfd.py``), waking the wheels (``ticker.py``), units and RFC 3339 text (``core/units.py``).
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Final, Protocol
 
-import msgspec
-
-NS_PER_MS: Final = 1_000_000
+from wheeltimer.core.task import NS_PER_MS, Now
 
 STEP_TOLERANCE_NS: Final = 20 * NS_PER_MS
 """How far wall minus elapsed may move between two looks before it counts as a step.
@@ -32,32 +30,6 @@ _SANDWICH_NS: Final = 50_000  # the two clocks were read this close together, or
 _SANDWICHES_MAX: Final = 4  # on a machine this busy the best of four has to do
 _CLOCK_ELAPSED: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-class Now(msgspec.Struct, frozen=True, gc=False):
-    """One moment, read from both clocks at once (within microseconds).
-
-    ``elapsed_ns`` counts from the machine's boot, suspends included; ``wall_ns`` from the Unix epoch.
-    Neither is ever rounded. The two milliseconds below are, each in the direction that its use needs.
-    """
-
-    elapsed_ns: int
-    wall_ns: int
-
-    @property
-    def wall_ms(self) -> int:
-        """Unix milliseconds rounded UP: the base of a ``due``, so that the sum is never early."""
-        return -(-self.wall_ns // NS_PER_MS)
-
-    @property
-    def wall_passed_ms(self) -> int:
-        """Unix milliseconds rounded DOWN: an instant ``at`` has come when ``at <= wall_passed_ms``."""
-        return self.wall_ns // NS_PER_MS
-
-    @property
-    def offset_ns(self) -> int:
-        """Wall minus elapsed: constant, but for slewing, until somebody sets the wall clock."""
-        return self.wall_ns - self.elapsed_ns
 
 
 class Clock(Protocol):
@@ -95,22 +67,23 @@ class SystemClock:
         return self._boot_id
 
     def now(self) -> Now:
-        """Both clocks, elapsed first: about 0.5 us.
+        """Both clocks, the wall first: about 1 us.
 
-        A thread that is preempted between two reads would see a step that never was. So the wall
-        clock is read between two looks at the elapsed one, and read again while those lie too far apart.
-        The elapsed time is the earlier look: the moment is never later than the truth.
+        A thread that is preempted between two readings would see a step that never was. So the wall is
+        read between two looks at the elapsed clock, and again while those lie too far apart. The later
+        look counts: what is left of the gap makes a deadline late, never early.
         """
         best: Now | None = None
         best_width_ns = 0
         for _ in range(_SANDWICHES_MAX):
             before_ns = time.clock_gettime_ns(_CLOCK_ELAPSED)
             wall_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
-            width_ns = time.clock_gettime_ns(_CLOCK_ELAPSED) - before_ns
+            after_ns = time.clock_gettime_ns(_CLOCK_ELAPSED)
+            width_ns = after_ns - before_ns
             if width_ns <= _SANDWICH_NS:
-                return Now(before_ns, wall_ns)
+                return Now(after_ns, wall_ns)
             if best is None or width_ns < best_width_ns:
-                best, best_width_ns = Now(before_ns, wall_ns), width_ns
+                best, best_width_ns = Now(after_ns, wall_ns), width_ns
         assert best is not None
         return best
 
@@ -133,5 +106,5 @@ def stepped(previous: Now, now: Now, tolerance_ns: int = STEP_TOLERANCE_NS) -> i
     Positive: the wall clock was put forward. A suspend is no step (both clocks go on), nor is slewing,
     as long as ``previous`` is the last moment looked at and not the first one.
     """
-    moved_ns = now.offset_ns - previous.offset_ns
+    moved_ns = (now.wall_ns - now.elapsed_ns) - (previous.wall_ns - previous.elapsed_ns)
     return moved_ns if abs(moved_ns) > tolerance_ns else 0
