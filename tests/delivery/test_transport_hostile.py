@@ -15,8 +15,8 @@ from wheeltimer.delivery.connection import (
     INTERIM_REPLIES_MAX,
     AttemptError,
     Kind,
+    Reply,
 )
-from wheeltimer.delivery.transport import Reply
 
 H = b"HTTP/1.1 200 OK\r\n"
 TE = b"transfer-encoding: chunked\r\n"

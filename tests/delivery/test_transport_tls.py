@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ssl
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -61,7 +62,7 @@ async def test_address_in_the_url_needs_a_certificate_for_the_address() -> None:
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
-BAD_CERTIFICATES = {
+BAD_CERTIFICATES: dict[str, tuple[Callable[[], trustme.LeafCert], str]] = {
     "other_name": (lambda: CA.issue_cert("other.example"), "certificate not accepted: Hostname mismatch"),
     "wildcard_of_the_parent": (lambda: CA.issue_cert("*.partner.example"), "Hostname mismatch"),
     "expired": (lambda: CA.issue_cert(NAME, not_after=NOW - DAY), "expired"),

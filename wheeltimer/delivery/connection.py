@@ -139,7 +139,7 @@ class ReplyReader:
         if len(self._headers) >= HEADERS_MAX:
             self._fault = f"over {HEADERS_MAX} reply headers"
             return
-        self._headers.append((name, value))
+        self._headers.append((name, value.rstrip(b" \t")))  # llhttp strips in front only
         length = len(name)
         if length == 14:
             self._has_length |= name.lower() == b"content-length"

@@ -242,11 +242,14 @@ class ProxyTransport:
         try:
             response = await self._stock.handle_async_request(request)
             try:
-                async for part in response.aiter_raw():
-                    parts.append(part)
-                    size += len(part)
-                    if size > BODY_BYTES_MAX:
-                        break
+                # Cancelled rather than left by ``break``: only so do httpx's nested generators all end.
+                with trio.CancelScope() as rest:
+                    async for part in response.aiter_raw():
+                        if size <= BODY_BYTES_MAX:
+                            parts.append(part)
+                            size += len(part)
+                        if size > BODY_BYTES_MAX:
+                            rest.cancel()
             finally:
                 await response.aclose()
         except httpx.TransportError as error:
