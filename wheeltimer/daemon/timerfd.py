@@ -25,7 +25,7 @@ import trio
 from wheeltimer.daemon.clock import Clock, SystemClock
 
 _NS_PER_S: Final = 1_000_000_000
-_FAR_S: Final = 1 << 40  # never comes: the wall timer is there for its cancellation only
+_FAR_S: Final = 1 << 33  # the year 2242, and still 64 bits of ns: it is there for its cancellation only
 _TFD_TIMER_ABSTIME: Final = 1  # <linux/timerfd.h>
 _TFD_TIMER_CANCEL_ON_SET: Final = 2
 
