@@ -1,0 +1,356 @@
+"""What clients ask, as records: identity, versions, due times, refusals.
+
+Each function takes the engine's state as it is, one reading of the clocks and the lsn that the first
+record will get; it changes nothing. A refusal is raised as ``Refused`` or ``BadValue``. What time and
+receivers bring is in ``outcomes.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from wheeltimer.core import commands as c
+from wheeltimer.core import records as r
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.identity import make_id
+from wheeltimer.core.outcomes import end
+from wheeltimer.core.policy import Policy
+from wheeltimer.core.replies import (
+    CancelReply,
+    FinishReply,
+    PauseReply,
+    RedriveReply,
+    RescheduleReply,
+    ScheduleReply,
+)
+from wheeltimer.core.retry import BUILT_IN, Rule, resolve
+from wheeltimer.core.task import (
+    NS_PER_MS,
+    STATE_WORDS,
+    STOP_CANCEL,
+    STOP_FINISH,
+    TRANSITIONS,
+    Input,
+    Now,
+    State,
+    Task,
+    content_of,
+    digest,
+    key_of,
+    unpack,
+)
+from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
+from wheeltimer.errors import Refused
+
+DEFAULT_QUEUE: Final = "default"
+RETRY_FULL_MS: Final = 1_000  # after how long a client that was told "full" may ask again
+Records = list[r.AnyRecord]
+
+
+def schedule(
+    engine: Engine, policy: Policy, command: c.Schedule, now: Now, lsn: int, chance: int
+) -> tuple[Records, ScheduleReply]:
+    """One ``Scheduled`` record, or none for a duplicate. ``chance`` is 32 random bits, for an id."""
+    queue = command.queue
+    if queue is None:
+        queue = DEFAULT_QUEUE
+    elif queue not in engine.queues:
+        c.check_name(queue, "queue")
+    wall_ms = now.wall_ms
+    id = command.id
+    id = make_id(wall_ms, lsn, chance) if id is None else c.check_id(id, engine.limits)
+    policy.check_target(command.url)
+    c.check_fields(command, engine.limits)
+    key = key_of(queue, id)
+    row = engine.table.get(key)
+    known = None if row is None else unpack(row)
+    task = _new_task(engine, policy, command, queue, now, wall_ms, lsn)
+    seq = UNSET if command.seq is None else command.seq
+    if known is not None:
+        if command.on_conflict != "replace":
+            if command.on_conflict == "error" and content_of(known) != digest(task):
+                raise Refused(
+                    "exists",
+                    f"queue {queue} has another task with this id; on_conflict says what to do then",
+                    version=known.version,
+                    state=STATE_WORDS[known.state],
+                    due=known.due_ms,
+                )
+            state = STATE_WORDS[known.state]
+            return [], ScheduleReply(True, id, queue, known.version, known.due_ms, state, True, seq)
+        task.version, task.revision = known.version + 1, known.revision + 1
+        task.born_lsn, task.history = known.born, known.history
+    if engine.live >= engine.limits.tasks_max and (known is None or known.state >= State.DONE):
+        raise Refused(
+            "full",
+            f"tasks_max ({engine.limits.tasks_max}) live tasks are held; ask again later or raise it",
+            retry_after_ms=RETRY_FULL_MS,
+        )
+    state = "running" if known is not None and known.state == State.RUNNING else "scheduled"
+    reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, seq)
+    return [r.Scheduled(key, wall_ms, task)], reply
+
+
+def _new_task(
+    engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, wall_ms: int, lsn: int
+) -> Task:
+    body, body_as = c.body_of(command, engine.limits)
+    task = Task(
+        command.url,
+        command.method or "POST",
+        command.headers,
+        body,
+        body_as,
+        bytes(command.meta) if command.meta else None,
+        command.retry,
+        command.timeout,
+        command.connect_timeout,
+        command.expires_in,
+        command.expires_at,
+        command.success,
+        command.poll,
+        command.group,
+        command.on_done,
+        command.on_dead,
+        command.delay,
+        command.at,
+        created_ms=wall_ms,
+        lsn=lsn,
+    )
+    _check_task(policy, task)
+    task.rule = _kept_rule(policy, task.retry, queue)
+    if task.at is not None:
+        task.due_given_ms = parse_instant_ms(task.at, "at")
+    else:
+        due_ms = wall_ms
+        if task.delay is not None:
+            due_ms += parse_duration_ms(task.delay, "delay", max_ms=engine.limits.delay_max_ms)
+        task.deadline_ns = now.elapsed_at(due_ms)
+        if type(task.delay) is not int:
+            task.due_given_ms = due_ms
+    _set_expiry(engine, task)
+    return task
+
+
+def _check_task(policy: Policy, task: Task) -> None:
+    """What can only be said of the whole task."""
+    if task.method == "GET" and task.body is not None:
+        raise Refused("bad_request", "body: none with GET", field="body")
+    if task.on_done is not None:
+        policy.check_target(task.on_done, "on_done")
+    if task.on_dead is not None:
+        policy.check_target(task.on_dead, "on_dead")
+
+
+def _kept_rule(policy: Policy, retry: str | Rule | None, queue: str) -> Rule | None:
+    """The rule to store with the task: None where ``retry`` itself tells it for ever."""
+    if retry is None:
+        return policy.queue(queue).retry
+    rule = resolve(retry, policy.rules)
+    return rule if isinstance(retry, str) and retry not in BUILT_IN else None
+
+
+def _set_expiry(engine: Engine, task: Task) -> None:
+    """``expires_in`` follows the due's time line, ``expires_at`` the wall clock."""
+    task.expiry_ns = task.expiry_ms = None
+    if task.expires_at is not None:
+        task.expiry_ms = parse_instant_ms(task.expires_at, "expires_at")
+    elif task.expires_in is not None:
+        after_ms = parse_duration_ms(task.expires_in, "expires_in", max_ms=engine.limits.delay_max_ms)
+        if task.deadline_ns is None:
+            task.expiry_ms = task.due_ms + after_ms
+        else:
+            task.expiry_ns = task.deadline_ns + after_ms * NS_PER_MS
+
+
+def _find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
+    name = c.check_name(queue, "queue") if queue is not None else DEFAULT_QUEUE
+    key = key_of(name, c.check_id(id, engine.limits))
+    task = engine.get(key)
+    if task is None:
+        raise Refused("not_found", f"queue {name} knows no task with this id")
+    return key, task
+
+
+def _check_version(task: Task, if_version: int | None) -> None:
+    if if_version is not None and if_version != task.version:
+        raise Refused(
+            "conflict",
+            f"if_version is {if_version}, the task is at version {task.version}",
+            version=task.version,
+            state=STATE_WORDS[task.state],
+        )
+
+
+def _refuse_ended(task: Task, what: Input) -> None:
+    """Raise the refusal that the table of transitions has for this input, if it has one."""
+    cell = TRANSITIONS[State(task.state)][what]
+    if isinstance(cell, str):
+        word = STATE_WORDS[task.state]
+        raise Refused(cell, f"the task is {word}", state=word, version=task.version)
+
+
+def reschedule(
+    engine: Engine, policy: Policy, command: c.Reschedule, now: Now, lsn: int
+) -> tuple[Records, RescheduleReply]:
+    """A new version with a new due or new fields; the request that made the task stays its content."""
+    key, old = _find(engine, command.id, command.queue)
+    _check_version(old, command.if_version)
+    _refuse_ended(old, Input.RESCHEDULE)
+    if old.stop:
+        raise Refused("too_late", "the running task is being cancelled or finished", state="running")
+    c.check_fields(command, engine.limits)
+    task = replace(
+        old, content=content_of(old), version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0,
+        flight=0, attempts=0, failures=0, polls=0, next_given_ms=None,
+    )  # fmt: skip
+    _change_fields(engine, policy, command, task, key)
+    if (task.url, task.method, task.headers, task.body) != (old.url, old.method, old.headers, old.body):
+        task.revision += 1
+    _change_due(engine, command, old, task, now)
+    seq = UNSET if command.seq is None else command.seq
+    return [r.Rescheduled(key, now.wall_ms, task)], RescheduleReply(True, task.version, task.due_ms, seq)
+
+
+_PLAIN_FIELDS: Final = (
+    "method", "headers", "timeout", "connect_timeout", "success", "poll", "group", "on_done", "on_dead",
+)  # fmt: skip
+
+
+def _change_fields(
+    engine: Engine, policy: Policy, command: c.Reschedule, task: Task, key: str
+) -> None:
+    if command.url is not None:
+        policy.check_target(command.url)
+        task.url = command.url
+    for name in _PLAIN_FIELDS:
+        value = getattr(command, name)
+        if value is not None:
+            setattr(task, name, value)
+    body, body_as = c.body_of(command, engine.limits)
+    if body is not None:
+        task.body, task.body_as = body, body_as
+    if command.meta:
+        task.meta = bytes(command.meta)
+    if command.retry is not None:
+        task.retry = command.retry
+        task.rule = _kept_rule(policy, command.retry, key.partition("/")[0])
+    _check_task(policy, task)
+
+
+def _change_due(engine: Engine, command: c.Reschedule, old: Task, task: Task, now: Now) -> None:
+    moved = True
+    if command.at is not None:
+        task.at, task.delay = command.at, None
+        task.due_given_ms, task.deadline_ns = parse_instant_ms(command.at, "at"), None
+    elif command.delay is not None:
+        task.delay, task.at = command.delay, None
+        delay_ms = parse_duration_ms(command.delay, "delay", max_ms=engine.limits.delay_max_ms)
+        task.due_given_ms = now.wall_ms + delay_ms
+        task.deadline_ns = now.elapsed_at(task.due_given_ms)
+    else:
+        moved = False
+        task.due_given_ms = old.due_ms
+        if old.next_given_ms is not None:  # it waited for a retry: its due is past, so it goes at once
+            task.deadline_ns = now.elapsed_ns
+    if command.expires_in is not None:
+        task.expires_in, task.expires_at = command.expires_in, None
+    elif command.expires_at is not None:
+        task.expires_at, task.expires_in = command.expires_at, None
+    elif not (moved and task.expires_in is not None):
+        return
+    _set_expiry(engine, task)
+
+
+def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
+    """Records that cancel this task; none where it is cancelled, or being stopped, already."""
+    return _stop_one(engine, key, task, now, lsn, STOP_CANCEL, None)
+
+
+def _stop_one(
+    engine: Engine, key: str, task: Task, now: Now, lsn: int, stop: int, reply: bytes | None
+) -> Records:
+    what = Input.CANCEL if stop == STOP_CANCEL else Input.FINISH
+    _refuse_ended(task, what)
+    if task.state == State.RUNNING:
+        return [] if task.stop else [r.Stopping(key, now.wall_ms, stop, reply)]
+    if task.state >= State.DONE:
+        return []
+    state = State.CANCELLED if stop == STOP_CANCEL else State.DONE
+    return end(engine, key, task, state, now, lsn, finish_reply=reply)
+
+
+def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Records, CancelReply]:
+    """Cancel the one task that ``id`` names."""
+    assert command.id is not None
+    key, task = _find(engine, command.id, command.queue)
+    _check_version(task, command.if_version)
+    records = cancel_one(engine, key, task, now, lsn)
+    running = task.state == State.RUNNING
+    seq = UNSET if command.seq is None else command.seq
+    return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), seq)
+
+
+def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
+    """End the one task that ``id`` names as ``done``, from outside."""
+    assert command.id is not None
+    key, task = _find(engine, command.id, command.queue)
+    reply = finish_reply(engine, command)
+    records = _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
+    running = task.state == State.RUNNING
+    seq = UNSET if command.seq is None else command.seq
+    return records, FinishReply(True, 0 if running else bool(records) + 0, int(running), seq)
+
+
+def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
+    """The JSON that stands for the callback's reply, checked."""
+    if not command.reply:
+        return None
+    reply = bytes(command.reply)
+    if len(reply) > engine.limits.body_bytes_max:
+        raise Refused(
+            "bad_request", f"reply: at most {engine.limits.body_bytes_max} bytes expected", field="reply"
+        )
+    c.check_depth(reply, "reply")
+    return reply
+
+
+def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> Records:
+    """Records that finish this task; none where it is done, or being stopped, already."""
+    return _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
+
+
+def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Records, RedriveReply]:
+    """Start the one dead or expired task that ``id`` names again."""
+    assert command.id is not None
+    key, task = _find(engine, command.id, command.queue)
+    _refuse_ended(task, Input.REDRIVE)
+    seq = UNSET if command.seq is None else command.seq
+    return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, seq)
+
+
+def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Records:
+    """A new version, due now, of a dead or expired task."""
+    task = replace(
+        old, version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0, attempts=0, failures=0, polls=0,
+        due_given_ms=now.wall_ms, next_given_ms=None, deadline_ns=now.elapsed_at(now.wall_ms),
+        ended_ms=None, reason=None, content=content_of(old),
+    )  # fmt: skip
+    if task.expires_at is not None and parse_instant_ms(task.expires_at, "expires_at") <= now.wall_ms:
+        task.expires_at = None
+    _set_expiry(engine, task)
+    return [r.Rescheduled(key, now.wall_ms, task)]
+
+
+def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[Records, PauseReply]:
+    """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
+    queue = c.check_name(command.queue, "queue")
+    paused = isinstance(command, c.Pause)
+    seq = UNSET if command.seq is None else command.seq
+    records: Records = []
+    if paused != engine.paused(queue):
+        records = [r.Paused(queue, now.wall_ms, paused)]
+    return records, PauseReply(True, queue, paused, seq)

@@ -1,0 +1,372 @@
+"""The state of all tasks, and ``apply``: the only thing that changes it, live and in recovery.
+
+An input becomes records in ``deciding.py`` (what clients ask) or ``outcomes.py`` (what time and
+receivers bring); a record becomes a new state here. Nothing here reads a clock, draws a number or
+writes a byte. Counts, timers and indexes all follow from the rows and change together with them in
+``_put``; ``check`` derives them again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from wheeltimer.core import records as r
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.table import Table
+from wheeltimer.core.task import NS_PER_MS, TRANSITIONS, Attempt, Input, Now, State, Task, digest, pack, unpack
+from wheeltimer.core.units import parse_duration_ms
+from wheeltimer.core.wheel import HashedWheelTimer
+
+STATES: Final = len(State)
+# Recovery turns a deadline of another boot into one of this boot: (deadline_ns, longest wait in ms).
+Rebase = Callable[[int, int], int]
+
+
+class Queue(Struct, gc=False):
+    """What is known of one queue: its tasks by state, and whether it is paused."""
+
+    counts: list[int]
+    paused: bool = False
+
+
+def timers(task: Task) -> tuple[int | None, int | None]:
+    """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+    if task.state > State.READY:
+        return None, None
+    elapsed, wall = task.expiry_ns, task.expiry_ms
+    if task.state == State.SCHEDULED:
+        if task.deadline_ns is not None:
+            elapsed = task.deadline_ns if elapsed is None else min(elapsed, task.deadline_ns)
+        else:
+            wall = task.due_ms if wall is None else min(wall, task.due_ms)
+    return elapsed, wall
+
+
+class Engine:
+    """All tasks, their timers and counts. ``tick_ns`` and ``wheel_size`` shape both wheels."""
+
+    def __init__(self, limits: Limits, now: Now, tick_ns: int, wheel_size: int) -> None:
+        self.limits = limits
+        self.table = Table()
+        self.queues: dict[str, Queue] = {}
+        self.groups: dict[str, dict[str, None]] = {}
+        self.counts = [0] * STATES
+        self.outcomes = {"succeeded": 0, "failed": 0, "not_yet": 0}
+        # Ended tasks in the order of their end: those without bodies, and those kept whole.
+        self.kept_done: OrderedDict[str, None] = OrderedDict()
+        self.kept_dead: OrderedDict[str, None] = OrderedDict()
+        self.elapsed = HashedWheelTimer(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
+        self.wall = HashedWheelTimer(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
+        self.soonest_ns = 0
+        self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        self._rebase: Rebase | None = None
+        self._replaying = False
+        self._appliers: dict[type, Callable[..., None]] = {
+            r.Scheduled: self._scheduled,
+            r.Rescheduled: self._rescheduled,
+            r.Attempted: self._attempted,
+            r.Stopping: self._stopping,
+            r.Ended: self._ended,
+            r.Paused: self._paused,
+            r.Forgotten: self._forgotten,
+            r.Carried: self._carried,
+            r.Due: self._due,
+            r.Started: self._started,
+        }
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> int:
+        """Tasks that have not ended."""
+        return self.counts[0] + self.counts[1] + self.counts[2]
+
+    def get(self, key: str) -> Task | None:
+        """A copy of the task: changing it changes nothing."""
+        row = self.table.get(key)
+        return None if row is None else unpack(row)
+
+    def paused(self, queue: str) -> bool:
+        known = self.queues.get(queue)
+        return known is not None and known.paused
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def hand_over(self, now: Now, limit: int) -> list[str]:
+        """About ``limit`` keys that a wheel says are due. A key stays in its wheel until a record moves it:
+        one that could not be recorded is handed over again.
+        """
+        self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        keys = self.elapsed.expire(now.elapsed_ns, limit)
+        for key in keys:
+            self.elapsed.schedule(key, self._elapsed_deadline(key))
+        for key in self.wall.expire(now.wall_ns, limit):
+            self.wall.schedule(key, self._wall_deadline(key))
+            if key not in keys:
+                keys.append(key)
+        return keys
+
+    # -- changing -------------------------------------------------------------------------------
+
+    def apply(self, record: r.AnyRecord) -> None:
+        """Make ``record`` true. A move that the table of transitions forbids is a bug."""
+        self._appliers[type(record)](record)
+
+    def replay(self, records: Iterable[r.Written], rebase: Rebase | None) -> None:
+        """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None.
+
+        Volatile records were never written; where one must have come between, it is supplied.
+        """
+        self._replaying, self._rebase = True, rebase
+        for record in records:
+            self._appliers[type(record)](record)
+        self._replaying, self._rebase = False, None
+
+    def _scheduled(self, record: r.Scheduled) -> None:
+        task = record.task
+        if self._rebase is not None:
+            task = self._rebased(task, record.time_ms)
+        row = self.table.get(record.key)
+        if row is None:
+            self._put(record.key, None, task)
+        else:
+            self._new_version(record.key, unpack(row), task, Input.REPLACE)
+
+    def _rescheduled(self, record: r.Rescheduled) -> None:
+        old = unpack(self.table[record.key])
+        task = record.task if self._rebase is None else self._rebased(record.task, record.time_ms)
+        self._new_version(
+            record.key, old, task, Input.REDRIVE if State(old.state).ended else Input.RESCHEDULE
+        )
+
+    def _new_version(self, key: str, old: Task, task: Task, what: Input) -> None:
+        state = self._move(old, what)
+        if state is State.RUNNING:  # it waits until the attempt in flight has ended
+            task = replace(task, state=state, flight=old.flight)
+        self._put(key, old, task)
+
+    def _attempted(self, record: r.Attempted) -> None:
+        self._supply_volatile(record.key, record.time_ms, Input.START)
+        old = unpack(self.table[record.key])
+        task = replace(old, history=self._history(old, record.attempt))
+        if record.attempt.version == old.version:
+            task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
+            if not record.ends:
+                task.next_given_ms = record.next_ms
+                task.deadline_ns = record.deadline_ns
+                if self._rebase is not None and record.deadline_ns is not None:
+                    span_ms = (record.next_ms or record.time_ms) - record.time_ms
+                    task.deadline_ns = self._rebase(record.deadline_ns, span_ms)
+        if not record.ends:
+            task.state, task.flight = self._move(old, Input.AGAIN), 0
+        self.outcomes[record.attempt.outcome] += 1
+        self._put(record.key, old, task)
+
+    def _history(self, task: Task, attempt: Attempt) -> list[Attempt]:
+        """The last attempts, newest last; only the newest keeps its reply."""
+        kept = (task.history or [])[1 - self.limits.history_max :]
+        if kept and kept[-1].reply is not None:
+            kept[-1] = replace(kept[-1], reply=None)
+        return [*kept, attempt]
+
+    def _stopping(self, record: r.Stopping) -> None:
+        old = unpack(self.table[record.key])
+        self._put(record.key, old, replace(old, stop=record.stop, stop_reply=record.reply))
+
+    def _ended(self, record: r.Ended) -> None:
+        end = State(record.state)
+        if end is State.DEAD:
+            self._supply_volatile(record.key, record.time_ms, Input.DUE)
+        old = unpack(self.table[record.key])
+        running = old.state == State.RUNNING
+        what = {
+            State.DONE: Input.SUCCEED if running else Input.FINISH,
+            State.DEAD: Input.GIVE_UP,
+            State.EXPIRED: Input.EXPIRE,
+            State.CANCELLED: Input.STOP if running else Input.CANCEL,
+        }[end]
+        assert self._move(old, what) is end
+        task = replace(
+            old, state=end, flight=0, ended_ms=record.time_ms, reason=record.reason, stop=0, stop_reply=None,
+            deadline_ns=None, expiry_ns=None, expiry_ms=None, due_given_ms=old.due_ms,
+        )  # fmt: skip
+        if end in (State.DONE, State.CANCELLED):
+            task.content = old.content or digest(old)
+            task.body = None
+        self._put(record.key, old, task)
+
+    def _paused(self, record: r.Paused) -> None:
+        self._queue(record.queue).paused = record.paused
+        self._drop_idle_queue(record.queue)
+
+    def _forgotten(self, record: r.Forgotten) -> None:
+        for key in record.keys:
+            old = unpack(self.table[key])
+            self._move(old, Input.FORGET)
+            self._put(key, old, None)
+
+    def _carried(self, record: r.Carried) -> None:
+        row = self.table.get(record.key)
+        if record.task is None:
+            self._queue(record.key).paused = True
+        else:
+            # Only recovery comes here: the live state is what the copy was made of.
+            task = record.task if self._rebase is None else self._rebased(record.task, record.time_ms)
+            self._put(record.key, None if row is None else unpack(row), task)
+
+    def _due(self, record: r.Due) -> None:
+        old = unpack(self.table[record.key])
+        self._put(record.key, old, replace(old, state=self._move(old, Input.DUE)))
+
+    def _started(self, record: r.Started) -> None:
+        old = unpack(self.table[record.key])
+        self._put(record.key, old, replace(old, state=self._move(old, Input.START), flight=old.version))
+
+    def _supply_volatile(self, key: str, time_ms: int, upto: Input) -> None:
+        """In recovery, apply the volatile records that must have come before this one."""
+        if self._replaying:
+            task = unpack(self.table[key])
+            if task.state == State.SCHEDULED:
+                self._due(r.Due(key, time_ms))
+                if upto is Input.START:
+                    self._started(r.Started(key, time_ms, task.version, task.attempts + 1))
+
+    # -- the parts of a change ------------------------------------------------------------------
+
+    @staticmethod
+    def _move(task: Task, what: Input) -> State:
+        state = TRANSITIONS[State(task.state)][what]
+        assert isinstance(state, State), f"{what.name} of a task that is {State(task.state).word}"
+        return state
+
+    def _put(self, key: str, old: Task | None, new: Task | None) -> None:
+        """Replace ``old`` by ``new``; timers, counts and indexes follow."""
+        if old is not None:
+            self._drop_timers(key, old)
+        if new is None:
+            self.table.pop(key)
+        else:
+            self.table[key] = pack(new)
+            elapsed_ns, wall_ms = timers(new)
+            if elapsed_ns is not None:
+                self.elapsed.schedule(key, elapsed_ns)
+                if elapsed_ns < self.soonest_ns:
+                    self.soonest_ns = elapsed_ns
+            if wall_ms is not None:
+                self.wall.schedule(key, wall_ms * NS_PER_MS)
+                self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+        before = None if old is None else old.state
+        after = None if new is None else new.state
+        if before != after:
+            self._count(key, before, after)
+        group_before = None if old is None else old.group
+        group_after = None if new is None else new.group
+        if group_before != group_after:
+            self._regroup(key, group_before, group_after)
+
+    def _drop_timers(self, key: str, task: Task) -> None:
+        elapsed_ns, wall_ms = timers(task)
+        if elapsed_ns is not None:
+            self.elapsed.cancel(key, elapsed_ns)
+        if wall_ms is not None:
+            self.wall.cancel(key, wall_ms * NS_PER_MS)
+
+    def _count(self, key: str, before: int | None, after: int | None) -> None:
+        """The one place where counts change."""
+        name = key[: key.index("/")]
+        queue = self._queue(name)
+        if before is not None:
+            self.counts[before] -= 1
+            queue.counts[before] -= 1
+            if before >= State.DONE:
+                del self._kept(before)[key]
+        if after is not None:
+            self.counts[after] += 1
+            queue.counts[after] += 1
+            if after >= State.DONE:
+                self._kept(after)[key] = None
+        else:
+            self._drop_idle_queue(name)
+
+    def _kept(self, state: int) -> OrderedDict[str, None]:
+        return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
+
+    def _regroup(self, key: str, before: str | None, after: str | None) -> None:
+        if before is not None:
+            members = self.groups[before]
+            del members[key]
+            if not members:
+                del self.groups[before]
+        if after is not None:
+            self.groups.setdefault(after, {})[key] = None
+
+    def _queue(self, name: str) -> Queue:
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue([0] * STATES)
+        return queue
+
+    def _drop_idle_queue(self, name: str) -> None:
+        queue = self.queues[name]
+        if not queue.paused and not any(queue.counts):
+            del self.queues[name]
+
+    def _rebased(self, task: Task, written_ms: int) -> Task:
+        """``task`` with its elapsed deadlines on this boot's time line."""
+        assert self._rebase is not None
+        if task.deadline_ns is None and task.expiry_ns is None:
+            return task
+        task = replace(task)
+        if task.deadline_ns is not None:
+            task.deadline_ns = self._rebase(task.deadline_ns, max(0, task.next_ms - written_ms))
+        if task.expiry_ns is not None:
+            assert task.expires_in is not None
+            after_due_ms = parse_duration_ms(task.expires_in, "expires_in", max_ms=self.limits.delay_max_ms)
+            span_ms = max(0, task.due_ms - written_ms) + after_due_ms
+            task.expiry_ns = self._rebase(task.expiry_ns, span_ms)
+        return task
+
+    def _elapsed_deadline(self, key: str) -> int:
+        deadline_ns, _ = timers(unpack(self.table[key]))
+        assert deadline_ns is not None
+        return deadline_ns
+
+    def _wall_deadline(self, key: str) -> int:
+        _, wall_ms = timers(unpack(self.table[key]))
+        assert wall_ms is not None
+        return wall_ms * NS_PER_MS
+
+    # -- proving --------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Derive everything again from the rows; AssertionError names what has drifted. O(tasks)."""
+        counts, queues, groups = [0] * STATES, dict[str, list[int]](), dict[str, set[str]]()
+        elapsed = wall = 0
+        for key, row in self.table.items():
+            task = unpack(row)
+            assert pack(task) == row
+            counts[task.state] += 1
+            queues.setdefault(key.partition("/")[0], [0] * STATES)[task.state] += 1
+            if task.group is not None:
+                groups.setdefault(task.group, set()).add(key)
+            elapsed_ns, wall_ms = timers(task)
+            elapsed += elapsed_ns is not None
+            wall += wall_ms is not None
+            kept = task.state >= State.DONE and key in self._kept(task.state)
+            assert kept == (task.state >= State.DONE), f"retention of {key}"
+            assert (task.flight != 0) == (task.state == State.RUNNING), f"flight of {key}"
+        assert counts == self.counts, f"counts {self.counts}, derived {counts}"
+        assert {name: q.counts for name, q in self.queues.items() if any(q.counts)} == queues
+        assert {name: set(members) for name, members in self.groups.items()} == groups
+        assert len(self.elapsed) == elapsed, f"{len(self.elapsed)} elapsed timers, derived {elapsed}"
+        assert len(self.wall) == wall, f"{len(self.wall)} wall timers, derived {wall}"
+        assert len(self.kept_done) == counts[State.DONE] + counts[State.CANCELLED]
+        assert len(self.kept_dead) == counts[State.DEAD] + counts[State.EXPIRED]
+        self.elapsed.check()
+        self.wall.check()

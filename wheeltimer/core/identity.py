@@ -1,0 +1,32 @@
+"""Names that the server makes: ids for tasks that come without one, and the callback's webhook-id."""
+
+from __future__ import annotations
+
+from base64 import b32encode
+from hashlib import blake2b
+from typing import Final
+
+_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number
+
+
+def _base32(number: int, length: int) -> str:
+    digits = []
+    for _ in range(length):
+        number, digit = divmod(number, 32)
+        digits.append(_ALPHABET[digit])
+    return "".join(reversed(digits))
+
+
+def make_id(wall_ms: int, lsn: int, chance: int) -> str:
+    """A 26-character id that sorts by time: 50 bits of ms, 48 of lsn (unique in a journal), 32 of chance."""
+    return _base32(wall_ms, 10) + _base32((lsn << 32 | chance) & (1 << 80) - 1, 16)
+
+
+def webhook_id(journal_id: bytes, key: str, born_lsn: int, revision: int) -> str:
+    """``wt_`` and 26 characters: one per content of one life of a key in one journal.
+
+    The lsn of the first scheduling is what tells an id that comes back after its retention from the
+    one that was forgotten; ``revision`` counts changes of what is sent.
+    """
+    seed = b"%b\0%b\0%d\0%d" % (journal_id, key.encode(), born_lsn, revision)
+    return "wt_" + b32encode(blake2b(seed, digest_size=17).digest())[:26].decode().lower()

@@ -1,0 +1,285 @@
+"""What time and receivers bring, as records: due, started, the outcome of an attempt, expiry, the end.
+
+An answer is judged in the order of the contract: success beats a final answer, a final answer beats
+"not yet" and retry. Functions change nothing; see ``deciding.py`` for how they are called.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from wheeltimer.core import records as r
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.policy import QueuePolicy
+from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, resolve
+from wheeltimer.core.success import DEFAULT_SUCCESS, judge
+from wheeltimer.core.task import (
+    NS_PER_MS,
+    STATE_WORDS,
+    STOP_CANCEL,
+    STOP_FINISH,
+    Attempt,
+    Now,
+    State,
+    Task,
+    key_of,
+    split_key,
+)
+from wheeltimer.core.units import parse_duration_ms
+
+Records = list[r.AnyRecord]
+ERROR_CHARS_MAX: Final = 300
+GONE: Final = 410
+
+
+class Answer(Struct, frozen=True, gc=False):
+    """What came of one attempt: a reply, or an error that says why there is none.
+
+    ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
+    an answer final. Times are ms; ``started`` is Unix time.
+    """
+
+    started: int
+    ms: int
+    late_ms: int
+    status: int | None = None
+    error: str | None = None
+    body: bytes = b""
+    truncated: bool = False
+    retry_after_ms: int | None = None
+    stop: bool = False
+
+
+def due(engine: Engine, key: str, now: Now, lsn: int) -> Records:
+    """What the wheel's handing over of ``key`` means now: it is due, or it has expired."""
+    task = engine.get(key)
+    assert task is not None
+    if _expired(task, now):
+        return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
+    if task.state == State.SCHEDULED and _is_due(task, now):
+        return [r.Due(key, now.wall_ms)]
+    return []
+
+
+def _is_due(task: Task, now: Now) -> bool:
+    if task.deadline_ns is not None:
+        return task.deadline_ns <= now.elapsed_ns
+    return task.due_ms * NS_PER_MS <= now.wall_ns
+
+
+def _expired(task: Task, now: Now) -> bool:
+    return (task.expiry_ns is not None and task.expiry_ns <= now.elapsed_ns) or (
+        task.expiry_ms is not None and task.expiry_ms * NS_PER_MS <= now.wall_ns
+    )
+
+
+def start(key: str, task: Task, now: Now) -> r.Started:
+    """An attempt of a ``ready`` task begins; its number is counted when it ends."""
+    assert task.state == State.READY
+    return r.Started(key, now.wall_ms, task.version, task.attempts + 1)
+
+
+def rule_of(task: Task) -> Rule:
+    """The retry rule the task was scheduled with."""
+    if task.rule is not None:
+        return task.rule
+    return DEFAULT_RULE if task.retry is None else resolve(task.retry, BUILT_IN)
+
+
+def attempt_ended(
+    engine: Engine, queue: QueuePolicy, key: str, answer: Answer, now: Now, lsn: int, chance: int
+) -> Records:
+    """The outcome of the attempt in flight: one ``Attempted``, and the task's end where it is one."""
+    task = engine.get(key)
+    assert task is not None
+    assert task.state == State.RUNNING
+    present = task.flight == task.version
+    succeeded = answer.error is None and judge(
+        task.success or DEFAULT_SUCCESS, answer.status or 0, answer.body, answer.truncated
+    )
+    outcome, final = _outcome(task, queue, answer, succeeded)
+    failures, polls, wait_ms = _next(task, answer, outcome, chance)
+    ending, reason = _ending(task, now, present, succeeded, final, wait_ms, polls)
+    next_ms = deadline_ns = None
+    if ending is None and present:
+        assert wait_ms is not None
+        next_ms = now.wall_ms + wait_ms
+        deadline_ns = now.elapsed_at(next_ms)
+    attempt = _attempt(engine, task, answer, outcome)
+    attempted = r.Attempted(
+        key, now.wall_ms, attempt, failures, polls, next_ms, deadline_ns, ending is not None, task.group
+    )
+    if ending is None:
+        return [attempted]
+    if present:
+        task = replace(task, attempts=task.attempts + 1)
+    reply = task.stop_reply if task.stop == STOP_FINISH else None
+    tail = end(engine, key, task, ending, now, lsn + 1, reason=reason, finish_reply=reply, answer=answer)
+    return [attempted, *tail]
+
+
+def _outcome(task: Task, queue: QueuePolicy, answer: Answer, succeeded: bool) -> tuple[str, bool]:
+    """(succeeded | failed | not_yet, whether the answer is final)."""
+    if succeeded:
+        return "succeeded", False
+    if answer.stop or answer.status == GONE or answer.status in queue.final_statuses:
+        return "failed", True
+    if task.poll is not None and answer.status is not None and 200 <= answer.status < 300:
+        return "not_yet", False
+    return "failed", False
+
+
+def _next(task: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, int, int | None]:
+    """(failures, polls, ms to the next attempt or None for never) after this outcome."""
+    if outcome == "not_yet":
+        assert task.poll is not None
+        polls = task.polls + 1
+        return 0, polls, parse_duration_ms(task.poll.every, "poll.every") if polls < task.poll.max else None
+    failures = task.failures + (outcome == "failed")
+    wait_ms = next_delay_ms(rule_of(task), failures, chance) if failures else None
+    if wait_ms is not None and answer.retry_after_ms is not None:
+        wait_ms = answer.retry_after_ms
+    return failures, task.polls, wait_ms
+
+
+def _ending(
+    task: Task, now: Now, present: bool, succeeded: bool, final: bool, wait_ms: int | None, polls: int
+) -> tuple[State | None, str | None]:
+    """(the state the task ends in with this attempt or None, why)."""
+    if task.stop == STOP_FINISH:
+        return State.DONE, None
+    if task.stop == STOP_CANCEL:
+        return (State.DONE, None) if succeeded and present else (State.CANCELLED, "cancelled")
+    if not present:
+        return None, None
+    if succeeded:
+        return State.DONE, None
+    if _expired(task, now):
+        return State.EXPIRED, "expired"
+    if final:
+        return State.DEAD, "final_answer"
+    if wait_ms is None:
+        used_up = task.poll is not None and polls >= task.poll.max
+        return State.DEAD, "polls_used_up" if used_up else "attempts_used_up"
+    return None, None
+
+
+def _attempt(engine: Engine, task: Task, answer: Answer, outcome: str) -> Attempt:
+    reply = None
+    if answer.body:
+        limit = engine.limits.history_reply_bytes_max
+        reply = answer.body[:limit].decode(errors="replace")
+    return Attempt(
+        # An attempt of an older version keeps the number it was started with: it was the next one then.
+        task.attempts + 1 if task.flight == task.version else _number_in_flight(task),
+        task.flight, answer.started, answer.late_ms, answer.ms, outcome, answer.status,
+        answer.error[:ERROR_CHARS_MAX] if answer.error else None, reply,
+    )  # fmt: skip
+
+
+def _number_in_flight(task: Task) -> int:
+    """The number of an attempt whose version is no longer the task's: one more than that version's last."""
+    return 1 + max((a.attempt for a in task.history or () if a.version == task.flight), default=0)
+
+
+def end(
+    engine: Engine, key: str, task: Task, state: State, now: Now, lsn: int, *,
+    reason: str | None = None, finish_reply: bytes | None = None, answer: Answer | None = None,
+) -> Records:  # fmt: skip
+    """The end of ``task`` and, where the task names one, the hook that is stored with it.
+
+    ``lsn`` is that of the ``Ended`` record; the hook's is the next.
+    """
+    ended = r.Ended(key, now.wall_ms, task.version, state, task.attempts, reason, task.group, task.meta)
+    url = {State.DONE: task.on_done, State.DEAD: task.on_dead, State.EXPIRED: task.on_dead}.get(state)
+    if url is None:
+        return [ended]
+    queue, id = split_key(key)
+    word = "done" if state is State.DONE else "dead"
+    hook_key = key_of(queue, f"{id}/{word}/{task.version}")
+    body = _hook_body(key, task, state, now, reason, finish_reply, answer)
+    hook = Task(
+        url, body=body, created_ms=now.wall_ms, lsn=lsn + 1, due_given_ms=now.wall_ms,
+        deadline_ns=now.elapsed_at(now.wall_ms),
+    )  # fmt: skip
+    known = engine.get(hook_key)
+    if known is not None:
+        hook.version, hook.revision, hook.born_lsn = known.version + 1, known.revision + 1, known.born
+    return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]
+
+
+def _hook_body(
+    key: str, task: Task, state: State, now: Now, reason: str | None, finish_reply: bytes | None,
+    answer: Answer | None,
+) -> bytes:  # fmt: skip
+    """The JSON that a hook posts. A reply that is not plain UTF-8 text comes as ``reply_base64``."""
+    queue, id = split_key(key)
+    fields: dict[str, object] = {
+        "type": f"task.{STATE_WORDS[state]}",
+        "queue": queue,
+        "id": id,
+        "version": task.version,
+        "group": task.group,
+        "meta": msgspec.Raw(task.meta) if task.meta else None,
+        "attempts": task.attempts,
+        "status": answer.status if answer else None,
+        "error": (answer.error if answer else None) or reason,
+        "reply": None,
+        "ended": now.wall_ms,
+    }
+    if finish_reply is not None:
+        fields["reply"] = msgspec.Raw(finish_reply)
+    elif answer is not None and answer.body:
+        text = _plain_text(answer.body)
+        if text is None:
+            del fields["reply"]
+            fields["reply_base64"] = b64encode(answer.body).decode()
+        else:
+            fields["reply"] = text
+    return msgspec.json.encode(fields)
+
+
+_CONTROL: Final = bytes(set(range(32)) - {9, 10, 13})
+
+
+def _plain_text(body: bytes) -> str | None:
+    """``body`` as text, or None where JSON could not hold it in at most twice its size."""
+    if body.translate(None, _CONTROL) != body:
+        return None
+    try:
+        return body.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> Records:
+    """A ready task ends ``dead`` without an attempt: its destination stayed down."""
+    task = engine.get(key)
+    assert task is not None
+    return end(engine, key, task, State.DEAD, now, lsn, reason=reason)
+
+
+def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
+    """The end that a stored cancel or finish asks for, where a crash ended the attempt it waited for."""
+    if task.stop == STOP_CANCEL:
+        return end(engine, key, task, State.CANCELLED, now, lsn, reason="cancelled")
+    return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)
+
+
+def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = None) -> int:
+    """The most that the outcome of one attempt of ``task`` can take in the journal, in bytes.
+
+    Attempted and Ended with their texts (UTF-8, up to 4 bytes a character), the meta twice, and the
+    hook with its body: the reply at most doubled by escaping.
+    """
+    limits = engine.limits
+    size = 4096 + 4 * ERROR_CHARS_MAX + 3 * limits.history_reply_bytes_max + 2 * len(task.meta or b"")
+    hook = max(len(task.on_done or ""), len(task.on_dead or ""))
+    if hook:
+        size += hook + 2048 + 2 * limits.id_bytes_max + 2 * max(limits.reply_bytes_max, len(finish_reply or b""))
+    return size

@@ -1,0 +1,156 @@
+"""What can be asked without changing anything: one task as clients see it, and a page of a list.
+
+Nothing here walks all tasks in one go: ``Listing`` is fed a slice of rows at a time by its caller.
+"""
+
+from __future__ import annotations
+
+import heapq
+from base64 import b64encode
+from collections.abc import Iterator
+from typing import Final
+
+from msgspec import UNSET, Raw, to_builtins
+
+from wheeltimer.core import commands as c
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.replies import ListReply, TaskReply
+from wheeltimer.core.task import STATE_BY_WORD, STATE_WORDS, State, Task, key_of, split_key, unpack
+from wheeltimer.errors import BadValue, Refused
+
+_NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
+LIST_MAX: Final = 1000
+_AS_GIVEN: Final = (
+    "delay", "at", "url", "method", "headers", "retry", "timeout", "connect_timeout", "expires_in",
+    "expires_at", "success", "poll", "group", "on_done", "on_dead",
+)  # fmt: skip
+
+
+def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
+    """The task as ``get`` shows it; without ``whole``, as ``list`` does: no body, no history."""
+    queue, id = split_key(key)
+    shown: dict[str, object] = {"id": id, "queue": queue}
+    for name in _AS_GIVEN:
+        value = getattr(task, name)
+        if value is not None:
+            shown[name] = value
+    if whole and task.body is not None:
+        if task.body_as == "text":
+            shown["body_text"] = task.body.decode()
+        elif task.body_as == "base64":
+            shown["body_base64"] = b64encode(task.body).decode()
+        else:
+            shown["body"] = Raw(task.body)
+    if task.meta is not None:
+        shown["meta"] = Raw(task.meta)
+    ended = task.state >= State.DONE
+    shown |= {
+        "version": task.version,
+        "state": STATE_WORDS[task.state],
+        "created": task.created_ms,
+        "due": task.due_ms,
+        "next": None if ended else task.next_ms,
+        "ended": task.ended_ms,
+        "attempts": task.attempts,
+        "polls": task.polls,
+    }
+    if task.reason is not None:
+        shown["error"] = task.reason
+    if whole:
+        # An absent status or error of an attempt is left out, as the row leaves it out.
+        shown["history"] = to_builtins(task.history or [])
+    return shown
+
+
+def get(engine: Engine, command: c.Get) -> TaskReply:
+    """The one task that ``id`` names."""
+    queue = "default" if command.queue is None else c.check_name(command.queue, "queue")
+    key = key_of(queue, command.id)
+    task = engine.get(key)
+    if task is None:
+        raise Refused("not_found", f"queue {queue} knows no task with this id")
+    return TaskReply(True, view(key, task), UNSET if command.seq is None else command.seq)
+
+
+def _sort_key(key: str, task: Task) -> tuple[int, str, str]:
+    queue, id = split_key(key)
+    return (_NEVER if task.state >= State.DONE else task.next_ms, queue, id)
+
+
+class Listing:
+    """One page: the ``limit`` soonest tasks after ``cursor`` that pass the filters.
+
+    Feed it every slice of ``rows(engine)`` and ask for ``reply``. Memory is O(limit), time O(rows).
+    """
+
+    def __init__(self, command: c.List) -> None:
+        if not 1 <= command.limit <= LIST_MAX:
+            raise BadValue(f"limit: 1 to {LIST_MAX} expected", "limit")
+        self._command = command
+        self._prefix = None if command.queue is None else key_of(c.check_name(command.queue, "queue"), "")
+        self._group = None if command.group is None else c.check_name(command.group, "group")
+        self._state = None if command.state is None else STATE_BY_WORD[command.state]
+        self._after = None if command.cursor is None else _read_cursor(command.cursor)
+        self._best: list[tuple[tuple[int, str, str], str, Task]] = []
+
+    def rows(self, engine: Engine, size: int = 256) -> Iterator[list[tuple[str, bytes]]]:
+        """The rows to feed: those of the group where one is asked for, else all."""
+        if self._group is None:
+            yield from engine.table.slices(size)
+            return
+        members = list(engine.groups.get(self._group, ()))
+        for start in range(0, len(members), size):
+            found = ((key, engine.table.get(key)) for key in members[start : start + size])
+            yield [(key, row) for key, row in found if row is not None]
+
+    def feed(self, rows: list[tuple[str, bytes]]) -> None:
+        """Take one slice; keeps one task more than the page holds, to know whether there is more."""
+        found = self._best
+        for key, row in rows:
+            if self._prefix is not None and not key.startswith(self._prefix):
+                continue
+            task = unpack(row)
+            if (self._state is not None and task.state != self._state) or (
+                self._group is not None and task.group != self._group
+            ):
+                continue
+            order = _sort_key(key, task)
+            if self._after is None or order > self._after:
+                found.append((order, key, task))
+        if len(found) > self._command.limit + 1:
+            self._best = heapq.nsmallest(self._command.limit + 1, found, key=lambda entry: entry[0])
+
+    def reply(self) -> ListReply:
+        page = sorted(self._best, key=lambda entry: entry[0])
+        seq = UNSET if self._command.seq is None else self._command.seq
+        reply = ListReply(True, [view(key, task, whole=False) for _, key, task in page], seq=seq)
+        if len(page) > self._command.limit:
+            del reply.tasks[self._command.limit :]
+            reply.cursor = _write_cursor(page[self._command.limit - 1][0])
+        return reply
+
+
+def _write_cursor(order: tuple[int, str, str]) -> str:
+    next_ms, queue, id = order
+    return f"{next_ms}/{queue}/{id}"
+
+
+def _read_cursor(cursor: str) -> tuple[int, str, str]:
+    next_text, _, rest = cursor.partition("/")
+    queue, _, id = rest.partition("/")
+    if not (next_text.isascii() and next_text.isdigit() and len(next_text) < 20 and queue and id):
+        raise BadValue("cursor: a cursor from an earlier reply of list expected", "cursor")
+    return int(next_text), queue, id
+
+
+def counts(engine: Engine) -> dict[str, int]:
+    """Tasks by state."""
+    return dict(zip(STATE_WORDS, engine.counts, strict=True))
+
+
+def queues(engine: Engine) -> dict[str, dict[str, object]]:
+    """Each known queue's tasks by state (those that are not 0), and whether it is paused."""
+    return {
+        name: {"paused": queue.paused} | {w: n for w, n in zip(STATE_WORDS, queue.counts, strict=True) if n}
+        for name, queue in engine.queues.items()
+    }

@@ -1,0 +1,126 @@
+"""What happened: the journal's records, which are also the events that subscribers see.
+
+A record is a msgpack array whose first element names its kind; a frame's payload is an array of
+records, decoded in one call. Written records hold all that their event shows, so a reader of the
+journal needs no other state. Volatile records are applied and published but never written: after a
+restart no task is ``ready`` or ``running``, and an attempt without a recorded outcome was not made.
+
+How a record changes a task is in ``engine.py``; which records an input causes is decided in
+``deciding.py`` and ``outcomes.py``. Kinds and fields are final: new fields are appended with a
+default, and older journals stay readable.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from wheeltimer.core.task import Attempt, Task
+
+
+class Record(Struct, array_like=True, frozen=True, gc=False):
+    """Base of every record."""
+
+
+class Scheduled(Record, tag="s"):
+    """A new task, or a new version by ``replace``; also a hook that an end brings about."""
+
+    key: str
+    time_ms: int
+    task: Task
+
+
+class Rescheduled(Record, tag="r"):
+    """A new version by ``reschedule`` or ``redrive``: the whole task as it is from now on."""
+
+    key: str
+    time_ms: int
+    task: Task
+
+
+class Attempted(Record, tag="a"):
+    """An attempt ended. Where the task goes on (a retry, "not yet", a newer version waits), ``next_ms``
+    and ``deadline_ns`` say when, unless ``attempt.version`` is an old one; with ``ends`` the task's
+    ``Ended`` is the next record of the same frame.
+    """
+
+    key: str
+    time_ms: int
+    attempt: Attempt
+    failures: int
+    polls: int
+    next_ms: int | None
+    deadline_ns: int | None
+    ends: bool = False
+    group: str | None = None
+
+
+class Stopping(Record, tag="x"):
+    """A cancel (1) or finish (2) of a running task: it takes effect when the attempt ends."""
+
+    key: str
+    time_ms: int
+    stop: int
+    reply: bytes | None = None
+
+
+class Ended(Record, tag="e"):
+    """A task ended in ``state``; ``reason`` is why, other than by a successful attempt."""
+
+    key: str
+    time_ms: int
+    version: int
+    state: int
+    attempts: int
+    reason: str | None = None
+    group: str | None = None
+    meta: bytes | None = None
+
+
+class Paused(Record, tag="p"):
+    """A queue was paused or resumed."""
+
+    queue: str
+    time_ms: int
+    paused: bool
+
+
+class Forgotten(Record, tag="f"):
+    """Retention of these ended tasks is over; a later task of the same id is a new one."""
+
+    keys: list[str]
+    time_ms: int
+
+
+class Carried(Record, tag="c"):
+    """Compaction's copy of a task or, with an empty task, of a paused queue: state, no event."""
+
+    key: str
+    time_ms: int
+    task: Task | None
+
+
+class Due(Record, tag="d"):
+    """Volatile: the wheel handed the task over; it waits for a permit."""
+
+    key: str
+    time_ms: int
+
+
+class Started(Record, tag="b"):
+    """Volatile: an attempt began."""
+
+    key: str
+    time_ms: int
+    version: int
+    attempt: int
+
+
+Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
+Volatile = Due | Started
+AnyRecord = Written | Volatile
+
+encode: Final = msgspec.msgpack.Encoder().encode
+decode_all: Final = msgspec.msgpack.Decoder(list[Written]).decode  # a frame's payload, consumed exactly

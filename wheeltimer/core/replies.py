@@ -1,0 +1,87 @@
+"""What is answered: one struct per reply. ``seq`` is left out where the request had none."""
+
+from __future__ import annotations
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+Seq = int | float | str | UnsetType
+
+
+class ScheduleReply(Struct, gc=False):
+    ok: bool
+    id: str
+    queue: str
+    version: int
+    due: int
+    state: str
+    duplicate: bool = False
+    seq: Seq = UNSET
+
+
+class RescheduleReply(Struct, gc=False):
+    ok: bool
+    version: int
+    due: int
+    seq: Seq = UNSET
+
+
+class CancelReply(Struct, gc=False):
+    ok: bool
+    cancelled: int
+    running: int
+    seq: Seq = UNSET
+
+
+class FinishReply(Struct, gc=False):
+    ok: bool
+    finished: int
+    running: int
+    seq: Seq = UNSET
+
+
+class RedriveReply(Struct, gc=False):
+    ok: bool
+    redriven: int
+    seq: Seq = UNSET
+
+
+class PauseReply(Struct, gc=False):
+    ok: bool
+    queue: str
+    paused: bool
+    seq: Seq = UNSET
+
+
+class TaskReply(Struct, gc=False):
+    ok: bool
+    task: dict[str, object]
+    seq: Seq = UNSET
+
+
+class ListReply(Struct, gc=False):
+    ok: bool
+    tasks: list[dict[str, object]]
+    cursor: str | UnsetType = UNSET
+    seq: Seq = UNSET
+
+
+class PingReply(Struct, gc=False):
+    ok: bool
+    now: int
+    seq: Seq = UNSET
+
+
+class ErrorReply(Struct, gc=False):
+    ok: bool
+    error: str
+    message: str
+    field: str | UnsetType = UNSET
+    retry_after_ms: int | UnsetType = UNSET
+    version: int | UnsetType = UNSET
+    state: str | UnsetType = UNSET
+    due: int | UnsetType = UNSET
+    cursor: str | UnsetType = UNSET
+    seq: Seq = UNSET
+
+
+Json = dict[str, object] | Raw

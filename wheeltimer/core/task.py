@@ -1,0 +1,278 @@
+"""A task: its fields, its states, the table of moves between them, and its packed form at rest.
+
+A task lives in memory as one ``bytes`` object, its *row*: a msgpack map that leaves out whatever has
+its default. A million waiting tasks are a million rows and a million keys, nothing else; a ``Task``
+struct exists only while somebody looks at it. Whoever changes a task unpacks the row, changes the
+struct and packs it again (about half a microsecond each way).
+
+What moves a task is in ``engine.py``; what the fields may hold is checked in ``commands.py``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from wheeltimer.core.retry import Rule
+from wheeltimer.core.success import SuccessRule
+
+NS_PER_MS: Final = 1_000_000
+
+
+class Now(Struct, frozen=True, gc=False):
+    """One reading of the clocks, taken together.
+
+    ``elapsed_ns`` is time since boot, suspend included: it never steps. ``wall_ns`` is Unix time. The
+    wall is read first, so that a pause between the two readings makes deadlines late, never early.
+    """
+
+    elapsed_ns: int
+    wall_ns: int
+
+    @property
+    def wall_ms(self) -> int:
+        """Unix milliseconds, rounded up: an instant computed from it is never before the reading."""
+        return -(-self.wall_ns // NS_PER_MS)
+
+    def elapsed_at(self, wall_ms: int) -> int:
+        """Where the wall instant ``wall_ms`` lies on the elapsed time line, in ns, by today's offset."""
+        return wall_ms * NS_PER_MS - self.wall_ns + self.elapsed_ns
+
+
+class State(IntEnum):
+    """The states of the contract; the last four are ends."""
+
+    SCHEDULED = 0
+    READY = 1
+    RUNNING = 2
+    DONE = 3
+    DEAD = 4
+    EXPIRED = 5
+    CANCELLED = 6
+
+    @property
+    def ended(self) -> bool:
+        return self >= State.DONE
+
+    @property
+    def word(self) -> str:
+        """The state's name on the wire."""
+        return STATE_WORDS[self]
+
+
+STATE_WORDS: Final = tuple(state.name.lower() for state in State)
+STATE_BY_WORD: Final = {state.name.lower(): state for state in State}
+
+
+class Input(IntEnum):
+    """Everything that can happen to a known task."""
+
+    REPLACE = 0  # schedule with on_conflict "replace"
+    RESCHEDULE = 1
+    CANCEL = 2
+    FINISH = 3
+    REDRIVE = 4
+    DUE = 5  # the wheel hands it over
+    START = 6  # an attempt begins
+    SUCCEED = 7  # an attempt of the present version met the success rule
+    AGAIN = 8  # an attempt ended and another is planned: retry, poll, or a newer version
+    GIVE_UP = 9  # no attempts left, a final answer, or the destination stayed down
+    EXPIRE = 10
+    STOP = 11  # a stored cancel takes effect when the attempt ends
+    FORGET = 12  # retention is over
+
+
+_S, _R, _X = State.SCHEDULED, State.READY, State.RUNNING
+_DONE, _DEAD, _EXPIRED, _CANCELLED = State.DONE, State.DEAD, State.EXPIRED, State.CANCELLED
+
+# A row for every state, a cell for every input. A string is the error code the client gets;
+# None is a move that only a bug can ask for.
+TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
+    _S: {
+        Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
+        Input.REDRIVE: "conflict", Input.DUE: _R, Input.START: None, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: _EXPIRED, Input.STOP: None,
+        Input.FORGET: None,
+    },
+    _R: {
+        Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
+        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: _X, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: None,
+        Input.FORGET: None,
+    },
+    _X: {
+        Input.REPLACE: _X, Input.RESCHEDULE: _X, Input.CANCEL: _X, Input.FINISH: _X,
+        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: _DONE,
+        Input.AGAIN: _S, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: _CANCELLED,
+        Input.FORGET: None,
+    },
+    _DONE: {
+        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: _DONE,
+        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
+        Input.FORGET: _DONE,
+    },
+    _DEAD: {
+        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
+        Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
+        Input.FORGET: _DEAD,
+    },
+    _EXPIRED: {
+        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
+        Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
+        Input.FORGET: _EXPIRED,
+    },
+    _CANCELLED: {
+        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: _CANCELLED, Input.FINISH: "too_late",
+        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
+        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
+        Input.FORGET: _CANCELLED,
+    },
+}  # fmt: skip
+
+
+class Poll(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
+    """Ask again ``every`` so long while the answer is "not yet", at most ``max`` such answers."""
+
+    every: int | str
+    max: int = 120
+
+
+class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
+    """One line of a task's history. ``started`` is Unix ms; ``late_ms`` and ``ms`` are milliseconds."""
+
+    attempt: int
+    version: int
+    started: int
+    late_ms: int
+    ms: int
+    outcome: str
+    status: int | None = None
+    error: str | None = None
+    reply: str | None = None
+
+
+class Spec(Struct, omit_defaults=True, gc=False, rename={
+    "url": "u", "method": "m", "headers": "h", "body": "b", "body_as": "B", "meta": "x", "retry": "r",
+    "timeout": "t", "connect_timeout": "T", "expires_in": "e", "expires_at": "E", "success": "s",
+    "poll": "p", "group": "g", "on_done": "o", "on_dead": "O", "delay": "d", "at": "a",
+}):  # fmt: skip
+    """What the client asked for, as given; ``None`` is "not given".
+
+    ``body`` is the bytes that are sent; ``body_as`` is ``""`` (JSON), ``"text"`` or ``"base64"``, the
+    field they came in. ``meta`` is JSON text. The one-letter names are those of the row.
+    """
+
+    url: str
+    method: str = "POST"
+    headers: dict[str, str] | None = None
+    body: bytes | None = None
+    body_as: str = ""
+    meta: bytes | None = None
+    retry: str | Rule | None = None
+    timeout: int | str | None = None
+    connect_timeout: int | str | None = None
+    expires_in: int | str | None = None
+    expires_at: int | str | None = None
+    success: SuccessRule | None = None
+    poll: Poll | None = None
+    group: str | None = None
+    on_done: str | None = None
+    on_dead: str | None = None
+    delay: int | str | None = None
+    at: int | str | None = None
+
+
+SPEC_FIELDS: Final = Spec.__struct_fields__
+
+
+class Task(Spec, omit_defaults=True, gc=False, rename={
+    "created_ms": "c", "lsn": "l", "born_lsn": "L", "deadline_ns": "w", "due_given_ms": "D",
+    "next_given_ms": "n", "expiry_ns": "y", "expiry_ms": "Y", "version": "v", "state": "S",
+    "flight": "f", "revision": "R", "attempts": "k", "failures": "F", "polls": "P", "history": "H",
+    "ended_ms": "z", "stop": "q", "stop_reply": "Q", "rule": "j", "content": "C", "reason": "W",
+}, kw_only=True):  # fmt: skip
+    """A task as the engine sees it: the request's fields and what has become of it.
+
+    Times: ``*_ms`` is Unix milliseconds, ``*_ns`` is ns on the elapsed time line of this boot. A wait
+    on elapsed time (``delay``, a retry, a poll, redrive) has ``deadline_ns``; one without follows the
+    wall clock to ``due_ms``. Fields whose value follows from others stay at their default, which is
+    what keeps a row small: see ``due_ms``, ``next_ms`` and ``born``.
+    """
+
+    created_ms: int
+    lsn: int  # of the record that made the present version
+    born_lsn: int = 0  # of the first scheduling; 0: ``lsn``
+    deadline_ns: int | None = None
+    due_given_ms: int | None = None  # None: created_ms + delay
+    next_given_ms: int | None = None  # None: due_ms
+    expiry_ns: int | None = None
+    expiry_ms: int | None = None
+    version: int = 1
+    state: int = 0
+    flight: int = 0  # version of the attempt in flight; 0: none
+    revision: int = 0  # replaces, and reschedules that change what is sent
+    attempts: int = 0  # of this version, ended
+    failures: int = 0  # of this version, since the retry budget was last full
+    polls: int = 0
+    history: list[Attempt] | None = None
+    ended_ms: int | None = None
+    stop: int = 0  # a stored cancel (1) or finish (2) that waits for the attempt's end
+    stop_reply: bytes | None = None
+    rule: Rule | None = None  # a named rule, as it was when scheduled
+    content: bytes | None = None  # digest of the request, once the fields no longer tell it
+    reason: str | None = None  # why it ended other than by success
+
+    @property
+    def due_ms(self) -> int:
+        """When this version is due, Unix ms. Where not stored: creation plus a delay given in ms."""
+        if self.due_given_ms is not None:
+            return self.due_given_ms
+        assert isinstance(self.delay, int)
+        return self.created_ms + self.delay
+
+    @property
+    def next_ms(self) -> int:
+        """When the next attempt starts, Unix ms."""
+        return self.due_ms if self.next_given_ms is None else self.next_given_ms
+
+    @property
+    def born(self) -> int:
+        """The lsn of the first scheduling of this id."""
+        return self.born_lsn or self.lsn
+
+
+STOP_CANCEL: Final = 1
+STOP_FINISH: Final = 2
+
+_encoder: Final = msgspec.msgpack.Encoder()
+pack: Final = _encoder.encode
+unpack: Final = msgspec.msgpack.Decoder(Task).decode
+
+
+def digest(spec: Spec) -> bytes:
+    """16 bytes that tell one request's content from another's (BLAKE2b over the fields as given)."""
+    fields = [getattr(spec, name) for name in SPEC_FIELDS]
+    return blake2b(_encoder.encode(fields), digest_size=16).digest()
+
+
+def content_of(task: Task) -> bytes:
+    """The digest of the request that made ``task``."""
+    return task.content or digest(task)
+
+
+def key_of(queue: str, id: str) -> str:
+    """The table's key; a queue's name holds no ``/``, so the first one parts them again."""
+    return f"{queue}/{id}"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """``key_of`` undone: (queue, id)."""
+    queue, _, id = key.partition("/")
+    return queue, id

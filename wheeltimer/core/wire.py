@@ -1,0 +1,123 @@
+"""Bytes to commands and replies to bytes; the reader that cuts a stream into lines.
+
+No socket is here and no state of tasks: bytes come in as arguments, lines go out as values.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import msgspec
+
+from wheeltimer.core import commands
+from wheeltimer.core.replies import ErrorReply
+from wheeltimer.errors import BadValue, Refused, TargetBlocked
+
+encode: Final = msgspec.json.Encoder().encode
+
+_AT: Final = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
+_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+
+
+class LineReader:
+    """Cuts a stream into lines; memory is bounded by one line's limit and what one receive brought.
+
+    Give it bytes with ``feed``; it returns whole lines without their ends. A blank line comes as
+    ``b""``. ``overlong`` is True once a line has passed ``line_bytes_max``: the rest is not kept.
+    """
+
+    def __init__(self, line_bytes_max: int) -> None:
+        self._line_bytes_max = line_bytes_max
+        self._rest = b""
+        self.overlong = False
+
+    @property
+    def partial(self) -> bool:
+        """True where a line has begun and not ended."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The lines that ``data`` completes, at most up to the first that is too long."""
+        # Only the new bytes are searched for a line's end: a line that comes byte by byte would
+        # otherwise be read again for each of them.
+        if b"\n" not in data:
+            self._rest += data
+            lines = []
+        else:
+            lines = (self._rest + data).split(b"\n")
+            self._rest = lines.pop()
+            for number, line in enumerate(lines) if max(map(len, lines)) > self._line_bytes_max else ():
+                if len(line.removesuffix(b"\r")) > self._line_bytes_max:
+                    self.overlong, self._rest = True, b""
+                    return lines[:number]
+        if len(self._rest) > self._line_bytes_max:
+            self.overlong, self._rest = True, b""
+        return lines
+
+
+def decode(line: bytes) -> commands.AnyCommand:
+    """The command that a line holds. BadValue names the field; the connection can go on."""
+    try:
+        if not line.isascii():
+            line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
+        return commands.decode(line)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error)) from error
+    except msgspec.DecodeError as error:
+        raise BadValue(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}") from error
+    except UnicodeDecodeError as error:
+        raise BadValue(f"not UTF-8: {error.reason} at byte {error.start}") from error
+    except RecursionError as error:
+        raise BadValue(f"nested deeper than {commands.DEPTH_MAX}") from error
+
+
+def _explained(text: str) -> BadValue:
+    """msgspec's sentence, with the field in front."""
+    match = _AT.search(text)
+    path = match.group(1) if match else ""
+    text = _AT.sub("", text)
+    if inner := _UNKNOWN.search(text):
+        field = f"{path}.{inner.group(1)}".lstrip(".")
+        return BadValue(f"{field}: no such field; protocol.md lists those of each op", field)
+    if inner := _MISSING.search(text):
+        field = f"{path}.{inner.group(1)}".lstrip(".")
+        return BadValue(f"{field}: missing", field)
+    if path == "op":
+        return BadValue(f"op: {text[0].lower()}{text[1:]}", "op")
+    if not path:
+        return BadValue(f"a JSON object expected: {text[0].lower()}{text[1:]}")
+    return BadValue(f"{path}: {text[0].lower()}{text[1:]}", path)
+
+
+def refusal(error: Refused | BadValue | TargetBlocked, seq: int | float | str | None = None) -> ErrorReply:
+    """The reply for an error of the client's making."""
+    if isinstance(error, Refused):
+        reply = ErrorReply(False, error.code, str(error))
+        for name, value in error.extra.items():
+            setattr(reply, name, value)
+    elif isinstance(error, TargetBlocked):
+        reply = ErrorReply(False, "target_blocked", str(error))
+    else:
+        reply = ErrorReply(False, "bad_request", str(error))
+        if error.field:
+            reply.field = error.field
+    if seq is not None:
+        reply.seq = seq
+    return reply
+
+
+class _SeqOnly(msgspec.Struct, gc=False):
+    seq: int | float | str | None = None
+
+
+_seq_of: Final = msgspec.json.Decoder(_SeqOnly).decode
+
+
+def seq_of(line: bytes) -> int | float | str | None:
+    """The ``seq`` of a line that was refused as a whole, where it can be read at all."""
+    try:
+        return _seq_of(line).seq
+    except (msgspec.MsgspecError, RecursionError):
+        return None

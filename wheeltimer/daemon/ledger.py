@@ -1,0 +1,165 @@
+"""The one place where a decision becomes true: reserve, apply, append, publish.
+
+Everything that changes a task comes through ``submit``: room in the journal is taken first, so nothing
+ever needs undoing; then the engine's state moves; then the records wait for the next commit. Memory
+runs ahead of the disk, the outside world does not: whoever answers or calls out waits for the lsn.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from wheeltimer.core import outcomes
+from wheeltimer.core import records as r
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.policy import Policy
+from wheeltimer.core.task import Now, State, Task, split_key
+from wheeltimer.daemon.clock import Clock
+from wheeltimer.errors import Refused
+from wheeltimer.journal import Journal
+
+RETRY_FULL_MS = 1_000
+FORGET_MAX = 256  # ended tasks whose retention is over, forgotten per slice
+_VOLATILE = (r.Due, r.Started)
+# Records that make new work need ordinary room; all others may use the reserved segments.
+_NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
+
+
+class Ledger:
+    """Engine, journal and clock together; used from one Trio run.
+
+    ``listeners`` are called with every record after it was applied, before it is durable: whoever
+    shows one to the outside waits for ``journal.durable_lsn``.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, clock: Clock, policy: Policy) -> None:
+        self.engine = engine
+        self.journal = journal
+        self.policy = policy
+        self.listeners: list[Callable[[r.AnyRecord], None]] = []
+        self.now: Callable[[], Now] = clock.now
+        # Told once after a slice of changes: hands what was appended to the disk, wakes the ticker.
+        self.changed: Callable[[], None] = journal.flush
+        self._random = random.SystemRandom()
+        self._held: dict[str, int] = {}  # bytes reserved for the outcome of each attempt in flight
+
+    def chance(self) -> int:
+        """32 random bits."""
+        return self._random.getrandbits(32)
+
+    def submit(self, records: list[r.AnyRecord], reserved: int = 0) -> bool:
+        """Make ``records``, one decision, true. False where the journal has no room: nothing changed.
+
+        ``reserved`` bytes were taken for this decision before; they are used or given back.
+        """
+        journal, engine = self.journal, self.engine
+        if self._held and records and not reserved and not self._widen(records[0]):
+            return False
+        written = [r.encode(record) for record in records if not isinstance(record, _VOLATILE)]
+        if written:
+            size = sum(map(len, written))
+            if not reserved:
+                reserved = size
+                if not journal.reserve(size, essential=not isinstance(records[0], _NEW_WORK)):
+                    return False
+            assert size <= reserved, f"{size} bytes for a decision with {reserved} reserved"
+        for record in records:
+            engine.apply(record)
+        if written:
+            journal.append(written, reserved, hold=True)
+        elif reserved:
+            journal.release(reserved)
+        for record in records:
+            for listener in self.listeners:
+                listener(record)
+        return True
+
+    def _widen(self, first: r.AnyRecord) -> bool:
+        """A change of a running task may make its outcome larger: room for that is taken now."""
+        if not isinstance(first, (r.Scheduled, r.Rescheduled, r.Stopping)) or first.key not in self._held:
+            return True
+        if isinstance(first, r.Stopping):
+            task, reply = self.engine.get(first.key), first.reply
+            assert task is not None
+        else:
+            task, reply = first.task, None
+        more = outcomes.outcome_bytes_max(self.engine, task, reply) - self._held[first.key]
+        if more > 0:
+            if not self.journal.reserve(more, essential=isinstance(first, r.Stopping)):
+                return False
+            self._held[first.key] += more
+        return True
+
+    def submit_or_refuse(self, records: list[r.AnyRecord]) -> None:
+        """``submit`` for a client's request: no room is the refusal ``full``."""
+        if not self.submit(records):
+            raise Refused(
+                "full",
+                "the journal's disk has no room; free some, or ask again later",
+                retry_after_ms=RETRY_FULL_MS,
+            )
+
+    # -- attempts -------------------------------------------------------------------------------
+
+    def start(self, key: str, task: Task) -> bool:
+        """Begin an attempt of a ready task; False where no room for its outcome can be reserved."""
+        size = outcomes.outcome_bytes_max(self.engine, task)
+        if not self.journal.reserve(size, essential=True):
+            return False
+        self._held[key] = size
+        self.submit([outcomes.start(key, task, self.now())])
+        return True
+
+    def outcome(self, key: str, answer: Answer) -> None:
+        """Record what came of the attempt in flight."""
+        queue, _ = split_key(key)
+        records = outcomes.attempt_ended(
+            self.engine, self.policy.queue(queue), key, answer, self.now(), self.journal.next_lsn, self.chance()
+        )
+        done = self.submit(records, self._held.pop(key))
+        assert done, "room for an outcome is reserved"
+        self.changed()
+
+    def dropped(self, key: str) -> None:
+        """An attempt was cut short by the end of the daemon: it was not made."""
+        self.journal.release(self._held.pop(key))
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def forget(self, now: Now) -> int:
+        """Forget ended tasks whose retention is over, at most ``FORGET_MAX``; how many that were."""
+        engine, limits = self.engine, self.engine.limits
+        keys: list[str] = []
+        for kept, most, age_ms in (
+            (engine.kept_done, limits.keep_done_max, limits.keep_done_ms),
+            (engine.kept_dead, limits.keep_dead_max, limits.keep_dead_ms),
+        ):
+            over = len(kept) - most
+            for key in kept:  # oldest end first
+                if len(keys) >= FORGET_MAX:
+                    break
+                if over <= 0:
+                    task = engine.get(key)
+                    assert task is not None
+                    assert task.ended_ms is not None
+                    if task.ended_ms + age_ms > now.wall_ms:
+                        break
+                keys.append(key)
+                over -= 1
+        if keys and self.submit([r.Forgotten(keys, now.wall_ms)]):
+            return len(keys)
+        return 0
+
+    def recovered(self, keys: set[str]) -> int:
+        """End the tasks among ``keys`` that a stored cancel or finish waits for; how many that were."""
+        count = 0
+        for key in keys:
+            task = self.engine.get(key)
+            if task is None or not task.stop or task.state >= State.DONE:
+                continue
+            records = outcomes.recovered(self.engine, key, task, self.now(), self.journal.next_lsn)
+            self.submit_or_refuse(records)
+            count += 1
+        return count

@@ -1,0 +1,71 @@
+"""Opens what the settings ask to listen on; errors name the address."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import trio
+
+from wheeltimer.errors import ListenError
+from wheeltimer.settings import Address
+
+BACKLOG = 1024
+
+
+async def open_listeners(addresses: Sequence[Address]) -> tuple[list[trio.SocketListener], list[str]]:
+    """A listener for each address, and how each is called now that its port is known."""
+    listeners: list[trio.SocketListener] = []
+    names: list[str] = []
+    for address in addresses:
+        try:
+            opened = [_open_unix(address.path)] if address.kind == "unix" else await _open_tcp(address)
+        except OSError as error:
+            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
+            raise ListenError(f"--listen {address} {why}; stop what holds it or choose another") from error
+        listeners += opened
+        if address.kind == "unix":
+            names.append(str(address))
+        else:
+            port = opened[0].socket.getsockname()[1]
+            names.append(str(Address(address.kind, address.host, port)))
+    return listeners, names
+
+
+async def _open_tcp(address: Address) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"{address.host} is no address of this machine") from error
+
+
+def _open_unix(path: str) -> trio.SocketListener:
+    """A Unix socket that only its owner may use; one that a dead daemon left behind is replaced."""
+    _remove_stale(Path(path))
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        sock.bind(path)
+    finally:
+        os.umask(mask)
+    sock.listen(BACKLOG)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise OSError(errno.EADDRINUSE, "something that is no socket is there")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise OSError(errno.EADDRINUSE, "a daemon answers there")

@@ -1,0 +1,241 @@
+"""Commands to replies: decide, submit, answer; what is long is done in slices.
+
+No bytes of the stream and no listener are here (``server.py``), and no rule of the contract: those are
+in ``core``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Final
+
+import msgspec
+from msgspec import UNSET
+
+from wheeltimer import __version__
+from wheeltimer.core import commands as c
+from wheeltimer.core import deciding, queries, wire
+from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
+from wheeltimer.core.task import Now, State, Task, key_of
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
+from wheeltimer.errors import BadValue, Refused, TargetBlocked
+
+PROTOCOL: Final = 1
+_encode_lines: Final = msgspec.json.Encoder().encode_lines
+_REFUSED_IN_DRAIN: Final = (c.Schedule, c.Reschedule, c.Redrive)
+
+
+class Requests:
+    """Answers lines. ``about`` adds the shells' part of ``stats``; ``changed`` is told after each slice."""
+
+    def __init__(
+        self, ledger: Ledger, turn: Turn, *, durability: str,
+        about: Callable[[], dict[str, object]], changed: Callable[[], None],
+        resumed: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._engine = ledger.engine
+        self._turn = turn
+        self._durability = durability
+        self._about = about
+        self._changed = changed
+        self._resumed = resumed
+        self.draining = False
+
+    async def answer(self, lines: list[bytes], at: int) -> tuple[int, bytes]:
+        """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies)."""
+        began_ns = await self._turn.take()
+        until_ns = began_ns + SLICE_NS
+        now = self._ledger.now()
+        replies: list[object] = []
+        count = len(lines)
+        while at < count:
+            line = lines[at]
+            at += 1
+            if not line or line == b"\r":
+                continue
+            try:
+                command = wire.decode(line)
+            except BadValue as error:
+                replies.append(wire.refusal(error, wire.seq_of(line)))
+                continue
+            if type(command) is c.Schedule and not self.draining:
+                replies.append(self._schedule(command, now))
+            elif self._is_long(command):
+                if replies:  # what was asked before is not held up by what takes long
+                    at -= 1
+                    break
+                self._turn.spent(began_ns)
+                return at, _encode_lines([await self._long(command)])
+            else:
+                replies.append(self._short(command, now))
+            if time.perf_counter_ns() > until_ns:
+                break
+        self._turn.spent(began_ns)
+        self._changed()
+        return at, _encode_lines(replies)
+
+    def _schedule(self, command: c.Schedule, now: Now) -> object:
+        ledger = self._ledger
+        try:
+            chance = 0 if command.id is not None else ledger.chance()
+            records, reply = deciding.schedule(
+                self._engine, ledger.policy, command, now, ledger.journal.next_lsn, chance
+            )
+            if records:
+                ledger.submit_or_refuse(records)
+        except (Refused, BadValue, TargetBlocked) as error:
+            return wire.refusal(error, command.seq)
+        return reply
+
+    def _short(self, command: c.AnyCommand, now: Now) -> object:
+        try:
+            if self.draining and isinstance(command, _REFUSED_IN_DRAIN):
+                raise Refused("draining", "the daemon is stopping; ask its successor")
+            return self._decide(command, now)
+        except (Refused, BadValue, TargetBlocked) as error:
+            return wire.refusal(error, command.seq)
+
+    def _decide(self, command: c.AnyCommand, now: Now) -> object:
+        engine, ledger = self._engine, self._ledger
+        lsn = ledger.journal.next_lsn
+        seq = UNSET if command.seq is None else command.seq
+        match command:
+            case c.Ping():
+                return PingReply(True, now.wall_ms, seq)
+            case c.Hello():
+                return self._hello(command, now)
+            case c.Get():
+                return queries.get(engine, command)
+            case c.Stats():
+                return self._stats(command)
+            case c.Cancel():
+                records, reply = deciding.cancel(engine, command, now, lsn)
+            case c.Reschedule():
+                records, reply = deciding.reschedule(engine, ledger.policy, command, now, lsn)
+            case c.Finish():
+                records, reply = deciding.finish(engine, command, now, lsn)
+            case c.Redrive():
+                records, reply = deciding.redrive(engine, command, now, lsn)
+            case c.Pause() | c.Resume():
+                records, reply = deciding.pause(engine, command, now)
+            case _:
+                raise AssertionError(f"{type(command).__name__} has no answer")
+        if records:
+            ledger.submit_or_refuse(records)
+            if isinstance(command, c.Resume):
+                self._resumed(command.queue)
+        return reply
+
+    def _hello(self, command: c.Hello, now: Now) -> dict[str, object]:
+        limits = {name: getattr(self._engine.limits, name) for name in _SHOWN_LIMITS}
+        reply: dict[str, object] = {
+            "ok": True, "server": "wheeltimer", "version": __version__, "protocol": PROTOCOL,
+            "durability": self._durability, "now": now.wall_ms, "limits": limits,
+        }  # fmt: skip
+        return reply if command.seq is None else reply | {"seq": command.seq}
+
+    def _stats(self, command: c.Stats) -> dict[str, object]:
+        engine = self._engine
+        reply: dict[str, object] = {
+            "ok": True, "tasks": queries.counts(engine), "queues": queries.queues(engine),
+            "attempts": dict(engine.outcomes), **self._about(),
+        }  # fmt: skip
+        return reply if command.seq is None else reply | {"seq": command.seq}
+
+    # -- what touches many tasks ----------------------------------------------------------------
+
+    @staticmethod
+    def _is_long(command: c.AnyCommand) -> bool:
+        if isinstance(command, c.List):
+            return True
+        return isinstance(command, (c.Cancel, c.Finish, c.Redrive)) and command.id is None
+
+    async def _long(self, command: c.AnyCommand) -> object:
+        try:
+            if isinstance(command, c.List):
+                return await self._list(command)
+            assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
+            if self.draining and isinstance(command, c.Redrive):
+                raise Refused("draining", "the daemon is stopping; ask its successor")
+            return await self._many(command)
+        except (Refused, BadValue, TargetBlocked) as error:
+            return wire.refusal(error, command.seq)
+
+    async def _list(self, command: c.List) -> object:
+        listing = queries.Listing(command)
+        for rows in listing.rows(self._engine, SLICE_LINES_MAX):
+            began_ns = await self._turn.take()
+            listing.feed(rows)
+            self._turn.spent(began_ns)
+        return listing.reply()
+
+    async def _many(self, command: c.Cancel | c.Finish | c.Redrive) -> object:
+        """A group or queue at once: every member is decided by itself, at its own time."""
+        keys = self._members(command)
+        reply = deciding.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
+        changed = running = 0
+        while True:
+            began_ns = await self._turn.take()
+            now = self._ledger.now()
+            until_ns = began_ns + SLICE_NS
+            for key in keys:
+                task = self._engine.get(key)
+                if task is not None:
+                    records = self._one(command, key, task, now, reply)
+                    if records:
+                        self._ledger.submit_or_refuse(records)
+                    running += task.state == State.RUNNING and not isinstance(command, c.Redrive)
+                    changed += bool(records) and task.state != State.RUNNING
+                if time.perf_counter_ns() > until_ns:
+                    break
+            else:
+                self._turn.spent(began_ns)
+                break
+            self._turn.spent(began_ns)
+            self._changed()
+        self._changed()
+        seq = UNSET if command.seq is None else command.seq
+        if isinstance(command, c.Cancel):
+            return CancelReply(True, changed, running, seq)
+        if isinstance(command, c.Finish):
+            return FinishReply(True, changed, running, seq)
+        return RedriveReply(True, changed, seq)
+
+    def _members(self, command: c.Cancel | c.Finish | c.Redrive) -> Iterator[str]:
+        """The keys that a request without ``id`` names. A filter is required: none never means all."""
+        queue = None if command.queue is None else c.check_name(command.queue, "queue")
+        if command.group is not None:
+            c.check_name(command.group, "group")
+            members = list(self._engine.groups.get(command.group, ()))
+        elif isinstance(command, c.Redrive) and queue is not None:
+            members = list(self._engine.kept_dead)
+        else:
+            raise BadValue("id: an id or a group expected; nothing is done to all tasks at once", "id")
+        if isinstance(command, c.Cancel) and command.if_version is not None:
+            raise BadValue("if_version: goes with id only", "if_version")
+        prefix = "" if queue is None else key_of(queue, "")
+        return (key for key in members if key.startswith(prefix))
+
+    def _one(
+        self, command: c.Cancel | c.Finish | c.Redrive, key: str, task: Task, now: Now, reply: bytes | None
+    ) -> deciding.Records:
+        engine, lsn = self._engine, self._ledger.journal.next_lsn
+        if isinstance(command, c.Redrive):
+            if task.state not in (State.DEAD, State.EXPIRED):
+                return []
+            return deciding.redrive_one(engine, key, task, now, lsn)
+        if task.state >= State.DONE:
+            return []
+        if isinstance(command, c.Finish):
+            return deciding.finish_one(engine, key, task, now, lsn, reply)
+        return deciding.cancel_one(engine, key, task, now, lsn)
+
+
+_SHOWN_LIMITS: Final = (
+    "line_bytes_max", "body_bytes_max", "meta_bytes_max", "headers_max", "header_bytes_max", "id_bytes_max",
+    "delay_max_ms", "tasks_max",
+)  # fmt: skip
+

@@ -1,0 +1,210 @@
+"""The composition root: recover, start the parts in order, drain.
+
+The only place that opens the outer nurseries. Parts are started with ``nursery.start``, each ready
+before the next; the ready line is printed when the port accepts connections.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+import trio
+
+from wheeltimer import __version__
+from wheeltimer.core.addresses import AddressRule
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.policy import Policy, QueuePolicy
+from wheeltimer.core.records import Due
+from wheeltimer.core.retry import resolve
+from wheeltimer.core.task import NS_PER_MS
+from wheeltimer.daemon.clock import Clock, SystemClock
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.listeners import open_listeners
+from wheeltimer.daemon.recovery import recover
+from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.server import Server
+from wheeltimer.daemon.ticker import Ticker
+from wheeltimer.daemon.timerfd import open_timer
+from wheeltimer.daemon.turn import Turn
+from wheeltimer.delivery.attempt import Sender
+from wheeltimer.delivery.dispatcher import Dispatcher
+from wheeltimer.delivery.transport import Transport
+from wheeltimer.errors import SettingsError, StorageFailed
+from wheeltimer.journal import Clocks, Journal
+from wheeltimer.settings import Settings
+
+SWITCH_INTERVAL_S = 0.0005  # how long the loop may keep the committer's thread from the interpreter
+STORAGE_GRACE_S = 1.0  # how long clients may take to read that the storage failed
+_log = logging.getLogger("wheeltimer")
+Progress = Callable[[int, int], None]
+
+
+def main(settings: Settings, progress: Progress | None = None) -> int:
+    """Run the daemon until a signal; the exit code. Raises the typed errors that end a start."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    _check_served(settings)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    daemon = Daemon(settings, SystemClock())
+    daemon.recover(progress)
+    return trio.run(daemon.run)
+
+
+def _check_served(settings: Settings) -> None:
+    """Refuse what is configured and not there yet, rather than run without it."""
+    for name, given in (("http", settings.http), ("tokens", settings.tokens), ("tls", settings.tls)):
+        if given:
+            raise SettingsError(f"{name}: not served by wheeltimer {__version__}; leave it out")
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What decisions depend on, from the settings."""
+    rules = dict(settings.retry)
+    queues = {
+        name: QueuePolicy(
+            None if queue.retry is None else resolve(queue.retry, rules), frozenset(queue.final_statuses)
+        )
+        for name, queue in settings.queues.items()
+    }
+    return Policy(rules=rules, queues=queues, check_host=address_rule(settings).check_host)
+
+
+def address_rule(settings: Settings) -> AddressRule:
+    """Which addresses callbacks may go to: the rule follows the listeners."""
+    local = settings.http is None and all(address.is_local for address in settings.listen)
+    return AddressRule(not local, settings.allow_nets)
+
+
+class Daemon:
+    """All parts of one daemon. ``recover`` first, then ``run`` in Trio; both once."""
+
+    def __init__(self, settings: Settings, clock: Clock) -> None:
+        self.settings = settings
+        self.clock = clock
+        self._began = time.monotonic()
+        self._exit_code = 0
+
+    def recover(self, progress: Progress | None = None) -> None:
+        """Open the journal and apply it. Blocking; raises JournalError and its kin."""
+        settings, clock = self.settings, self.clock
+
+        def clocks() -> Clocks:
+            now = clock.now()
+            return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
+
+        self.journal = Journal.open(
+            settings.data_dir,
+            clock=clocks,
+            segment_bytes=settings.journal.segment_bytes,
+            fsync=settings.fsync == "group",
+        )
+        now = clock.now()
+        self.engine = Engine(settings.limits, now, settings.tick_ms * NS_PER_MS, settings.wheel_size)
+        gc.disable()  # nothing dies during recovery; a pass over a growing heap only takes time
+        self._recovered = recover(self.journal, self.engine, clock.boot_id, now, progress)
+        gc.enable()
+        gc.freeze()  # what was recovered lives long: later passes need not look at it
+        self._recovered_ms = round((time.monotonic() - self._began) * 1000)
+
+    async def run(self) -> int:
+        """Serve until a signal or a failure of the storage; the exit code."""
+        settings, journal = self.settings, self.journal
+        ledger = Ledger(self.engine, journal, self.clock, policy_of(settings))
+        rule = address_rule(settings)
+        transport = Transport(rule.check)
+        keys = {name: queue.signing_keys for name, queue in settings.queues.items()}
+        sender = Sender(
+            transport, journal.journal_id, ledger.now, lambda queue: keys.get(queue, ()), __version__
+        )
+        dispatcher = Dispatcher(ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency)
+        timer = open_timer(self.clock)
+        ticker = Ticker(ledger, self.clock, timer)
+        ledger.listeners.append(lambda record: dispatcher.offer(record.key) if type(record) is Due else None)
+        journal.on_durable.append(lambda lsn: dispatcher.committed())
+
+        def changed() -> None:
+            journal.flush()
+            ticker.poke()
+
+        requests = Requests(
+            ledger, Turn(), durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
+            about=lambda: self._about(server, ticker),
+        )  # fmt: skip
+        server = Server(requests, journal, settings.limits)
+        ledger.changed = changed
+        async with trio.open_nursery() as outer:
+            outer.start_soon(self._signals, outer, requests, dispatcher)
+            await outer.start(self._keep_journal, outer)
+            ledger.recovered(self._recovered.stopping)
+            await outer.start(dispatcher.run)
+            await outer.start(ticker.run)
+            listeners, names = await open_listeners(settings.listen)
+            for listener in listeners:
+                await outer.start(trio.serve_listeners, server.serve, [listener])
+            self._say_ready(names)
+        await transport.aclose()
+        timer.close()
+        _log.info("stopped exit=%d commits=%d", self._exit_code, journal.commits)
+        return self._exit_code
+
+    async def _keep_journal(
+        self, outer: trio.Nursery, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run the journal beside everything else; when its storage fails, tell whoever waits and stop."""
+        try:
+            await self.journal.run(task_status)
+        except StorageFailed as error:
+            _log.critical("storage failed, stopping: %s", error)
+            self._exit_code = error.exit_code
+            with trio.CancelScope(shield=True):
+                await trio.sleep(STORAGE_GRACE_S)
+            outer.cancel_scope.cancel()
+
+    async def _signals(self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher) -> None:
+        """Drain at the first SIGTERM or SIGINT, end at once at the second."""
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if requests.draining:
+                    _log.warning("second signal, ending at once")
+                    os._exit(128 + number)
+                requests.draining = True
+                _log.info("draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight)
+                outer.start_soon(self._drain, outer, dispatcher)
+
+    async def _drain(self, outer: trio.Nursery, dispatcher: Dispatcher) -> None:
+        with trio.move_on_after(self.settings.limits.drain_ms / 1000) as patience:
+            await dispatcher.drain()
+        if patience.cancelled_caught:
+            _log.warning("drain cut attempts in_flight=%d", dispatcher.in_flight)
+        await self.journal.close()
+        outer.cancel_scope.cancel()
+
+    def _about(self, server: Server, ticker: Ticker) -> dict[str, object]:
+        """The shells' part of ``stats``."""
+        journal, late = self.journal, ticker.lateness.shown()
+        return {
+            "connections": server.connections,
+            "journal": {"bytes": journal.bytes, "commits": journal.commits},
+            "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
+            "lateness_us": late,
+            "clock_steps": ticker.steps,
+            "uptime_ms": round((time.monotonic() - self._began) * 1000),
+        }
+
+    def _say_ready(self, names: list[str]) -> None:
+        print(
+            f"wheeltimer {__version__} ready listen={','.join(names)} tasks={self.engine.live}"
+            f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
+            flush=True,
+        )
+        if self.settings.fsync == "off":
+            _log.warning("fsync is off: a power cut loses acknowledged tasks")

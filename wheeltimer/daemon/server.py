@@ -1,0 +1,174 @@
+"""Listeners and connections: bytes in, slices of work, replies out in the order of the requests.
+
+A connection is two nursery tasks. The reader cuts lines, has a slice of them decided and applied, and
+puts the replies into the outbox with the lsn they were decided at; the writer sends them when that lsn
+is on disk. What a command does is in ``requests.py`` and below.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+import trio
+
+from wheeltimer.core import wire
+from wheeltimer.core.replies import ErrorReply
+from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.turn import SLICE_LINES_MAX
+from wheeltimer.errors import StorageFailed
+from wheeltimer.journal import Journal
+from wheeltimer.settings import Limits
+
+RECEIVE_BYTES: Final = 131_072
+CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to leave before the connection is closed
+_log = logging.getLogger("wheeltimer.server")
+
+
+class Server:
+    """All connections; ``serve`` is given to Trio's listeners."""
+
+    def __init__(self, requests: Requests, journal: Journal, limits: Limits) -> None:
+        self._requests = requests
+        self._journal = journal
+        self._limits = limits
+        self.connections = 0
+
+    async def serve(self, stream: trio.SocketStream) -> None:
+        """One connection, kept apart from all others: a bug in it closes it and is logged."""
+        if self.connections >= self._limits.connections_max:
+            reply = ErrorReply(False, "full", f"connections_max ({self._limits.connections_max}) are open")
+            with trio.move_on_after(CLOSE_GRACE_S):
+                await _send_last(stream, wire.encode(reply) + b"\n")
+            return
+        self.connections += 1
+        try:
+            await _Connection(stream, self._requests, self._journal, self._limits).run()
+        except StorageFailed:
+            raise
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client went away in the middle: nobody is left to tell
+        except Exception:
+            _log.exception("connection failed inside")
+        finally:
+            self.connections -= 1
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE_S):
+                await trio.aclose_forcefully(stream)
+
+
+class _Connection:
+    """One client's stream; see the module."""
+
+    def __init__(
+        self, stream: trio.SocketStream, requests: Requests, journal: Journal, limits: Limits
+    ) -> None:
+        self._stream = stream
+        self._requests = requests
+        self._journal = journal
+        self._limits = limits
+        self._lines = wire.LineReader(limits.line_bytes_max)
+        self._outbox: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
+        self._unread_bytes = 0
+        self._filled = trio.Event()
+        self._drained = trio.Event()
+        self._closing = False
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, nursery.cancel_scope)
+            await self._read()
+            self._closing = True
+            self._filled.set()
+
+    async def _read(self) -> None:
+        """Read until the client has no more to say, or said something that ends the connection."""
+        limits, partial_until = self._limits, None
+        while True:
+            while self._unread_bytes >= limits.unread_bytes_max:
+                self._drained = trio.Event()
+                await self._drained.wait()
+            data = await self._receive(partial_until)
+            if not data:
+                return
+            lines = self._lines.feed(data)
+            for start in range(0, len(lines), SLICE_LINES_MAX):
+                await self._slice(lines[start : start + SLICE_LINES_MAX])
+            if self._lines.overlong:
+                text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
+                self._put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
+                return
+            if not self._lines.partial:
+                partial_until = None
+            elif lines or partial_until is None:  # a line that has begun must end in time, however it drips
+                partial_until = trio.current_time() + limits.partial_line_ms / 1000
+
+    async def _receive(self, partial_until: float | None) -> bytes:
+        """What the socket holds; empty at the end of the stream, or where a line took too long."""
+        if partial_until is None:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        with trio.CancelScope(deadline=partial_until):
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        text = f"a line begun and not ended within {self._limits.partial_line_ms} ms"
+        self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
+        return b""
+
+    async def _slice(self, lines: list[bytes]) -> None:
+        """Have lines answered; replies go to the outbox after each slice of work."""
+        at = 0
+        while at < len(lines):
+            at, replies = await self._requests.answer(lines, at)
+            if replies:
+                self._put(replies)
+
+    def _put(self, replies: bytes) -> None:
+        self._outbox.append((self._journal.next_lsn - 1, replies))
+        self._unread_bytes += len(replies)
+        self._filled.set()
+
+    async def _write(self, scope: trio.CancelScope) -> None:
+        """Send what is durable, in order, as one write."""
+        while True:
+            while not self._outbox:
+                if self._closing:
+                    await self._stream.send_eof()
+                    return
+                self._filled = trio.Event()
+                await self._filled.wait()
+            lsn = self._outbox[0][0]
+            if lsn > self._journal.durable_lsn and not await self._durable(lsn):
+                scope.cancel()
+                return
+            parts = []
+            while self._outbox and self._outbox[0][0] <= self._journal.durable_lsn:
+                parts.append(self._outbox.popleft()[1])
+            data = b"".join(parts)
+            with trio.move_on_after(self._limits.unread_ms / 1000) as patience:
+                await self._stream.send_all(data)
+            if patience.cancelled_caught:
+                _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
+                scope.cancel()
+                return
+            self._unread_bytes -= len(data)
+            self._drained.set()
+
+    async def _durable(self, lsn: int) -> bool:
+        """Wait for the disk. False, and every waiting request is told so, where it failed."""
+        try:
+            await self._journal.wait_durable(lsn)
+        except StorageFailed as error:
+            count = sum(replies.count(b"\n") for _, replies in self._outbox)
+            reply = ErrorReply(False, "storage", f"{error}; send the same id again to another start")
+            with trio.move_on_after(CLOSE_GRACE_S):
+                await _send_last(self._stream, (wire.encode(reply) + b"\n") * count)
+            return False
+        return True
+
+
+async def _send_last(stream: trio.SocketStream, data: bytes) -> None:
+    """Send the last bytes of a connection, to a client that may be gone."""
+    try:
+        await stream.send_all(data)
+        await stream.send_eof()
+    except trio.BrokenResourceError:
+        pass

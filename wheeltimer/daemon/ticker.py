@@ -1,0 +1,104 @@
+"""Wakes the wheels: hands over what is due, notices clock steps, forgets what retention is over for.
+
+It sleeps until the next bucket that holds something, or a second, whichever is first; every wake
+compares the wall clock with elapsed time and leaves a sign of life. What is handed over becomes
+``ready`` here and starts in the dispatcher: no callback runs on the ticker's time.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import trio
+
+from wheeltimer.core import outcomes
+from wheeltimer.core import records as r
+from wheeltimer.core.task import NS_PER_MS, Now, Task
+from wheeltimer.daemon.clock import Clock, stepped
+from wheeltimer.daemon.lateness import Lateness
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.timerfd import DeadlineTimer
+
+HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
+SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
+FULL_PAUSE_S: Final = 1.0  # how long an expiry waits that found no room in the journal
+_log = logging.getLogger("wheeltimer.ticker")
+
+
+class Ticker:
+    """Runs the engine's two wheels. ``alive_ns`` is when it last looked, for the health check."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, timer: DeadlineTimer) -> None:
+        self._ledger = ledger
+        self._engine = ledger.engine
+        self._clock = clock
+        self._timer = timer
+        self._armed_ns = 0
+        self.lateness = Lateness()
+        self.steps = 0
+        self.alive_ns = 0
+
+    def poke(self) -> None:
+        """Call after tasks were put in: wakes the ticker earlier where one of them wants that. O(1)."""
+        wake_ns = self._engine.soonest_ns
+        if wake_ns < self._armed_ns:
+            self._arm(wake_ns)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tick until cancelled."""
+        before = self._clock.now()
+        task_status.started()
+        while True:
+            now = self._clock.now()
+            self.alive_ns = now.elapsed_ns
+            if step_ns := stepped(before, now):
+                self._stepped(step_ns)
+            before = now
+            room = self._hand_over(now)
+            forgot = self._ledger.forget(now)
+            self._ledger.journal.flush()
+            wake_ns = self._next_wake(now)
+            if not room:
+                await trio.sleep(FULL_PAUSE_S)
+            elif forgot or wake_ns <= now.elapsed_ns:
+                await trio.lowlevel.checkpoint()
+            else:
+                self._arm(wake_ns)
+                await self._timer.wait()
+
+    def _stepped(self, step_ns: int) -> None:
+        self.steps += 1
+        self._ledger.journal.mark()
+        _log.warning("clock step of the wall clock step_ms=%d steps=%d", step_ns // NS_PER_MS, self.steps)
+
+    def _hand_over(self, now: Now) -> bool:
+        """One slice of what is due; False where the journal had no room for an end."""
+        for key in self._engine.hand_over(now, SLICE_MAX):
+            task = self._engine.get(key)
+            assert task is not None
+            records = outcomes.due(self._engine, key, now, self._ledger.journal.next_lsn)
+            if records and isinstance(records[0], r.Due):
+                self.lateness.add(late_ns_of(task, self._clock.now()))
+            if records and not self._ledger.submit(records):
+                return False
+        return True
+
+    def _next_wake(self, now: Now) -> int:
+        """When to look again, on the elapsed time line."""
+        engine = self._engine
+        engine.soonest_ns = now.elapsed_ns + HORIZON_NS
+        elapsed_ns = engine.elapsed.next_wake_ns(now.elapsed_ns, HORIZON_NS)
+        wall_ns = engine.wall.next_wake_ns(now.wall_ns, HORIZON_NS)
+        return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns)
+
+    def _arm(self, wake_ns: int) -> None:
+        self._armed_ns = wake_ns
+        self._timer.arm(wake_ns)
+
+
+def late_ns_of(task: Task, now: Now) -> int:
+    """How long after its planned instant a task is handed over, in ns."""
+    if task.deadline_ns is not None:
+        return now.elapsed_ns - task.deadline_ns
+    return now.wall_ns - task.next_ms * NS_PER_MS

@@ -1,0 +1,164 @@
+"""One attempt: the request that a task stands for, and the answer as a value.
+
+Which attempt may go now is ``dispatcher.py``; how bytes get there and back is ``transport.py``; what
+an answer means for the task is ``core/outcomes.py``.
+"""
+
+from __future__ import annotations
+
+import email.utils
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Final, Protocol
+from urllib.parse import quote
+
+import trio
+
+from wheeltimer.core.commands import split_url
+from wheeltimer.core.identity import webhook_id
+from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
+from wheeltimer.core.units import parse_duration_ms
+from wheeltimer.delivery.connection import AttemptError, Reply
+from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.signature import sign
+from wheeltimer.delivery.transport import header_lines
+
+TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task says otherwise
+CONNECT_TIMEOUT_MS: Final = 3_000
+RETRY_AFTER_MAX_MS: Final = 86_400_000
+_CONTENT_TYPES: Final = {
+    "": b"application/json",
+    "text": b"text/plain; charset=utf-8",
+    "base64": b"application/octet-stream",
+}
+
+
+class Exchange(Protocol):
+    """``Transport.request`` and whatever stands in for it."""
+
+    async def request(
+        self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
+        connect_timeout_ms: int,
+    ) -> Reply: ...  # fmt: skip
+
+
+@lru_cache(maxsize=4096)
+def _split(url: str) -> tuple[Destination, bytes]:
+    scheme, host, port, target = split_url(url)
+    return Destination(scheme, host, port), target.encode("ascii")
+
+
+def destination_of(task: Task) -> Destination:
+    """Scheme, host and port that the task's callback goes to."""
+    return _split(task.url)[0]
+
+
+class Sender:
+    """Makes attempts. ``keys_of`` gives a queue's signing keys; ``now`` reads the clocks."""
+
+    def __init__(
+        self, transport: Exchange, journal_id: bytes, now: Callable[[], Now],
+        keys_of: Callable[[str], Sequence[bytes]] = lambda queue: (), version: str = "0",
+    ) -> None:  # fmt: skip
+        self._transport = transport
+        self._journal_id = journal_id
+        self._now = now
+        self.keys_of = keys_of
+        self._agent = version
+
+    async def attempt(self, key: str, task: Task) -> Answer:
+        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value."""
+        started = self._now()
+        late_ms = late_ms_of(task, started)
+        destination, target = _split(task.url)
+        fields = self._fields(key, task, started, late_ms)
+        timeout_ms = TIMEOUT_MS if task.timeout is None else parse_duration_ms(task.timeout, "timeout")
+        connect_ms = CONNECT_TIMEOUT_MS
+        if task.connect_timeout is not None:
+            connect_ms = parse_duration_ms(task.connect_timeout, "connect_timeout")
+        reply, error = None, None
+        with trio.move_on_after(timeout_ms / 1000) as scope:
+            try:
+                reply = await self._transport.request(
+                    destination, task.method.encode(), target, fields, task.body or b"", connect_ms
+                )
+            except AttemptError as problem:
+                error = f"{problem.kind}: {problem}"
+        if reply is None and error is None:
+            assert scope.cancelled_caught
+            error = f"timeout: no whole reply within {timeout_ms} ms"
+        ended = self._now()
+        ms = (ended.elapsed_ns - started.elapsed_ns) // NS_PER_MS
+        if reply is None:
+            return Answer(started.wall_ms, ms, late_ms, error=error)
+        retry_after_ms, stop = _wishes(reply, ended)
+        return Answer(
+            started.wall_ms, ms, late_ms, reply.status, None, reply.body, reply.truncated, retry_after_ms, stop
+        )
+
+    def _fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
+        """The header lines: the caller's own, and those that only the daemon may set."""
+        queue, id = split_key(key)
+        webhook = webhook_id(self._journal_id, key, task.born, task.revision)
+        timestamp_s = now.wall_ns // 1_000_000_000
+        body = task.body or b""
+        own = task.headers or {}
+        lines = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own.items()]
+        given = {name.lower() for name in own}
+        if task.body is not None and "content-type" not in given:
+            lines.append((b"content-type", _CONTENT_TYPES[task.body_as]))
+        if "user-agent" not in given:
+            lines.append((b"user-agent", b"wheeltimer/" + self._agent.encode()))
+        lines += (
+            (b"webhook-id", webhook.encode()),
+            (b"webhook-timestamp", b"%d" % timestamp_s),
+            (b"wheeltimer-id", _visible(id)),
+            (b"wheeltimer-queue", queue.encode()),
+            (b"wheeltimer-attempt", b"%d" % (task.attempts + 1)),
+            (b"wheeltimer-due", b"%d" % task.due_ms),
+            (b"wheeltimer-late-ms", b"%d" % late_ms),
+            (b"wheeltimer-version", b"%d" % task.version),
+        )
+        if keys := self.keys_of(queue):
+            lines.append((b"webhook-signature", sign(keys, webhook, timestamp_s, body)))
+        return header_lines(lines)
+
+
+def late_ms_of(task: Task, now: Now) -> int:
+    """How late an attempt that starts now is against its planned instant, in whole ms, never negative."""
+    if task.deadline_ns is not None:
+        late_ns = now.elapsed_ns - task.deadline_ns
+    else:
+        late_ns = now.wall_ns - task.next_ms * NS_PER_MS
+    return max(0, late_ns // NS_PER_MS)
+
+
+def _visible(text: str) -> bytes:
+    """``text`` with everything but visible ASCII, and the percent sign, percent-encoded as UTF-8."""
+    return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")
+
+
+def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool]:
+    """(ms to wait that the reply asks for or None, whether it forbids another attempt)."""
+    wait_ms, stop = None, False
+    for name, value in reply.headers:
+        name = name.lower()
+        if name == b"retry-after" and reply.status in (429, 503):
+            wait_ms = retry_after_ms(value.decode("latin-1").strip(), now)
+        elif name == b"wheeltimer-retry" and value.strip().lower() == b"stop":
+            stop = True
+    return wait_ms, stop
+
+
+def retry_after_ms(value: str, now: Now) -> int | None:
+    """``Retry-After`` in either form (RFC 9110 section 10.2.3), at most a day; None where it is neither."""
+    if value.isascii() and value.isdigit():
+        return min(int(value[:9]) * 1000, RETRY_AFTER_MAX_MS)
+    try:
+        instant = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if instant.tzinfo is None:
+        return None
+    return min(max(0, int(instant.timestamp() * 1000) - now.wall_ms), RETRY_AFTER_MAX_MS)
