@@ -1,0 +1,86 @@
+"""The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
+
+One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``stats.py``, ``demo.py``;
+``show.py`` draws, ``connect.py`` holds what every client command has. Trio and httpx are imported by the
+functions that need them: ``wheeltimer --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from wheeltimer import __version__
+from wheeltimer.cli.demo import demo
+from wheeltimer.cli.serve import serve
+from wheeltimer.cli.stats import stats
+from wheeltimer.cli.tasks import cancel, get, list_, reschedule, schedule
+from wheeltimer.errors import BadValue, Refused, WheeltimerError
+
+_EXIT_REFUSED = 1
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+class _Main(click.Group):
+    """The group, with every expected error as one line on standard error."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run and exit; ``standalone_mode`` is click's own switch and always on."""
+        assert standalone_mode
+        try:
+            result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(_EXIT_USAGE)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "wheeltimer"
+            _fail(f"{error.format_message()} Try `{command} --help`.", _EXIT_USAGE)
+        except click.ClickException as error:
+            _fail(error.format_message(), error.exit_code)
+        except click.Abort:
+            sys.exit(_EXIT_INTERRUPTED)
+        except BadValue as error:
+            _fail(str(error), _EXIT_USAGE)
+        except Refused as error:
+            _fail(f"refused ({error.code}): {error}", _EXIT_REFUSED)
+        except WheeltimerError as error:
+            _fail(str(error), error.exit_code)
+        except BrokenPipeError:
+            # `wheeltimer list | head`: the interpreter must not try to flush into the closed pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_EXIT_REFUSED)
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    click.echo(f"wheeltimer: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="wheeltimer", message="%(prog)s %(version)s")
+def main() -> None:
+    """Call me back at this URL in 30 minutes, for sure and on time.
+
+    \b
+    wheeltimer serve                                     run the daemon
+    wheeltimer schedule https://example.org/hook --in 30m
+    wheeltimer demo                                      see it work, in ten seconds
+    """
+
+
+for _command in (serve, schedule, get, list_, cancel, reschedule, stats, demo):
+    main.add_command(_command)

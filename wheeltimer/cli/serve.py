@@ -1,0 +1,94 @@
+"""``wheeltimer serve``: flags to settings, settings to the daemon. What runs is ``daemon/run.py``."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import click
+
+from wheeltimer.settings import load
+
+
+@click.command()
+@click.option(
+    "--listen",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Where to speak the protocol; port 0: any free one;"
+    " also unix:PATH, tls:HOST:PORT; repeatable.  [default: 127.0.0.1:8463]",
+)
+@click.option(
+    "--http", metavar="HOST:PORT", help="Metrics, health and dashboard; needs the web extra.  [default: off]"
+)
+@click.option(
+    "--data-dir",
+    metavar="DIR",
+    help="The journal's folder, made when missing.  [default: $STATE_DIRECTORY,"
+    " else the user's state folder]",
+)
+@click.option("--config", metavar="FILE", help="TOML; flags beat WHEELTIMER_* variables beat the file.")
+@click.option("--tick", metavar="DURATION", help="Length of one tick.  [default: 10ms]")
+@click.option("--wheel-size", metavar="N", help="Buckets, a power of two.  [default: 4096]")
+@click.option(
+    "--allow-net",
+    multiple=True,
+    metavar="CIDR",
+    help="A private network that callbacks may reach where a listener is open; repeatable.",
+)
+@click.option(
+    "--fsync",
+    metavar="group|off",
+    help="off loses acknowledged tasks at a power cut: for tests.  [default: group]",
+)
+@click.option("--concurrency", metavar="N", help="Attempts in flight, all destinations.  [default: 512]")
+@click.option("--max-tasks", metavar="N", help="Live tasks; more are refused.  [default: 10000000]")
+@click.option("--insecure", is_flag=True, help="An open listener without tokens is meant.")
+def serve(**flags: object) -> int:
+    """Run the daemon, until SIGTERM or Ctrl-C.
+
+    It prints one line to standard output when it accepts connections; logs go to standard error.
+
+    \b
+    Examples:
+      wheeltimer serve
+      wheeltimer serve --listen unix:/run/wheeltimer.sock --data-dir /var/lib/wheeltimer
+      WHEELTIMER_TICK=1ms wheeltimer serve --config wheeltimer.toml
+    """
+    settings = load(flags, os.environ)
+    from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
+
+    with _recovery_bar() as progress:
+        return main(settings, progress)
+
+
+@contextlib.contextmanager
+def _recovery_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar for a person who waits while the journal is read; gone when it is read."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading the journal"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    shown_permille = -1
+
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task("", total=1000)
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            nonlocal shown_permille
+            permille = 1000 * done_bytes // max(1, total_bytes)
+            if permille != shown_permille:
+                shown_permille = permille
+                bar.update(task, completed=permille)
+            if done_bytes >= total_bytes:
+                bar.stop()
+
+        yield progress

@@ -1,0 +1,127 @@
+"""How answers look: tables, times relative to now, states in colour.
+
+On a terminal rich draws; in a pipe the same cells come as plain aligned text, one row a line, for
+``awk`` and ``grep``. Nothing here asks the daemon. Text from elsewhere is printed with its control
+characters escaped: a receiver's reply must not drive the user's terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import click
+
+_COLOURS: Final = {
+    "scheduled": "cyan",
+    "ready": "yellow",
+    "running": "blue",
+    "done": "green",
+    "dead": "red",
+    "expired": "magenta",
+    "cancelled": "bright_black",
+    "succeeded": "green",
+    "failed": "red",
+    "not_yet": "yellow",
+}
+_UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+
+
+def now_ms() -> int:
+    """Unix ms of this machine: the daemon's clock is not asked, times are shown to the eye only."""
+    return time.time_ns() // 1_000_000
+
+
+def span(ms: int) -> str:
+    """A length in its two largest units: ``29m 58s``, ``3d 4h``, ``1s 250ms``; whole seconds from 10 s on."""
+    if ms >= 10_000:
+        ms -= ms % 1000
+    parts: list[str] = []
+    for unit, length_ms in _UNITS_MS:
+        count, ms = divmod(ms, length_ms)
+        if count or parts:
+            parts.append(f"{count}{unit}" if count else "")
+        if len(parts) == 2:
+            break
+    return " ".join(filter(None, parts)) or "0ms"
+
+
+def relative(instant_ms: int, now: int) -> str:
+    """``in 29m 58s``, ``2h 4m ago``, ``now``."""
+    ahead_ms = instant_ms - now
+    if ahead_ms == 0:
+        return "now"
+    return f"in {span(ahead_ms)}" if ahead_ms > 0 else f"{span(-ahead_ms)} ago"
+
+
+def instant(instant_ms: int) -> str:
+    """Local time, to the millisecond, with its offset."""
+    whole, ms = divmod(instant_ms, 1000)
+    try:
+        local = datetime.fromtimestamp(whole).astimezone()
+    except (ValueError, OverflowError, OSError):  # beyond the calendar of the C library
+        return f"{instant_ms} ms"
+    return f"{local:%Y-%m-%d %H:%M:%S}.{ms:03d} {local:%z}"
+
+
+def when(instant_ms: int | None, now: int) -> str:
+    """Both, for one line: ``2026-03-01 12:00:00.000 +0100 (in 29m 58s)``."""
+    return "" if instant_ms is None else f"{instant(instant_ms)} ({relative(instant_ms, now)})"
+
+
+def clean(value: object) -> str:
+    """Any cell as printable text on one line."""
+    text = value if isinstance(value, str) else str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def state(name: str) -> str:
+    """A state or outcome in its colour; click takes the colour out again where there is no terminal."""
+    return click.style(clean(name), fg=_COLOURS.get(name))
+
+
+def fields(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names on the left, values on the right; a value that is None or empty is left out."""
+    shown = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        click.echo(f"{click.style(name.ljust(width), bold=True)}  {clean(value)}")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
+    """Rows under their columns; numbers are set right. A cell that names a state gets its colour."""
+    cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
+    right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
+    if sys.stdout.isatty():
+        _rich_table(columns, cells, right, title)
+        return
+    if title:
+        click.echo(title)
+    widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
+    for row in [[column.upper() for column in columns], *cells]:
+        line = "  ".join(
+            cell.rjust(width) if is_right else cell.ljust(width)
+            for cell, width, is_right in zip(row, widths, right, strict=True)
+        )
+        click.echo(line.rstrip())
+
+
+def _rich_table(
+    columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str
+) -> None:
+    from rich import box  # 0.1 s of imports that only a terminal needs
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for column, is_right in zip(columns, right, strict=True):
+        drawn.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))  # Text: no markup is read
+    Console().print(drawn)

@@ -1,0 +1,67 @@
+"""``wheeltimer stats``: what the daemon holds and how late it is."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import click
+
+from wheeltimer.cli import show
+from wheeltimer.cli.connect import Session, with_session
+
+_SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+@click.command()
+@with_session
+def stats(session: Session) -> None:
+    """Show counts, lateness and the journal.
+
+    \b
+    Example:
+      wheeltimer stats --json
+    """
+    reply = session.ask("stats")
+    if reply is None:
+        return
+    lateness: dict[str, Any] = reply["lateness_ms"]
+    journal: dict[str, Any] = reply["journal"]
+    show.fields(
+        [
+            ("uptime", show.span(reply["uptime_ms"])),
+            ("connections", reply["connections"]),
+            ("lateness", ", ".join(f"{name} {value} ms" for name, value in lateness.items())),
+            ("journal", _journal(journal)),
+        ]
+    )
+    for title in ("tasks", "attempts"):
+        click.echo()
+        show.table((title, "count"), list(reply[title].items()))
+    if reply["queues"]:
+        click.echo()
+        _queues(reply["queues"])
+
+
+def _journal(journal: dict[str, Any]) -> str:
+    parts = [
+        f"{name.removesuffix('_bytes')} {_size(journal[name])}"
+        for name in ("bytes", "live_bytes")
+        if name in journal
+    ]
+    return ", ".join([*parts, f"{journal['commits']} commits"])
+
+
+def _size(count: int) -> str:
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, len(_SIZES) - 1)
+    return f"{count / 1024**power:.1f} {_SIZES[power]}"
+
+
+def _queues(queues: dict[str, Any]) -> None:
+    """One row per queue; a column for each count that any of them has."""
+    columns = list(dict.fromkeys(name for counts in queues.values() for name in counts))
+    show.table(
+        ("queue", *columns),
+        [(queue, *(counts.get(column, 0) for column in columns)) for queue, counts in queues.items()],
+    )

@@ -1,0 +1,129 @@
+"""One blocking connection: lines out, lines in, as many ahead as the caller likes.
+
+It knows sockets and line ends. What a line says is in ``blocking.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import select
+import socket
+import time
+from typing import Final
+
+from wheeltimer.errors import BadValue, ServerUnreachable
+
+REPLY_BYTES_MAX: Final = 64 << 20
+"""The longest reply: a ``list`` of 1,000 tasks, each with 8 KiB of headers and its other fields."""
+
+_READ_BYTES: Final = 1 << 18
+_DEFAULT_PORT: Final = 8463
+
+
+class LineConnection:
+    """A stream of lines to ``HOST:PORT``, ``[::1]:PORT`` or ``unix:PATH``.
+
+    ``timeout_ms`` bounds the connect, and later every stretch in which no byte moves either way.
+    Raises ``ServerUnreachable`` with the operating system's reason, ``BadValue`` for an address that is
+    none.
+    """
+
+    def __init__(self, server: str, timeout_ms: int) -> None:
+        self.server = server
+        self._timeout_s = timeout_ms / 1000
+        self._out = bytearray()
+        self._in = bytearray()
+        self._scanned = 0
+        try:
+            self._socket = _connect(server, self._timeout_s)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+            reason = getattr(error, "strerror", None) or str(error)
+            raise ServerUnreachable(
+                f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`,"
+                " or name another with --server"
+            ) from error
+        self._socket.setblocking(False)
+        self._poll = select.poll()
+        self._poll.register(self._socket)
+
+    def close(self) -> None:
+        """Close the socket; replies that were not read are lost."""
+        self._socket.close()
+
+    def put(self, line: bytes) -> None:
+        """Take one line, without its end, to be sent; sends nothing by itself."""
+        self._out += line
+        self._out += b"\n"
+
+    def read_line(self) -> bytes:
+        """The next line, without its end. Sends what is still to be sent while it waits.
+
+        Reading and writing at once is what keeps a deep pipeline from standing still: a daemon whose
+        replies nobody reads stops reading requests. Raises ``ConnectionError`` or ``TimeoutError``.
+        """
+        quiet_since = time.monotonic()
+        while True:
+            end = self._in.find(b"\n", self._scanned)
+            if end >= 0:
+                line = bytes(self._in[:end])
+                del self._in[: end + 1]
+                self._scanned = 0
+                return line
+            self._scanned = len(self._in)
+            if self._scanned > REPLY_BYTES_MAX:
+                raise ConnectionError(f"a reply of more than {REPLY_BYTES_MAX} bytes")
+            left_s = quiet_since + self._timeout_s - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no answer within {self._timeout_s:g} s")
+            if self._exchange(left_s):
+                quiet_since = time.monotonic()
+
+    def _exchange(self, wait_s: float) -> bool:
+        """Move bytes in whichever direction goes; False when none did."""
+        interest = select.POLLIN | (select.POLLOUT if self._out else 0)
+        self._poll.modify(self._socket, interest)
+        ready = self._poll.poll(math.ceil(wait_s * 1000))
+        if not ready:
+            return False
+        _, events = ready[0]
+        if events & select.POLLOUT:
+            with contextlib.suppress(BlockingIOError):
+                sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
+                del self._out[:sent]
+        if events & ~select.POLLOUT:  # also an error or a hang-up: recv says which
+            data = self._socket.recv(_READ_BYTES)
+            if not data:
+                raise ConnectionError("the daemon closed the connection")
+            self._in += data
+        return True
+
+
+def _connect(server: str, timeout_s: float) -> socket.socket:
+    if server.startswith("unix:"):
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            unix.settimeout(timeout_s)
+            unix.connect(server.removeprefix("unix:"))
+        except OSError:
+            unix.close()
+            raise
+        return unix
+    tcp = socket.create_connection(split_host_port(server), timeout_s)
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return tcp
+
+
+def split_host_port(server: str) -> tuple[str, int]:
+    """``HOST:PORT``, ``HOST`` (the daemon's usual port), ``[::1]:PORT``."""
+    if server.startswith("["):
+        host, _, rest = server[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = server.partition(":")
+    port = port or str(_DEFAULT_PORT)
+    if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise BadValue(
+            f"{server!r} is no server address; write HOST:PORT, [IPV6]:PORT or unix:PATH", "server"
+        )
+    return host, int(port)
