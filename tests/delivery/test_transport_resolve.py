@@ -102,14 +102,10 @@ def test_every_spelling_of_loopback_is_checked_as_what_it_is(host: str) -> None:
 
 
 def test_check_sees_the_scope_and_the_mapped_address() -> None:
-    seen: list[str] = []
-
-    def check(address: IPv4Address | IPv6Address) -> None:
-        seen.append(str(address))
-
+    seen: list[IPv4Address | IPv6Address] = []
     rows = [Address(socket.AF_INET6, (host, 80, 0, 0)) for host in ("fe80::1%lo", "::ffff:127.0.0.1")]
-    check_all("x", rows, check)
-    assert seen == ["fe80::1%lo", "::ffff:7f00:1"]
+    check_all("x", rows, seen.append)
+    assert seen == [IPv6Address("fe80::1%lo"), IPv6Address("::ffff:7f00:1")]
 
 
 @pytest.mark.parametrize("host", ["", "a" * 64 + ".example", "a..b", "a\0b", "xn--\udc80"])
@@ -253,29 +249,40 @@ async def test_cancelled_race_of_connects_leaves_no_socket() -> None:
         assert open_sockets() == before
 
 
-@trio_test
-async def test_two_connects_that_win_together_leave_one_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_connects_that_win_together_leave_at_most_one_socket(
+    monkeypatch: pytest.MonkeyPatch, cancelled: bool
+) -> None:
     made: list[socket.socket] = []
+    got: list[socket.socket] = []
 
-    async def at_once(address: Address) -> socket.socket:
-        await both.wait()
-        made.append(socket.socket())
-        return made[-1]
+    async def main() -> None:
+        both = trio.Event()
 
-    both = trio.Event()
-    monkeypatch.setattr(resolve, "_connect_one", at_once)
-    monkeypatch.setattr(resolve, "STAGGER_S", 0)
-    async with trio.open_nursery() as nursery:
-        got: list[socket.socket] = []
+        async def at_once(address: Address) -> socket.socket:
+            await both.wait()
+            made.append(socket.socket())
+            return made[-1]
 
         async def race() -> None:
             got.append(await connect([Address(socket.AF_INET, ("127.0.0.1", 1))] * 2))
 
-        nursery.start_soon(race)
-        await trio.testing.wait_all_tasks_blocked()
-        both.set()
-    assert [sock.fileno() >= 0 for sock in made].count(True) == 1
-    got[0].close()
+        monkeypatch.setattr(resolve, "_connect_one", at_once)
+        monkeypatch.setattr(resolve, "STAGGER_S", 60 if cancelled else 0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(race)
+            await trio.testing.wait_all_tasks_blocked()
+            both.set()
+            if cancelled:
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert len(made) == (1 if cancelled else 2)
+    still_open = [sock for sock in made if sock.fileno() >= 0]
+    assert still_open == got
+    assert len(got) == (not cancelled)
+    for sock in got:
+        sock.close()
 
 
 @trio_test

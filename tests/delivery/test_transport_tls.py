@@ -239,6 +239,24 @@ async def test_stale_kept_connection_is_found_or_tried_once_more() -> None:
 
 
 @trio_test
+async def test_broken_record_on_a_kept_connection_is_not_resent() -> None:
+    async def handle(wire: Wire) -> None:
+        await wire.request()
+        await wire.send(OK)
+        await wire.request()
+        assert isinstance(wire.stream, trio.SSLStream)
+        await wire.stream.transport_stream.send_all(b"\x17\3\3\0\x20" + b"x" * 32)
+
+    async with arena() as here:
+        server, transport, destination = await serve(here, handle)
+        await post(transport, destination)
+        with pytest.raises(AttemptError) as caught:
+            await post(transport, destination)
+        assert caught.value.kind == "tls"
+        assert len(server.requests) == 2
+
+
+@trio_test
 async def test_second_reply_in_a_record_of_its_own_is_not_given_to_the_next_request() -> None:
     async def handle(wire: Wire) -> None:
         while await wire.request() is not None:

@@ -111,7 +111,6 @@ class ReplyReader:
                 raise AttemptError("protocol", f"reply head over {HEAD_BYTES_MAX} bytes")
         elif self._body_bytes > BODY_BYTES_MAX or (self.wire_bytes > WIRE_BYTES_MAX and not self.done):
             self.full = True
-            self.reusable = False
 
     def end(self, clean: bool) -> None:
         """The stream ended, over TLS ``clean`` if it said so. Raises AttemptError when that is too early."""
