@@ -93,7 +93,7 @@ def test_reply_is_read_alike(kind: str, name: str, method: str) -> None:
                 expected = {
                     "repeated_headers": [("set-cookie", "a"), ("set-cookie", "b"), ("content-length", "0")],
                     "early_hints_first": [("content-length", "2")],
-                    "hints_with_a_length": [],
+                    "early_hints_with_a_length": [],
                     "space_around_values": [("content-length", "2"), ("x", "y")],
                 }
                 if name in expected:
