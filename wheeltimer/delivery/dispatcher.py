@@ -8,6 +8,7 @@ place. The attempt itself is ``attempt.py``.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from heapq import heappop, heappush
 from typing import Final, Protocol
@@ -19,6 +20,7 @@ from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task, split_key
 
 STARTS_MAX: Final = 32  # attempts begun before the loop gets a turn; about 30 us each
+ROOM_RETRY_S: Final = 1.0  # how often a start that found no room in the journal is tried at least
 _log = logging.getLogger("wheeltimer.delivery")
 
 
@@ -54,6 +56,7 @@ class Dispatcher:
         self._unwritten: list[tuple[int, int, str]] = []  # ready, but their record is not on disk yet
         self._paused: dict[str, list[tuple[int, int, str]]] = {}
         self._wake = trio.Event()
+        self._no_room = False  # the last start found none for its outcome
         self.in_flight = 0
         self.draining = False
         self._idle = trio.Event()
@@ -72,10 +75,10 @@ class Dispatcher:
         self._wake.set()
 
     def committed(self) -> None:
-        """More records are on disk: what waited for that may go."""
-        if self._unwritten:
-            for entry in self._unwritten:
-                heappush(self._ready, entry)
+        """More records are on disk: what waited for that, or for the room that it gives back, may go."""
+        for entry in self._unwritten:
+            heappush(self._ready, entry)
+        if self._unwritten or self._no_room:
             self._unwritten.clear()
             self._wake.set()
 
@@ -84,8 +87,11 @@ class Dispatcher:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                await self._wake.wait()
+                # Room comes back with commits; on a full disk there are none, and it comes unannounced.
+                with trio.move_on_after(ROOM_RETRY_S if self._no_room else math.inf):
+                    await self._wake.wait()
                 self._wake = trio.Event()
+                self._no_room = False
                 starts = 0
                 while self._ready and self.in_flight < self._concurrency and not self.draining:
                     if starts == STARTS_MAX:
@@ -113,7 +119,8 @@ class Dispatcher:
             self.in_flight += 1
             nursery.start_soon(self._attempt, key, task)
         else:
-            heappush(self._ready, entry)  # no room for the outcome: tried again when one has ended
+            heappush(self._ready, entry)
+            self._no_room = True
             return False
         return True
 
