@@ -126,6 +126,7 @@ AnyCommand = (
 )
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
+PATH: Final = re.compile(r"/[!\"$-~]*", re.ASCII).fullmatch  # path and query; no space, no fragment
 _URL: Final = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{1,5}))?([/?][!-~]*)?",
     re.ASCII | re.IGNORECASE,
@@ -138,6 +139,7 @@ _RESERVED: Final = frozenset(
 _RESERVED_PREFIXES: Final = ("webhook-", "wheeltimer-", "proxy-")
 URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
+FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # JSON of so many bytes cannot be nested deeper
 
 
 def check_name(value: str, field: str) -> str:
@@ -149,11 +151,11 @@ def check_name(value: str, field: str) -> str:
 
 def check_id(value: str, limits: Limits) -> str:
     """An id: 1 to 256 bytes of printable UTF-8."""
+    if value.isascii() and value.isprintable() and 0 < len(value) <= limits.id_bytes_max:
+        return value
     if not value or not value.isprintable():
         raise BadValue("id: at least one character, all of them printable, expected", "id")
-    if len(value) > limits.id_bytes_max or (
-        not value.isascii() and len(value.encode()) > limits.id_bytes_max
-    ):
+    if len(value.encode()) > limits.id_bytes_max:
         raise BadValue(f"id: at most {limits.id_bytes_max} bytes expected", "id")
     return value
 
@@ -206,7 +208,7 @@ def check_headers(headers: dict[str, str], limits: Limits) -> None:
 
 def check_depth(raw: bytes, field: str) -> None:
     """Nesting is bounded, so that whoever reads this JSON later does not run out of stack."""
-    if raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
+    if len(raw) <= FLAT_BYTES_MAX or raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return
     depth, quoted, escaped = 0, False, False
     for byte in raw:
@@ -222,14 +224,23 @@ def check_depth(raw: bytes, field: str) -> None:
             depth -= 1
 
 
+def json_body(command: TaskFields, limits: Limits) -> bytes:
+    """The bytes of ``body``, checked for length and depth."""
+    body = bytes(command.body)
+    if len(body) > limits.body_bytes_max:
+        raise BadValue(f"body: at most {limits.body_bytes_max} bytes expected", "body")
+    if len(body) > FLAT_BYTES_MAX:
+        check_depth(body, "body")
+    return body
+
+
 def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
     """(the bytes to send, the field they came in) of a checked command; (None, "") without a body."""
     if command.body:
         if command.body_text is not None or command.body_base64 is not None:
             raise BadValue("body: only one of body, body_text and body_base64 expected", "body")
-        body, kind = bytes(command.body), ""
-        check_depth(body, "body")
-    elif command.body_text is not None:
+        return json_body(command, limits), ""
+    if command.body_text is not None:
         if command.body_base64 is not None:
             raise BadValue("body_text: only one of body, body_text and body_base64 expected", "body_text")
         body, kind = command.body_text.encode(), "text"
@@ -242,9 +253,31 @@ def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
     else:
         return None, ""
     if len(body) > limits.body_bytes_max:
-        field = f"body_{kind}" if kind else "body"
+        field = f"body_{kind}"
         raise BadValue(f"{field}: at most {limits.body_bytes_max} bytes expected", field)
     return body, kind
+
+
+def is_plain(command: TaskFields) -> bool:
+    """True where nothing but delay and body is given, as in most requests: the rest needs no look."""
+    return (
+        command.headers is None
+        and command.method is None
+        and command.at is None
+        and command.retry is None
+        and command.timeout is None
+        and command.connect_timeout is None
+        and command.expires_in is None
+        and command.expires_at is None
+        and command.success is None
+        and command.poll is None
+        and command.group is None
+        and command.on_done is None
+        and command.on_dead is None
+        and command.body_text is None
+        and command.body_base64 is None
+        and not command.meta
+    )
 
 
 def check_fields(command: TaskFields, limits: Limits) -> None:

@@ -40,6 +40,7 @@ from wheeltimer.core.task import (
     content_of,
     digest,
     key_of,
+    split_key,
     unpack,
 )
 from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
@@ -54,49 +55,83 @@ def schedule(
     engine: Engine, policy: Policy, command: c.Schedule, now: Now, lsn: int, chance: int
 ) -> tuple[Records, ScheduleReply]:
     """One ``Scheduled`` record, or none for a duplicate. ``chance`` is 32 random bits, for an id."""
-    queue = command.queue
+    # The way every task comes: what most requests do not need is asked for at most once.
+    limits, wall_ms = engine.limits, now.wall_ms
+    queue, id, url, delay = command.queue, command.id, command.url, command.delay
     if queue is None:
         queue = DEFAULT_QUEUE
     elif queue not in engine.queues:
         c.check_name(queue, "queue")
-    wall_ms = now.wall_ms
-    id = command.id
-    id = make_id(wall_ms, lsn, chance) if id is None else c.check_id(id, engine.limits)
-    policy.check_target(command.url)
-    c.check_fields(command, engine.limits)
-    key = key_of(queue, id)
+    if id is None:
+        id = make_id(wall_ms, lsn, chance)
+    elif not (id.isascii() and id.isprintable() and 0 < len(id) <= limits.id_bytes_max):
+        c.check_id(id, limits)
+    if url not in policy.allowed:
+        policy.check_target(url)
+    if type(delay) is int and 0 <= delay <= limits.delay_max_ms and c.is_plain(command):
+        body = c.json_body(command, limits) if command.body else None
+        task = Task(
+            url, body=body, delay=delay, created_ms=wall_ms, lsn=lsn,
+            deadline_ns=now.elapsed_at(wall_ms + delay), rule=policy.queue(queue).retry,
+        )  # fmt: skip
+        due_ms = wall_ms + delay
+    else:
+        task = _new_task(engine, policy, command, queue, now, lsn)
+        due_ms = task.due_ms
+    key = f"{queue}/{id}"
     row = engine.table.get(key)
-    known = None if row is None else unpack(row)
-    task = _new_task(engine, policy, command, queue, now, wall_ms, lsn)
     seq = UNSET if command.seq is None else command.seq
-    if known is not None:
-        if command.on_conflict != "replace":
-            if command.on_conflict == "error" and content_of(known) != digest(task):
-                raise Refused(
-                    "exists",
-                    f"queue {queue} has another task with this id; on_conflict says what to do then",
-                    version=known.version,
-                    state=STATE_WORDS[known.state],
-                    due=known.due_ms,
-                )
-            state = STATE_WORDS[known.state]
-            return [], ScheduleReply(True, id, queue, known.version, known.due_ms, state, True, seq)
-        task.version, task.revision = known.version + 1, known.revision + 1
-        task.born_lsn, task.history = known.born, known.history
-    if engine.live >= engine.limits.tasks_max and (known is None or known.state >= State.DONE):
-        raise Refused(
-            "full",
-            f"tasks_max ({engine.limits.tasks_max}) live tasks are held; ask again later or raise it",
-            retry_after_ms=RETRY_FULL_MS,
-        )
-    state = "running" if known is not None and known.state == State.RUNNING else "scheduled"
+    if row is not None:
+        return _known(engine, command, key, unpack(row), task, wall_ms)
+    if engine.live >= limits.tasks_max:
+        raise _full(engine)
+    reply = ScheduleReply(True, id, queue, 1, due_ms, "scheduled", False, seq)
+    return [r.Scheduled(key, wall_ms, task)], reply
+
+
+def _known(
+    engine: Engine, command: c.Schedule, key: str, known: Task, task: Task, wall_ms: int
+) -> tuple[Records, ScheduleReply]:
+    """``schedule`` of an id that is known: a duplicate, a refusal, or a new version."""
+    queue, id = split_key(key)
+    seq = UNSET if command.seq is None else command.seq
+    state = STATE_WORDS[known.state]
+    if command.on_conflict != "replace":
+        if command.on_conflict == "error" and content_of(known) != digest(task):
+            raise Refused(
+                "exists",
+                f"queue {queue} has another task with this id; on_conflict says what to do then",
+                version=known.version,
+                state=state,
+                due=known.due_ms,
+            )
+        return [], ScheduleReply(True, id, queue, known.version, known.due_ms, state, True, seq)
+    if known.state >= State.DONE:
+        state = "scheduled"
+        if engine.live >= engine.limits.tasks_max:
+            raise _full(engine)
+    elif known.state == State.READY:
+        state = "scheduled"
+    task.version, task.revision = known.version + 1, known.revision + 1
+    task.born_lsn, task.history = known.born, known.history
     reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 
 
+def _full(engine: Engine) -> Refused:
+    return Refused(
+        "full",
+        f"tasks_max ({engine.limits.tasks_max}) live tasks are held; ask again later or raise it",
+        retry_after_ms=RETRY_FULL_MS,
+    )
+
+
 def _new_task(
-    engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, wall_ms: int, lsn: int
+    engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, lsn: int
 ) -> Task:
+    """The task that a request asks for, every field checked."""
+    wall_ms = now.wall_ms
+    c.check_fields(command, engine.limits)
     body, body_as = c.body_of(command, engine.limits)
     task = Task(
         command.url,

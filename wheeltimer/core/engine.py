@@ -3,7 +3,7 @@
 An input becomes records in ``deciding.py`` (what clients ask) or ``outcomes.py`` (what time and
 receivers bring); a record becomes a new state here. Nothing here reads a clock, draws a number or
 writes a byte. Counts, timers and indexes all follow from the rows and change together with them in
-``_put``; ``check`` derives them again.
+``_insert`` and ``_remove``; ``check`` derives them again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.core.wheel import HashedWheelTimer
 
 STATES: Final = len(State)
+# Plain integers: comparing with a member of an enumeration takes three times as long.
+_SCHEDULED: Final = int(State.SCHEDULED)
+_READY: Final = int(State.READY)
+_FIRST_END: Final = int(State.DONE)
 # Recovery turns a deadline of another boot into one of this boot: (deadline_ns, longest wait in ms).
 Rebase = Callable[[int, int], int]
 
@@ -36,10 +40,10 @@ class Queue(Struct, gc=False):
 
 def timers(task: Task) -> tuple[int | None, int | None]:
     """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
-    if task.state > State.READY:
+    if task.state > _READY:
         return None, None
     elapsed, wall = task.expiry_ns, task.expiry_ms
-    if task.state == State.SCHEDULED:
+    if task.state == _SCHEDULED:
         if task.deadline_ns is not None:
             elapsed = task.deadline_ns if elapsed is None else min(elapsed, task.deadline_ns)
         else:
@@ -134,7 +138,7 @@ class Engine:
             task = self._rebased(task, record.time_ms)
         row = self.table.get(record.key)
         if row is None:
-            self._put(record.key, None, task)
+            self._insert(record.key, task)
         else:
             self._new_version(record.key, unpack(row), task, Input.REPLACE)
 
@@ -209,7 +213,9 @@ class Engine:
         for key in record.keys:
             old = unpack(self.table[key])
             self._move(old, Input.FORGET)
-            self._put(key, old, None)
+            self._remove(key, old)
+            self.table.pop(key)
+            self._drop_idle_queue(key[: key.index("/")])
 
     def _carried(self, record: r.Carried) -> None:
         row = self.table.get(record.key)
@@ -218,7 +224,9 @@ class Engine:
         else:
             # Only recovery comes here: the live state is what the copy was made of.
             task = record.task if self._rebase is None else self._rebased(record.task, record.time_ms)
-            self._put(record.key, None if row is None else unpack(row), task)
+            if row is not None:
+                self._remove(record.key, unpack(row))
+            self._insert(record.key, task)
 
     def _due(self, record: r.Due) -> None:
         old = unpack(self.table[record.key])
@@ -245,66 +253,57 @@ class Engine:
         assert isinstance(state, State), f"{what.name} of a task that is {State(task.state).word}"
         return state
 
-    def _put(self, key: str, old: Task | None, new: Task | None) -> None:
+    def _put(self, key: str, old: Task, new: Task) -> None:
         """Replace ``old`` by ``new``; timers, counts and indexes follow."""
-        if old is not None:
-            self._drop_timers(key, old)
-        if new is None:
-            self.table.pop(key)
-        else:
-            self.table[key] = pack(new)
-            elapsed_ns, wall_ms = timers(new)
-            if elapsed_ns is not None:
-                self.elapsed.schedule(key, elapsed_ns)
-                if elapsed_ns < self.soonest_ns:
-                    self.soonest_ns = elapsed_ns
-            if wall_ms is not None:
-                self.wall.schedule(key, wall_ms * NS_PER_MS)
-                self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
-        before = None if old is None else old.state
-        after = None if new is None else new.state
-        if before != after:
-            self._count(key, before, after)
-        group_before = None if old is None else old.group
-        group_after = None if new is None else new.group
-        if group_before != group_after:
-            self._regroup(key, group_before, group_after)
+        self._remove(key, old)
+        self._insert(key, new)
 
-    def _drop_timers(self, key: str, task: Task) -> None:
+    def _insert(self, key: str, task: Task) -> None:
+        """Put in a task that is not there. The way every new task comes: nothing is done twice here."""
+        self.table[key] = pack(task)
+        state = task.state
+        if state == _SCHEDULED and task.expiry_ns is None and task.expiry_ms is None:  # most; see timers()
+            elapsed_ns, wall_ms = task.deadline_ns, None if task.deadline_ns is not None else task.due_ms
+        else:
+            elapsed_ns, wall_ms = timers(task)
+        if elapsed_ns is not None:
+            self.elapsed.schedule(key, elapsed_ns)
+            if elapsed_ns < self.soonest_ns:
+                self.soonest_ns = elapsed_ns
+        if wall_ms is not None:
+            self.wall.schedule(key, wall_ms * NS_PER_MS)
+            self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+        self.counts[state] += 1
+        name = key[: key.index("/")]
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue([0] * STATES)
+        queue.counts[state] += 1
+        if state >= _FIRST_END:
+            self._kept(state)[key] = None
+        if task.group is not None:
+            self.groups.setdefault(task.group, {})[key] = None
+
+    def _remove(self, key: str, task: Task) -> None:
+        """``_insert`` undone; the row itself is left to be replaced, or to ``_forgotten``."""
         elapsed_ns, wall_ms = timers(task)
         if elapsed_ns is not None:
             self.elapsed.cancel(key, elapsed_ns)
         if wall_ms is not None:
             self.wall.cancel(key, wall_ms * NS_PER_MS)
-
-    def _count(self, key: str, before: int | None, after: int | None) -> None:
-        """The one place where counts change."""
-        name = key[: key.index("/")]
-        queue = self._queue(name)
-        if before is not None:
-            self.counts[before] -= 1
-            queue.counts[before] -= 1
-            if before >= State.DONE:
-                del self._kept(before)[key]
-        if after is not None:
-            self.counts[after] += 1
-            queue.counts[after] += 1
-            if after >= State.DONE:
-                self._kept(after)[key] = None
-        else:
-            self._drop_idle_queue(name)
+        state = task.state
+        self.counts[state] -= 1
+        self.queues[key[: key.index("/")]].counts[state] -= 1
+        if state >= _FIRST_END:
+            del self._kept(state)[key]
+        if task.group is not None:
+            members = self.groups[task.group]
+            del members[key]
+            if not members:
+                del self.groups[task.group]
 
     def _kept(self, state: int) -> OrderedDict[str, None]:
         return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
-
-    def _regroup(self, key: str, before: str | None, after: str | None) -> None:
-        if before is not None:
-            members = self.groups[before]
-            del members[key]
-            if not members:
-                del self.groups[before]
-        if after is not None:
-            self.groups.setdefault(after, {})[key] = None
 
     def _queue(self, name: str) -> Queue:
         queue = self.queues.get(name)

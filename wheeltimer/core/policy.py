@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from wheeltimer.core.commands import split_url
+from wheeltimer.core.commands import PATH, URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import TargetBlocked
 
-_SEEN_MAX = 65_536  # checked destinations remembered; then the memory starts afresh
+_SEEN_MAX = 65_536  # checked origins (scheme, host, port) remembered; then the memory starts afresh
 
 
 class QueuePolicy(Struct, frozen=True):
@@ -38,21 +38,29 @@ class Policy:
         check_host: Callable[[str], str | None] = lambda host: None,
     ) -> None:
         self.rules = dict(rules or {})
-        self._queues = dict(queues or {})
+        self.queues = dict(queues or {})
         self._check_host = check_host
-        self._allowed: set[str] = set()
+        self.allowed: set[str] = set()  # URLs and origins that passed; a URL in it needs no other look
 
     def queue(self, name: str) -> QueuePolicy:
-        return self._queues.get(name, _PLAIN)
+        return self.queues.get(name, _PLAIN)
 
     def check_target(self, url: str, field: str = "url") -> None:
-        """Refuse a URL that is no URL (BadValue) or may not be called (TargetBlocked)."""
-        if url in self._allowed:
+        """Refuse a URL that is no URL (BadValue) or may not be called (TargetBlocked).
+
+        0.3 us where scheme, host and port were seen before.
+        """
+        if url in self.allowed:
+            return
+        path_at = url.find("/", 8)
+        origin = url if path_at < 0 else url[:path_at]
+        if origin in self.allowed and (path_at < 0 or PATH(url, path_at)) and len(url) <= URL_BYTES_MAX:
             return
         _, host, _, _ = split_url(url, field)
         reason = self._check_host(host)
         if reason is not None:
             raise TargetBlocked(f"{field}: {reason}")
-        if len(self._allowed) >= _SEEN_MAX:
-            self._allowed.clear()
-        self._allowed.add(url)
+        if len(self.allowed) >= _SEEN_MAX:
+            self.allowed.clear()
+        self.allowed.add(origin)
+        self.allowed.add(url)

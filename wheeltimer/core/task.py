@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from wheeltimer.core.retry import Rule
 from wheeltimer.core.success import SuccessRule
@@ -28,15 +29,15 @@ class Now(Struct, frozen=True, gc=False):
 
     ``elapsed_ns`` is time since boot, suspend included: it never steps. ``wall_ns`` is Unix time. The
     wall is read first, so that a pause between the two readings makes deadlines late, never early.
+    ``wall_ms`` is the wall rounded up: an instant computed from it is never before the reading.
     """
 
     elapsed_ns: int
     wall_ns: int
+    wall_ms: int = 0
 
-    @property
-    def wall_ms(self) -> int:
-        """Unix milliseconds, rounded up: an instant computed from it is never before the reading."""
-        return -(-self.wall_ns // NS_PER_MS)
+    def __post_init__(self) -> None:
+        force_setattr(self, "wall_ms", -(-self.wall_ns // NS_PER_MS))
 
     def elapsed_at(self, wall_ms: int) -> int:
         """Where the wall instant ``wall_ms`` lies on the elapsed time line, in ns, by today's offset."""

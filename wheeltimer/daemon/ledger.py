@@ -8,7 +8,8 @@ runs ahead of the disk, the outside world does not: whoever answers or calls out
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
@@ -30,15 +31,16 @@ _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 class Ledger:
     """Engine, journal and clock together; used from one Trio run.
 
-    ``listeners`` are called with every record after it was applied, before it is durable: whoever
-    shows one to the outside waits for ``journal.durable_lsn``.
+    ``listeners`` are called with every record of their kind after it was applied, before it is durable:
+    whoever shows one to the outside waits for ``journal.durable_lsn``.
     """
 
     def __init__(self, engine: Engine, journal: Journal, clock: Clock, policy: Policy) -> None:
         self.engine = engine
         self.journal = journal
         self.policy = policy
-        self.listeners: list[Callable[[r.AnyRecord], None]] = []
+        self.listeners: dict[type[r.Record], list[Callable[[Any], None]]] = {}
+        self._apply = engine.apply
         self.now: Callable[[], Now] = clock.now
         # Told once after a slice of changes: hands what was appended to the disk, wakes the ticker.
         self.changed: Callable[[], None] = journal.flush
@@ -49,31 +51,32 @@ class Ledger:
         """32 random bits."""
         return self._random.getrandbits(32)
 
-    def submit(self, records: list[r.AnyRecord], reserved: int = 0) -> bool:
+    def submit(self, records: Sequence[r.AnyRecord], reserved: int = 0) -> bool:
         """Make ``records``, one decision, true. False where the journal has no room: nothing changed.
 
         ``reserved`` bytes were taken for this decision before; they are used or given back.
         """
-        journal, engine = self.journal, self.engine
-        if self._held and records and not reserved and not self._widen(records[0]):
+        journal, first = self.journal, records[0]
+        if self._held and not reserved and not self._widen(first):
             return False
-        written = [r.encode(record) for record in records if not isinstance(record, _VOLATILE)]
+        written = [r.encode(record) for record in records if type(record) not in _VOLATILE]
         if written:
             size = sum(map(len, written))
             if not reserved:
                 reserved = size
-                if not journal.reserve(size, essential=not isinstance(records[0], _NEW_WORK)):
+                if not journal.reserve(size, essential=type(first) not in _NEW_WORK):
                     return False
             assert size <= reserved, f"{size} bytes for a decision with {reserved} reserved"
         for record in records:
-            engine.apply(record)
+            self._apply(record)
         if written:
             journal.append(written, reserved, hold=True)
         elif reserved:
             journal.release(reserved)
-        for record in records:
-            for listener in self.listeners:
-                listener(record)
+        if self.listeners:
+            for record in records:
+                for listener in self.listeners.get(type(record), ()):
+                    listener(record)
         return True
 
     def _widen(self, first: r.AnyRecord) -> bool:
@@ -92,7 +95,7 @@ class Ledger:
             self._held[first.key] += more
         return True
 
-    def submit_or_refuse(self, records: list[r.AnyRecord]) -> None:
+    def submit_or_refuse(self, records: Sequence[r.AnyRecord]) -> None:
         """``submit`` for a client's request: no room is the refusal ``full``."""
         if not self.submit(records):
             raise Refused(

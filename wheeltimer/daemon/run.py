@@ -128,7 +128,7 @@ class Daemon:
         dispatcher = Dispatcher(ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency)
         timer = open_timer(self.clock)
         ticker = Ticker(ledger, self.clock, timer)
-        ledger.listeners.append(lambda record: dispatcher.offer(record.key) if type(record) is Due else None)
+        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
         journal.on_durable.append(lambda lsn: dispatcher.committed())
 
         def changed() -> None:
