@@ -15,10 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from wheeltimer import __version__
-from wheeltimer.cli.demo import demo
-from wheeltimer.cli.serve import serve
-from wheeltimer.cli.stats import stats
-from wheeltimer.cli.tasks import cancel, get, list_, reschedule, schedule
+from wheeltimer.cli import demo, serve, stats, tasks
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
@@ -82,5 +79,14 @@ def main() -> None:
     """
 
 
-for _command in (serve, schedule, get, list_, cancel, reschedule, stats, demo):
+for _command in (
+    serve.serve,
+    tasks.schedule,
+    tasks.get,
+    tasks.list_,
+    tasks.cancel,
+    tasks.reschedule,
+    stats.stats,
+    demo.demo,
+):
     main.add_command(_command)

@@ -185,6 +185,8 @@ def _daemon(folder: Path) -> Iterator[str]:
         try:
             child.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            pass
+        finally:  # also when a second Ctrl-C comes while we wait
             child.kill()
             child.wait()
         if child.stdout is not None:
@@ -205,6 +207,7 @@ def _sigterm_unwinds() -> Iterator[None]:
     """SIGTERM ends the command like Ctrl-C does: through every ``finally``."""
 
     def unwind(number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the unwinding short
         raise SystemExit(128 + number)
 
     before = signal.signal(signal.SIGTERM, unwind)

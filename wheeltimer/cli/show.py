@@ -27,7 +27,8 @@ _COLOURS: Final = {
     "failed": "red",
     "not_yet": "yellow",
 }
-_UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1))
+_COLOURED_COLUMNS: Final = frozenset(("state", "outcome", "tasks", "attempts"))
+_UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
 
 
 def now_ms() -> int:
@@ -36,17 +37,19 @@ def now_ms() -> int:
 
 
 def span(ms: int) -> str:
-    """A length in its two largest units: ``29m 58s``, ``3d 4h``, ``1s 250ms``; whole seconds from 10 s on."""
-    if ms >= 10_000:
-        ms -= ms % 1000
+    """A length for the eye, in its two largest units: ``3d 4h``, ``29m 58s``, ``1.7s``, ``250ms``."""
+    if ms < 1000:
+        return f"{ms}ms"
+    if ms < 10_000:
+        return f"{ms / 1000:.1f}s"
     parts: list[str] = []
     for unit, length_ms in _UNITS_MS:
         count, ms = divmod(ms, length_ms)
         if count or parts:
-            parts.append(f"{count}{unit}" if count else "")
+            parts.append(f"{count}{unit}")
         if len(parts) == 2:
             break
-    return " ".join(filter(None, parts)) or "0ms"
+    return " ".join(part for part in parts if not part.startswith("0"))
 
 
 def relative(instant_ms: int, now: int) -> str:
@@ -93,15 +96,13 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
         click.echo(f"{click.style(name.ljust(width), bold=True)}  {clean(value)}")
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "") -> None:
-    """Rows under their columns; numbers are set right. A cell that names a state gets its colour."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Rows under their columns; numbers are set right, states and outcomes in colour."""
     cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
-        _rich_table(columns, cells, right, title)
+        _rich_table(columns, cells, right)
         return
-    if title:
-        click.echo(title)
     widths = [max(len(row[i]) for row in [columns, *cells]) for i in range(len(columns))]
     for row in [[column.upper() for column in columns], *cells]:
         line = "  ".join(
@@ -111,17 +112,19 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
         click.echo(line.rstrip())
 
 
-def _rich_table(
-    columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool], title: str
-) -> None:
+def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: Sequence[bool]) -> None:
     from rich import box  # 0.1 s of imports that only a terminal needs
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for column, is_right in zip(columns, right, strict=True):
         drawn.add_column(column, justify="right" if is_right else "left", overflow="fold")
     for row in cells:
-        drawn.add_row(*(Text(cell, style=_COLOURS.get(cell, "")) for cell in row))  # Text: no markup is read
+        styles = (
+            _COLOURS.get(cell, "") if column in _COLOURED_COLUMNS else ""
+            for column, cell in zip(columns, row, strict=True)
+        )
+        drawn.add_row(*map(Text, row, styles))  # Text, not str: no markup is read from a cell
     Console().print(drawn)

@@ -43,12 +43,8 @@ def stats(session: Session) -> None:
 
 
 def _journal(journal: dict[str, Any]) -> str:
-    parts = [
-        f"{name.removesuffix('_bytes')} {_size(journal[name])}"
-        for name in ("bytes", "live_bytes")
-        if name in journal
-    ]
-    return ", ".join([*parts, f"{journal['commits']} commits"])
+    live = [f"{_size(journal['live_bytes'])} of it live"] if "live_bytes" in journal else []
+    return ", ".join([f"{_size(journal['bytes'])} on disk", *live, f"{journal['commits']} commits"])
 
 
 def _size(count: int) -> str:
@@ -63,5 +59,10 @@ def _queues(queues: dict[str, Any]) -> None:
     columns = list(dict.fromkeys(name for counts in queues.values() for name in counts))
     show.table(
         ("queue", *columns),
-        [(queue, *(counts.get(column, 0) for column in columns)) for queue, counts in queues.items()],
+        [(queue, *(_cell(counts.get(column, 0)) for column in columns)) for queue, counts in queues.items()],
     )
+
+
+def _cell(value: Any) -> Any:
+    """``paused`` is a yes or nothing; counts stay numbers."""
+    return ("yes" if value else "") if isinstance(value, bool) else value

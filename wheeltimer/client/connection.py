@@ -5,7 +5,6 @@ It knows sockets and line ends. What a line says is in ``blocking.py``.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import select
 import socket
@@ -53,6 +52,8 @@ class LineConnection:
 
     def put(self, line: bytes) -> None:
         """Take one line, without its end, to be sent; sends nothing by itself."""
+        if self._socket.fileno() < 0:
+            raise ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
         self._out += line
         self._out += b"\n"
 
@@ -87,15 +88,19 @@ class LineConnection:
         if not ready:
             return False
         _, events = ready[0]
-        if events & select.POLLOUT:
-            with contextlib.suppress(BlockingIOError):
-                sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
-                del self._out[:sent]
         if events & ~select.POLLOUT:  # also an error or a hang-up: recv says which
             data = self._socket.recv(_READ_BYTES)
             if not data:
                 raise ConnectionError("the daemon closed the connection")
             self._in += data
+        elif events & select.POLLOUT:
+            try:
+                sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
+                del self._out[:sent]
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                self._out.clear()  # it hung up on us; what it said before is still to be read
         return True
 
 

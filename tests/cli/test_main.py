@@ -1,0 +1,176 @@
+"""The command as a whole: exit codes, one line per error, help that answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.client.scripted import CLOSE, ScriptedServer
+from wheeltimer import __version__
+from wheeltimer.cli import main
+
+COMMANDS = ("serve", "schedule", "get", "list", "cancel", "reschedule", "stats", "demo")
+
+
+def run(*args: str, server: ScriptedServer | None = None, stdin: str | None = None) -> Result:
+    """The command in this process, without the caller's own configuration."""
+    environ = {name: None for name in os.environ if name.startswith("WHEELTIMER_")}
+    where = ("--server", server.address) if server else ()
+    return CliRunner().invoke(main, [*args, *where], input=stdin, env=environ)
+
+
+def one_line(result: Result) -> str:
+    """The error: exactly one line, on standard error, and nothing on standard output."""
+    assert result.stdout == ""
+    assert result.stderr.startswith("wheeltimer: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    return result.stderr
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"wheeltimer {__version__}\n")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_an_example_in_its_help(command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"wheeltimer {command}" in result.stdout
+    assert command in run("--help").stdout
+
+
+def test_every_option_is_explained() -> None:
+    for name, command in main.commands.items():
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize("args", [("--help",), ("--version",), ("schedule", "--help"), ("serve", "--help")])
+def test_help_does_not_wait_for_trio_or_httpx(args: tuple[str, ...]) -> None:
+    code = (
+        "import sys\n"
+        "from wheeltimer.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print({'trio', 'httpx', 'rich', 'asyncio'} & set(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+    assert done.stderr == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (("nope",), "nope"),
+        (("get",), "ID"),
+        (("get", "a", "--frobnicate"), "--frobnicate"),
+        (("cancel",), "--group"),
+        (("cancel", "a", "--group", "g"), "--group"),
+        (("schedule", "http://x/", "--in", "1s", "--at", "5"), "--at"),
+        (("reschedule", "a", "--in", "1s", "--at", "5"), "--at"),
+        (("schedule", "http://x/", "--body", "{not json"), "--body"),
+        (("schedule", "http://x/", "--body", "@/no/such/file"), "/no/such/file"),
+        (("schedule", "http://x/", "--meta", "nope"), "--meta"),
+        (("schedule", "http://x/", "--retry", "{nope"), "--retry"),
+        (("schedule", "http://x/", "--header", "no colon"), "no colon"),
+        (("schedule", "http://x/", "--on-conflict", "shrug"), "--on-conflict"),
+        (("schedule", "http://x/", "--method", "BREW"), "--method"),
+        (("list", "--state", "asleep"), "--state"),
+        (("list", "--limit", "many"), "--limit"),
+        (("get", "a", "--server", "nonsense:port"), "nonsense:port"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_usage_error_is_one_line_that_names_the_argument_and_exits_2(
+    args: tuple[str, ...], named: str
+) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert named in one_line(result)
+
+
+def test_no_command_shows_the_help_and_exits_2() -> None:
+    result = run()
+    assert result.exit_code == 2
+    assert "Commands:" in result.stderr
+
+
+def test_a_daemon_that_is_not_there_exits_69() -> None:
+    result = run("get", "a", "--server", "unix:/no/such/socket")
+    assert result.exit_code == 69
+    line = one_line(result)
+    assert "unix:/no/such/socket" in line
+    assert "wheeltimer serve" in line
+
+
+def test_a_connection_that_dies_exits_69_and_says_what_is_open() -> None:
+    with ScriptedServer([CLOSE]) as server:
+        result = run("cancel", "a", server=server)
+    assert result.exit_code == 69
+    assert "may or may not" in one_line(result)
+
+
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_a_refusal_exits_1_with_code_and_message(as_json: tuple[str, ...]) -> None:
+    refusal = {"ok": False, "error": "not_found", "message": "queue default knows\nno such task"}
+    with ScriptedServer([refusal]) as server:
+        result = run("get", "a", *as_json, server=server)
+    assert result.exit_code == 1
+    assert one_line(result) == "wheeltimer: refused (not_found): queue default knows no such task\n"
+
+
+def test_server_and_token_come_from_the_environment_and_flags_beat_them() -> None:
+    with ScriptedServer(lambda _request: {"ok": True, "tasks": []}) as server:
+        environ = {"WHEELTIMER_SERVER": server.address, "WHEELTIMER_TOKEN": "from-environment"}
+        assert CliRunner().invoke(main, ["list"], env=environ).exit_code == 0
+        assert CliRunner().invoke(main, ["list", "--token", "flag"], env=environ).exit_code == 0
+    hellos = [request["token"] for request in server.requests if request["op"] == "hello"]
+    assert hellos == ["from-environment", "flag"]
+
+
+def test_python_dash_m_is_the_same_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "wheeltimer", "get", "a", "--server", "unix:/no/such/socket"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 69
+    assert done.stderr.startswith("wheeltimer: no daemon answers")
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    """``wheeltimer list | head``: no traceback, no complaint at the interpreter's exit."""
+    task = {"id": "a" * 200, "queue": "q", "state": "dead", "attempts": 0, "url": "http://x/", "ended": 1}
+    with ScriptedServer([{"ok": True, "tasks": [task] * 5000}]) as server:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "wheeltimer", "list", "--server", server.address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        assert child.stderr is not None
+        child.stdout.readline()
+        child.stdout.close()
+        errors = child.stderr.read()
+        child.stderr.close()
+        child.wait(10)
+    assert errors == b""
+
+
+def test_json_is_the_reply_as_it_came_on_one_line() -> None:
+    reply = {"ok": True, "tasks": [{"id": "ä", "queue": "q", "big": 12345678901234567890}], "cursor": "c"}
+    with ScriptedServer([reply]) as server:
+        result = run("list", "--json", server=server)
+    assert result.exit_code == 0
+    assert result.stdout.count("\n") == 1
+    assert json.loads(result.stdout) == {key: value for key, value in reply.items() if key != "ok"}

@@ -1,0 +1,125 @@
+"""``serve``: what it hands to the daemon, and how a start that fails ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.cli.test_main import one_line
+from wheeltimer import errors
+from wheeltimer.cli import main
+from wheeltimer.settings import Address, Settings
+
+
+class Daemon:
+    """Stands for ``daemon.run``: notes its settings, then returns or raises."""
+
+    def __init__(self) -> None:
+        self.settings: list[Settings] = []
+        self.outcome: int | Exception = 0
+
+    def main(self, settings: Settings, progress: Callable[[int, int], None] | None = None) -> int:
+        self.settings.append(settings)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+@pytest.fixture
+def daemon(monkeypatch: pytest.MonkeyPatch) -> Daemon:
+    daemon = Daemon()
+    module = types.ModuleType("wheeltimer.daemon.run")
+    module.main = daemon.main  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "wheeltimer.daemon.run", module)
+    return daemon
+
+
+def serve(*args: str, **environ: str) -> Result:
+    clean: dict[str, str | None] = {name: None for name in os.environ if name.startswith("WHEELTIMER_")}
+    return CliRunner().invoke(main, ["serve", *args], env=clean | environ)
+
+
+def test_every_flag_reaches_the_settings(daemon: Daemon, tmp_path: Path) -> None:
+    flags = (
+        "--listen 127.0.0.1:1 --listen unix:/tmp/s --http 127.0.0.1:2 --tick 5ms --wheel-size 8192"
+        " --allow-net 10.0.0.0/8 --allow-net fd00::/8 --fsync off --concurrency 7 --max-tasks 9 --insecure"
+    )
+    result = serve(*flags.split(), "--data-dir", str(tmp_path))
+    assert (result.exit_code, result.stderr) == (0, "")
+    (settings,) = daemon.settings
+    assert settings.listen == (Address("tcp", "127.0.0.1", 1), Address("unix", path="/tmp/s"))
+    assert settings.http == Address("tcp", "127.0.0.1", 2)
+    assert (settings.tick_ms, settings.wheel_size) == (5, 8192)
+    assert [str(net) for net in settings.allow_nets] == ["10.0.0.0/8", "fd00::/8"]
+    assert (settings.fsync, settings.concurrency, settings.limits.tasks_max) == ("off", 7, 9)
+    assert settings.insecure
+    assert settings.data_dir == tmp_path
+
+
+def test_without_flags_it_is_loopback_only_with_the_journal_on(daemon: Daemon) -> None:
+    assert serve().exit_code == 0
+    (settings,) = daemon.settings
+    assert [str(address) for address in settings.listen] == ["127.0.0.1:8463"]
+    assert settings.fsync == "group"
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code"),
+    [
+        (errors.JournalDamaged("journal damaged at 00000001.seg:512"), 65),
+        (errors.JournalNewer("written by a later version"), 65),
+        (errors.ListenError("127.0.0.1:8463 is in use"), 71),
+        (errors.JournalInUse("held by process 7"), 73),
+        (errors.StorageFailed("fdatasync: no such device"), 74),
+        (errors.SettingsError("tls.cert: cannot be read"), 78),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_a_start_that_fails_is_one_line_and_its_exit_code(
+    daemon: Daemon, error: errors.WheeltimerError, exit_code: int
+) -> None:
+    daemon.outcome = error
+    result = serve()
+    assert result.exit_code == exit_code
+    assert one_line(result) == f"wheeltimer: {error}\n"
+
+
+@pytest.mark.parametrize("exit_code", [0, 74])
+def test_the_daemons_own_exit_code_is_the_commands(daemon: Daemon, exit_code: int) -> None:
+    daemon.outcome = exit_code
+    assert serve().exit_code == exit_code
+
+
+def test_a_bug_is_not_dressed_up_as_an_error_line(daemon: Daemon) -> None:
+    daemon.outcome = AssertionError("a broken invariant")
+    assert isinstance(serve().exception, AssertionError)
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "exit_code", "named"),
+    [
+        (("--tick", "0"), {}, 2, "--tick"),
+        (("--wheel-size", "100"), {}, 2, "--wheel-size"),
+        (("--fsync", "sometimes"), {}, 2, "--fsync"),
+        (("--listen", "8463"), {}, 2, "--listen"),
+        (("--frobnicate",), {}, 2, "--frobnicate"),
+        (("--config", "/no/such/file"), {}, 78, "/no/such/file"),
+        (("--listen", "0.0.0.0:1"), {}, 78, "--insecure"),
+        ((), {"WHEELTIMER_TICK": "0"}, 78, "WHEELTIMER_TICK"),
+        ((), {"WHEELTIMER_TIKC": "1ms"}, 78, "WHEELTIMER_TICK?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple | dict) else "",
+)
+def test_a_bad_setting_is_one_line_and_the_daemon_never_starts(
+    daemon: Daemon, args: tuple[str, ...], environ: dict[str, str], exit_code: int, named: str
+) -> None:
+    result = serve(*args, **environ)
+    assert result.exit_code == exit_code
+    assert named in one_line(result)
+    assert daemon.settings == []
