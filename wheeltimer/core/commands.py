@@ -134,7 +134,17 @@ _URL: Final = re.compile(
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
 _HEADER_VALUE: Final = re.compile(r"[!-~\x80-\xff]?(?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?").fullmatch
 _RESERVED: Final = frozenset(
-    "host content-length transfer-encoding connection upgrade te trailer expect keep-alive".split()
+    [
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "upgrade",
+        "te",
+        "trailer",
+        "expect",
+        "keep-alive",
+    ]
 )
 _RESERVED_PREFIXES: Final = ("webhook-", "wheeltimer-", "proxy-")
 URL_BYTES_MAX: Final = 8192
@@ -199,7 +209,8 @@ def check_headers(headers: dict[str, str], limits: Limits) -> None:
             raise BadValue(f"headers: {name} is set by the daemon", "headers")
         if not _HEADER_VALUE(value):
             raise BadValue(
-                f"headers: the value of {name} may hold visible Latin-1 characters, spaces and tabs", "headers"
+                f"headers: the value of {name} may hold visible Latin-1 characters, spaces and tabs",
+                "headers",
             )
         size += len(name) + len(value) + 4
     if size > limits.header_bytes_max:

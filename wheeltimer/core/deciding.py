@@ -126,9 +126,7 @@ def _full(engine: Engine) -> Refused:
     )
 
 
-def _new_task(
-    engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, lsn: int
-) -> Task:
+def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, lsn: int) -> Task:
     """The task that a request asks for, every field checked."""
     wall_ms = now.wall_ms
     c.check_fields(command, engine.limits)
@@ -255,9 +253,7 @@ _PLAIN_FIELDS: Final = (
 )  # fmt: skip
 
 
-def _change_fields(
-    engine: Engine, policy: Policy, command: c.Reschedule, task: Task, key: str
-) -> None:
+def _change_fields(engine: Engine, policy: Policy, command: c.Reschedule, task: Task, key: str) -> None:
     if command.url is not None:
         policy.check_target(command.url)
         task.url = command.url

@@ -18,7 +18,18 @@ from msgspec.structs import replace
 from wheeltimer.core import records as r
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.table import Table
-from wheeltimer.core.task import NS_PER_MS, TRANSITIONS, Attempt, Input, Now, State, Task, digest, pack, unpack
+from wheeltimer.core.task import (
+    NS_PER_MS,
+    TRANSITIONS,
+    Attempt,
+    Input,
+    Now,
+    State,
+    Task,
+    digest,
+    pack,
+    unpack,
+)
 from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.core.wheel import HashedWheelTimer
 

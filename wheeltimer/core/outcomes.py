@@ -281,5 +281,7 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
     size = 4096 + 4 * ERROR_CHARS_MAX + 3 * limits.history_reply_bytes_max + 2 * len(task.meta or b"")
     hook = max(len(task.on_done or ""), len(task.on_dead or ""))
     if hook:
-        size += hook + 2048 + 2 * limits.id_bytes_max + 2 * max(limits.reply_bytes_max, len(finish_reply or b""))
+        size += (
+            hook + 2048 + 2 * limits.id_bytes_max + 2 * max(limits.reply_bytes_max, len(finish_reply or b""))
+        )
     return size

@@ -24,7 +24,7 @@ class Record(Struct, array_like=True, frozen=True, gc=False):
     """Base of every record."""
 
 
-class Scheduled(Record, tag="s"):
+class Scheduled(Record, tag="s", frozen=True):
     """A new task, or a new version by ``replace``; also a hook that an end brings about."""
 
     key: str
@@ -32,7 +32,7 @@ class Scheduled(Record, tag="s"):
     task: Task
 
 
-class Rescheduled(Record, tag="r"):
+class Rescheduled(Record, tag="r", frozen=True):
     """A new version by ``reschedule`` or ``redrive``: the whole task as it is from now on."""
 
     key: str
@@ -40,7 +40,7 @@ class Rescheduled(Record, tag="r"):
     task: Task
 
 
-class Attempted(Record, tag="a"):
+class Attempted(Record, tag="a", frozen=True):
     """An attempt ended. Where the task goes on (a retry, "not yet", a newer version waits), ``next_ms``
     and ``deadline_ns`` say when, unless ``attempt.version`` is an old one; with ``ends`` the task's
     ``Ended`` is the next record of the same frame.
@@ -57,7 +57,7 @@ class Attempted(Record, tag="a"):
     group: str | None = None
 
 
-class Stopping(Record, tag="x"):
+class Stopping(Record, tag="x", frozen=True):
     """A cancel (1) or finish (2) of a running task: it takes effect when the attempt ends."""
 
     key: str
@@ -66,7 +66,7 @@ class Stopping(Record, tag="x"):
     reply: bytes | None = None
 
 
-class Ended(Record, tag="e"):
+class Ended(Record, tag="e", frozen=True):
     """A task ended in ``state``; ``reason`` is why, other than by a successful attempt."""
 
     key: str
@@ -79,7 +79,7 @@ class Ended(Record, tag="e"):
     meta: bytes | None = None
 
 
-class Paused(Record, tag="p"):
+class Paused(Record, tag="p", frozen=True):
     """A queue was paused or resumed."""
 
     queue: str
@@ -87,14 +87,14 @@ class Paused(Record, tag="p"):
     paused: bool
 
 
-class Forgotten(Record, tag="f"):
+class Forgotten(Record, tag="f", frozen=True):
     """Retention of these ended tasks is over; a later task of the same id is a new one."""
 
     keys: list[str]
     time_ms: int
 
 
-class Carried(Record, tag="c"):
+class Carried(Record, tag="c", frozen=True):
     """Compaction's copy of a task or, with an empty task, of a paused queue: state, no event."""
 
     key: str
@@ -102,14 +102,14 @@ class Carried(Record, tag="c"):
     task: Task | None
 
 
-class Due(Record, tag="d"):
+class Due(Record, tag="d", frozen=True):
     """Volatile: the wheel handed the task over; it waits for a permit."""
 
     key: str
     time_ms: int
 
 
-class Started(Record, tag="b"):
+class Started(Record, tag="b", frozen=True):
     """Volatile: an attempt began."""
 
     key: str

@@ -62,7 +62,7 @@ def decode(line: bytes) -> commands.AnyCommand:
     try:
         if not line.isascii():
             line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
-        return commands.decode(line)
+        command: commands.AnyCommand = commands.decode(line)
     except msgspec.ValidationError as error:
         raise _explained(str(error)) from error
     except msgspec.DecodeError as error:
@@ -71,6 +71,7 @@ def decode(line: bytes) -> commands.AnyCommand:
         raise BadValue(f"not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise BadValue(f"nested deeper than {commands.DEPTH_MAX}") from error
+    return command
 
 
 def _explained(text: str) -> BadValue:

@@ -119,7 +119,13 @@ class Ledger:
         """Record what came of the attempt in flight."""
         queue, _ = split_key(key)
         records = outcomes.attempt_ended(
-            self.engine, self.policy.queue(queue), key, answer, self.now(), self.journal.next_lsn, self.chance()
+            self.engine,
+            self.policy.queue(queue),
+            key,
+            answer,
+            self.now(),
+            self.journal.next_lsn,
+            self.chance(),
         )
         done = self.submit(records, self._held.pop(key))
         assert done, "room for an outcome is reserved"

@@ -17,7 +17,6 @@ from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal import Journal
 
-
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
@@ -45,7 +44,9 @@ def recover(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"
             ) from error
         for record in records:
-            if isinstance(record, r.Stopping) or (isinstance(record, r.Carried) and record.task and record.task.stop):
+            if isinstance(record, r.Stopping) or (
+                isinstance(record, r.Carried) and record.task and record.task.stop
+            ):
                 stopping.add(record.key)
         rebase = None
         if frame.clocks.boot_id != boot_id:

@@ -100,7 +100,6 @@ class Requests:
 
     def _decide(self, command: c.AnyCommand, now: Now) -> object:
         engine, ledger = self._engine, self._ledger
-        lsn = ledger.journal.next_lsn
         seq = UNSET if command.seq is None else command.seq
         match command:
             case c.Ping():
@@ -111,23 +110,29 @@ class Requests:
                 return queries.get(engine, command)
             case c.Stats():
                 return self._stats(command)
-            case c.Cancel():
-                records, reply = deciding.cancel(engine, command, now, lsn)
-            case c.Reschedule():
-                records, reply = deciding.reschedule(engine, ledger.policy, command, now, lsn)
-            case c.Finish():
-                records, reply = deciding.finish(engine, command, now, lsn)
-            case c.Redrive():
-                records, reply = deciding.redrive(engine, command, now, lsn)
-            case c.Pause() | c.Resume():
-                records, reply = deciding.pause(engine, command, now)
             case _:
-                raise AssertionError(f"{type(command).__name__} has no answer")
+                records, reply = self._change(command, now)
         if records:
             ledger.submit_or_refuse(records)
             if isinstance(command, c.Resume):
                 self._resumed(command.queue)
         return reply
+
+    def _change(self, command: c.AnyCommand, now: Now) -> tuple[deciding.Records, object]:
+        engine, policy, lsn = self._engine, self._ledger.policy, self._ledger.journal.next_lsn
+        match command:
+            case c.Cancel():
+                return deciding.cancel(engine, command, now, lsn)
+            case c.Reschedule():
+                return deciding.reschedule(engine, policy, command, now, lsn)
+            case c.Finish():
+                return deciding.finish(engine, command, now, lsn)
+            case c.Redrive():
+                return deciding.redrive(engine, command, now, lsn)
+            case c.Pause() | c.Resume():
+                return deciding.pause(engine, command, now)
+            case _:
+                raise AssertionError(f"{type(command).__name__} has no answer")
 
     def _hello(self, command: c.Hello, now: Now) -> dict[str, object]:
         limits = {name: getattr(self._engine.limits, name) for name in _SHOWN_LIMITS}
@@ -238,4 +243,3 @@ _SHOWN_LIMITS: Final = (
     "line_bytes_max", "body_bytes_max", "meta_bytes_max", "headers_max", "header_bytes_max", "id_bytes_max",
     "delay_max_ms", "tasks_max",
 )  # fmt: skip
-

@@ -177,7 +177,9 @@ class Daemon:
                     _log.warning("second signal, ending at once")
                     os._exit(128 + number)
                 requests.draining = True
-                _log.info("draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight)
+                _log.info(
+                    "draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight
+                )
                 outer.start_soon(self._drain, outer, dispatcher)
 
     async def _drain(self, outer: trio.Nursery, dispatcher: Dispatcher) -> None:

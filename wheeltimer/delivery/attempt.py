@@ -94,8 +94,9 @@ class Sender:
             return Answer(started.wall_ms, ms, late_ms, error=error)
         retry_after_ms, stop = _wishes(reply, ended)
         return Answer(
-            started.wall_ms, ms, late_ms, reply.status, None, reply.body, reply.truncated, retry_after_ms, stop
-        )
+            started.wall_ms, ms, late_ms, reply.status, None, reply.body, reply.truncated, retry_after_ms,
+            stop,
+        )  # fmt: skip
 
     def _fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
         """The header lines: the caller's own, and those that only the daemon may set."""
