@@ -161,7 +161,11 @@ class Daemon:
 
     def start(self) -> None:
         """Run it until the ready line. What the machine's user has configured does not reach it."""
-        env = {n: v for n, v in os.environ.items() if not n.startswith("WHEELTIMER_") and n != "STATE_DIRECTORY"}
+        env = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("WHEELTIMER_") and name != "STATE_DIRECTORY"
+        }
         command = [sys.executable, "-m", "wheeltimer", "serve", "--listen", "127.0.0.1:0", "--data-dir"]
         with (self.folder / "log").open("ab") as log:
             self.process = Process([*command, str(self.data), *self.flags], log, env | self.extra_env)

@@ -40,7 +40,7 @@ def run(options: Options) -> Result:
         figures,
         [
             Bound("16 x 500 schedules/s", best["schedules_per_s"], 150_000, at_least=True),
-            Bound("1 x 1 median round trip / bare overwrite + fdatasync", round_trip["ratio_to_overwrite"], 3.0),
+            Bound("1 x 1 round trip / bare write + fdatasync", round_trip["ratio_to_overwrite"], 3.0),
         ],
     )
 
@@ -172,8 +172,9 @@ def _strace(seed: int) -> Figures:
         finally:
             tracer.send_signal(signal.SIGINT)
             tracer.wait(10)
-        found = dict(re.findall(r"(\d+)(?:\s+\d+)?\s+(fdatasync|pwrite64)$", counts.read_text(), re.MULTILINE))
-    calls = {name: int(count) for count, name in [(c, n) for c, n in found.items()]}
+        # columns: % time, seconds, usecs/call, calls, errors (blank for none), syscall
+        rows = re.findall(r"^(?: *\S+){3} +(\d+)(?: +\d+)? +(\w+)$", counts.read_text(), re.MULTILINE)
+    calls = {name: int(count) for count, name in rows if name != "total"}
     return {
         "schedules": driven.ok,
         "commits": commits,

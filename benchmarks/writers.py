@@ -6,6 +6,7 @@ counted and not parsed. So the load costs a small part of what the daemon spends
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import select
@@ -131,10 +132,8 @@ def _exchange(open_: dict[int, _Connection], poll: select.epoll, size: int, seco
 
 def _send(connection: _Connection, poll: select.epoll) -> None:
     """Send what is allowed; where the socket takes less, ask to be told when it takes more."""
-    try:
+    with contextlib.suppress(BlockingIOError):
         connection.sent += connection.socket.send(connection.lines[connection.sent : connection.allowed])
-    except BlockingIOError:
-        pass
     full = connection.sent < connection.allowed
     if full != connection.full:
         connection.full = full
