@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 
 from wheeltimer.core.limits import Limits as CoreLimits
 from wheeltimer.core.retry import Rule
-from wheeltimer.core.units import DAY_MS, HOUR_MS, SECOND_MS
+from wheeltimer.core.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, SECOND_MS
 from wheeltimer.errors import BadValue
 from wheeltimer.settings.values import (
     DEFAULT_PORT,
@@ -27,6 +27,7 @@ from wheeltimer.settings.values import (
     Secret,
     parse_address,
     parse_duration,
+    parse_name,
     parse_network,
     parse_path,
     parse_queue_pattern,
@@ -89,7 +90,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         int, _knob("of the last attempt's reply: how much is kept in history", 0, 65_536)
     ] = _CORE.history_reply_bytes_max
     delay_max_ms: Annotated[
-        int, _ms("the longest delay; a longer one is a unit mixed up", SECOND_MS, 100 * 366 * DAY_MS)
+        int, _ms("the longest delay; a longer one is a unit mixed up", SECOND_MS, DURATION_MS_MAX)
     ] = _CORE.delay_max_ms
     timeout_max_ms: Annotated[
         int, _ms("the longest timeout; an attempt holds its permit all this time", SECOND_MS, DAY_MS)
@@ -104,7 +105,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         _CORE.keep_done_max
     )
     keep_dead_ms: Annotated[
-        int, _ms("how long dead and expired tasks can be redriven; kept whole", 0, 3660 * DAY_MS)
+        int, _ms("how long dead and expired tasks can be redriven; kept whole", 0, DURATION_MS_MAX)
     ] = _CORE.keep_dead_ms
     keep_dead_max: Annotated[int, _knob("how many of them, newest first", 0, 100_000_000)] = (
         _CORE.keep_dead_max
@@ -170,7 +171,7 @@ class Destination(Struct, frozen=True, kw_only=True):
 class Token(Struct, frozen=True, kw_only=True):
     """``[[tokens]]``: who may do what. The token itself is nowhere, only its SHA-256."""
 
-    name: Annotated[str, _knob("what logs call its holder")]
+    name: Annotated[str, _knob("what logs call its holder", parse=parse_name)]
     sha256: Annotated[bytes, _knob("of the token; `wheeltimer token new` prints it", parse=parse_sha256)]
     scopes: Annotated[tuple[Literal["produce", "read", "admin"], ...], _knob("what it allows; at least one")]
     queues: Annotated[

@@ -93,7 +93,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     given.setdefault("data_dir", _Given(_default_data_dir(environ), "--data-dir"))
     for key, value in given.items():
         if key not in _KNOBS:
-            raise value.error(f"no such setting{_did_you_mean(key, [*_KNOBS, *_TABLES])}")
+            raise value.error(f"no such setting{_did_you_mean(key, [*_KNOBS, *_FLAT, *_TABLES])}")
     values = {key: _value(_KNOBS[key], value) for key, value in given.items()}
     settings = Settings(
         **_attributes(values, ""),

@@ -95,7 +95,7 @@ def tuple_of(one: Callable[[object, Path], Any]) -> Callable[[object, Path], tup
         if isinstance(value, str):  # one value, or a variable's commas
             value = [part.strip() for part in value.split(",")]
         if not isinstance(value, list | tuple):
-            raise BadValue(f"{value!r} is not a list")
+            raise BadValue("a list is expected, in square brackets")  # unshown: it may hold a secret
         items = [one(item, folder) for item in value]
         if len(set(items)) != len(items):
             raise BadValue("the same value stands there twice; keep one")
@@ -177,8 +177,8 @@ def parse_queue_pattern(value: object, folder: Path = Path()) -> str:
     return value
 
 
-def parse_name(value: object) -> str:
-    """A name of a queue or a retry rule."""
+def parse_name(value: object, folder: Path = Path()) -> str:
+    """A name of a queue, a retry rule or a token."""
     if not isinstance(value, str) or not _NAME.fullmatch(value):
         raise BadValue(f"{value!r} is not a name: 1 to 128 of A-Z a-z 0-9 . _ : -")
     return value
