@@ -16,13 +16,8 @@ from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.identity import make_id
-from wheeltimer.core.outcomes import end
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.replies import (
-    CancelReply,
-    FinishReply,
-    PauseReply,
-    RedriveReply,
     RescheduleReply,
     ScheduleReply,
 )
@@ -30,8 +25,6 @@ from wheeltimer.core.retry import BUILT_IN, Rule, resolve
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
-    STOP_CANCEL,
-    STOP_FINISH,
     TRANSITIONS,
     Input,
     Now,
@@ -164,7 +157,7 @@ def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, n
         task.deadline_ns = now.elapsed_at(due_ms)
         if type(task.delay) is not int:
             task.due_given_ms = due_ms
-    _set_expiry(engine, task)
+    set_expiry(engine, task)
     return task
 
 
@@ -186,7 +179,7 @@ def _kept_rule(policy: Policy, retry: str | Rule | None, queue: str) -> Rule | N
     return rule if isinstance(retry, str) and retry not in BUILT_IN else None
 
 
-def _set_expiry(engine: Engine, task: Task) -> None:
+def set_expiry(engine: Engine, task: Task) -> None:
     """``expires_in`` follows the due's time line, ``expires_at`` the wall clock."""
     task.expiry_ns = task.expiry_ms = None
     if task.expires_at is not None:
@@ -199,7 +192,7 @@ def _set_expiry(engine: Engine, task: Task) -> None:
             task.expiry_ns = task.deadline_ns + after_ms * NS_PER_MS
 
 
-def _find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
+def find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
     name = c.check_name(queue, "queue") if queue is not None else DEFAULT_QUEUE
     key = key_of(name, c.check_id(id, engine.limits))
     task = engine.get(key)
@@ -208,7 +201,7 @@ def _find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
     return key, task
 
 
-def _check_version(task: Task, if_version: int | None) -> None:
+def check_version(task: Task, if_version: int | None) -> None:
     if if_version is not None and if_version != task.version:
         raise Refused(
             "conflict",
@@ -218,7 +211,7 @@ def _check_version(task: Task, if_version: int | None) -> None:
         )
 
 
-def _refuse_ended(task: Task, what: Input) -> None:
+def refuse_ended(task: Task, what: Input) -> None:
     """Raise the refusal that the table of transitions has for this input, if it has one."""
     cell = TRANSITIONS[State(task.state)][what]
     if isinstance(cell, str):
@@ -230,9 +223,9 @@ def reschedule(
     engine: Engine, policy: Policy, command: c.Reschedule, now: Now, lsn: int
 ) -> tuple[Records, RescheduleReply]:
     """A new version with a new due or new fields; the request that made the task stays its content."""
-    key, old = _find(engine, command.id, command.queue)
-    _check_version(old, command.if_version)
-    _refuse_ended(old, Input.RESCHEDULE)
+    key, old = find(engine, command.id, command.queue)
+    check_version(old, command.if_version)
+    refuse_ended(old, Input.RESCHEDULE)
     if old.stop:
         raise Refused("too_late", "the running task is being cancelled or finished", state="running")
     c.check_fields(command, engine.limits)
@@ -293,95 +286,4 @@ def _change_due(engine: Engine, command: c.Reschedule, old: Task, task: Task, no
         task.expires_at, task.expires_in = command.expires_at, None
     elif not (moved and task.expires_in is not None):
         return
-    _set_expiry(engine, task)
-
-
-def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
-    """Records that cancel this task; none where it is cancelled, or being stopped, already."""
-    return _stop_one(engine, key, task, now, lsn, STOP_CANCEL, None)
-
-
-def _stop_one(
-    engine: Engine, key: str, task: Task, now: Now, lsn: int, stop: int, reply: bytes | None
-) -> Records:
-    what = Input.CANCEL if stop == STOP_CANCEL else Input.FINISH
-    _refuse_ended(task, what)
-    if task.state == State.RUNNING:
-        return [] if task.stop else [r.Stopping(key, now.wall_ms, stop, reply)]
-    if task.state >= State.DONE:
-        return []
-    state = State.CANCELLED if stop == STOP_CANCEL else State.DONE
-    return end(engine, key, task, state, now, lsn, finish_reply=reply)
-
-
-def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Records, CancelReply]:
-    """Cancel the one task that ``id`` names."""
-    assert command.id is not None
-    key, task = _find(engine, command.id, command.queue)
-    _check_version(task, command.if_version)
-    records = cancel_one(engine, key, task, now, lsn)
-    running = task.state == State.RUNNING
-    seq = UNSET if command.seq is None else command.seq
-    return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), seq)
-
-
-def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
-    """End the one task that ``id`` names as ``done``, from outside."""
-    assert command.id is not None
-    key, task = _find(engine, command.id, command.queue)
-    reply = finish_reply(engine, command)
-    records = _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
-    running = task.state == State.RUNNING
-    seq = UNSET if command.seq is None else command.seq
-    return records, FinishReply(True, 0 if running else bool(records) + 0, int(running), seq)
-
-
-def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
-    """The JSON that stands for the callback's reply, checked."""
-    if not command.reply:
-        return None
-    reply = bytes(command.reply)
-    if len(reply) > engine.limits.body_bytes_max:
-        raise Refused(
-            "bad_request", f"reply: at most {engine.limits.body_bytes_max} bytes expected", field="reply"
-        )
-    c.check_depth(reply, "reply")
-    return reply
-
-
-def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> Records:
-    """Records that finish this task; none where it is done, or being stopped, already."""
-    return _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
-
-
-def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Records, RedriveReply]:
-    """Start the one dead or expired task that ``id`` names again."""
-    assert command.id is not None
-    key, task = _find(engine, command.id, command.queue)
-    _refuse_ended(task, Input.REDRIVE)
-    seq = UNSET if command.seq is None else command.seq
-    return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, seq)
-
-
-def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Records:
-    """A new version, due now, of a dead or expired task."""
-    task = replace(
-        old, version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0, attempts=0, failures=0, polls=0,
-        due_given_ms=now.wall_ms, next_given_ms=None, deadline_ns=now.elapsed_at(now.wall_ms),
-        ended_ms=None, reason=None, content=content_of(old),
-    )  # fmt: skip
-    if task.expires_at is not None and parse_instant_ms(task.expires_at, "expires_at") <= now.wall_ms:
-        task.expires_at = None
-    _set_expiry(engine, task)
-    return [r.Rescheduled(key, now.wall_ms, task)]
-
-
-def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[Records, PauseReply]:
-    """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
-    queue = c.check_name(command.queue, "queue")
-    paused = isinstance(command, c.Pause)
-    seq = UNSET if command.seq is None else command.seq
-    records: Records = []
-    if paused != engine.paused(queue):
-        records = [r.Paused(queue, now.wall_ms, paused)]
-    return records, PauseReply(True, queue, paused, seq)
+    set_expiry(engine, task)

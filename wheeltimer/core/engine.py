@@ -16,7 +16,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
+from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
+from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.table import Table
 from wheeltimer.core.task import (
     NS_PER_MS,
@@ -28,9 +30,9 @@ from wheeltimer.core.task import (
     Task,
     digest,
     pack,
+    timers,
     unpack,
 )
-from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.core.wheel import HashedWheelTimer
 
 STATES: Final = len(State)
@@ -38,8 +40,6 @@ STATES: Final = len(State)
 _SCHEDULED: Final = int(State.SCHEDULED)
 _READY: Final = int(State.READY)
 _FIRST_END: Final = int(State.DONE)
-# Recovery turns a deadline of another boot into one of this boot: (deadline_ns, longest wait in ms).
-Rebase = Callable[[int, int], int]
 
 
 class Queue(Struct, gc=False):
@@ -47,19 +47,6 @@ class Queue(Struct, gc=False):
 
     counts: list[int]
     paused: bool = False
-
-
-def timers(task: Task) -> tuple[int | None, int | None]:
-    """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
-    if task.state > _READY:
-        return None, None
-    elapsed, wall = task.expiry_ns, task.expiry_ms
-    if task.state == _SCHEDULED:
-        if task.deadline_ns is not None:
-            elapsed = task.deadline_ns if elapsed is None else min(elapsed, task.deadline_ns)
-        else:
-            wall = task.due_ms if wall is None else min(wall, task.due_ms)
-    return elapsed, wall
 
 
 class Engine:
@@ -146,7 +133,7 @@ class Engine:
     def _scheduled(self, record: r.Scheduled) -> None:
         task = record.task
         if self._rebase is not None:
-            task = self._rebased(task, record.time_ms)
+            task = rebased(task, record.time_ms, self._rebase)
         row = self.table.get(record.key)
         if row is None:
             self._insert(record.key, task)
@@ -155,7 +142,7 @@ class Engine:
 
     def _rescheduled(self, record: r.Rescheduled) -> None:
         old = unpack(self.table[record.key])
-        task = record.task if self._rebase is None else self._rebased(record.task, record.time_ms)
+        task = record.task if self._rebase is None else rebased(record.task, record.time_ms, self._rebase)
         self._new_version(
             record.key, old, task, Input.REDRIVE if State(old.state).ended else Input.RESCHEDULE
         )
@@ -234,7 +221,7 @@ class Engine:
             self._queue(record.key).paused = True
         else:
             # Only recovery comes here: the live state is what the copy was made of.
-            task = record.task if self._rebase is None else self._rebased(record.task, record.time_ms)
+            task = record.task if self._rebase is None else rebased(record.task, record.time_ms, self._rebase)
             if row is not None:
                 self._remove(record.key, unpack(row))
             self._insert(record.key, task)
@@ -291,7 +278,7 @@ class Engine:
             queue = self.queues[name] = Queue([0] * STATES)
         queue.counts[state] += 1
         if state >= _FIRST_END:
-            self._kept(state)[key] = None
+            self.kept(state)[key] = None
         if task.group is not None:
             self.groups.setdefault(task.group, {})[key] = None
 
@@ -306,14 +293,14 @@ class Engine:
         self.counts[state] -= 1
         self.queues[key[: key.index("/")]].counts[state] -= 1
         if state >= _FIRST_END:
-            del self._kept(state)[key]
+            del self.kept(state)[key]
         if task.group is not None:
             members = self.groups[task.group]
             del members[key]
             if not members:
                 del self.groups[task.group]
 
-    def _kept(self, state: int) -> OrderedDict[str, None]:
+    def kept(self, state: int) -> OrderedDict[str, None]:
         return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
 
     def _queue(self, name: str) -> Queue:
@@ -327,21 +314,6 @@ class Engine:
         if not queue.paused and not any(queue.counts):
             del self.queues[name]
 
-    def _rebased(self, task: Task, written_ms: int) -> Task:
-        """``task`` with its elapsed deadlines on this boot's time line."""
-        assert self._rebase is not None
-        if task.deadline_ns is None and task.expiry_ns is None:
-            return task
-        task = replace(task)
-        if task.deadline_ns is not None:
-            task.deadline_ns = self._rebase(task.deadline_ns, max(0, task.next_ms - written_ms))
-        if task.expiry_ns is not None:
-            assert task.expires_in is not None
-            after_due_ms = parse_duration_ms(task.expires_in, "expires_in", max_ms=self.limits.delay_max_ms)
-            span_ms = max(0, task.due_ms - written_ms) + after_due_ms
-            task.expiry_ns = self._rebase(task.expiry_ns, span_ms)
-        return task
-
     def _elapsed_deadline(self, key: str) -> int:
         deadline_ns, _ = timers(unpack(self.table[key]))
         assert deadline_ns is not None
@@ -352,31 +324,6 @@ class Engine:
         assert wall_ms is not None
         return wall_ms * NS_PER_MS
 
-    # -- proving --------------------------------------------------------------------------------
-
     def check(self) -> None:
         """Derive everything again from the rows; AssertionError names what has drifted. O(tasks)."""
-        counts, queues, groups = [0] * STATES, dict[str, list[int]](), dict[str, set[str]]()
-        elapsed = wall = 0
-        for key, row in self.table.items():
-            task = unpack(row)
-            assert pack(task) == row
-            counts[task.state] += 1
-            queues.setdefault(key.partition("/")[0], [0] * STATES)[task.state] += 1
-            if task.group is not None:
-                groups.setdefault(task.group, set()).add(key)
-            elapsed_ns, wall_ms = timers(task)
-            elapsed += elapsed_ns is not None
-            wall += wall_ms is not None
-            kept = task.state >= State.DONE and key in self._kept(task.state)
-            assert kept == (task.state >= State.DONE), f"retention of {key}"
-            assert (task.flight != 0) == (task.state == State.RUNNING), f"flight of {key}"
-        assert counts == self.counts, f"counts {self.counts}, derived {counts}"
-        assert {name: q.counts for name, q in self.queues.items() if any(q.counts)} == queues
-        assert {name: set(members) for name, members in self.groups.items()} == groups
-        assert len(self.elapsed) == elapsed, f"{len(self.elapsed)} elapsed timers, derived {elapsed}"
-        assert len(self.wall) == wall, f"{len(self.wall)} wall timers, derived {wall}"
-        assert len(self.kept_done) == counts[State.DONE] + counts[State.CANCELLED]
-        assert len(self.kept_dead) == counts[State.DEAD] + counts[State.EXPIRED]
-        self.elapsed.check()
-        self.wall.check()
+        check(self)

@@ -257,6 +257,19 @@ pack: Final = _encoder.encode
 unpack: Final = msgspec.msgpack.Decoder(Task).decode
 
 
+def timers(task: Task) -> tuple[int | None, int | None]:
+    """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+    if task.state > State.READY:
+        return None, None
+    elapsed, wall = task.expiry_ns, task.expiry_ms
+    if task.state == State.SCHEDULED:
+        if task.deadline_ns is not None:
+            elapsed = task.deadline_ns if elapsed is None else min(elapsed, task.deadline_ns)
+        else:
+            wall = task.due_ms if wall is None else min(wall, task.due_ms)
+    return elapsed, wall
+
+
 def digest(spec: Spec) -> bytes:
     """16 bytes that tell one request's content from another's (BLAKE2b over the fields as given)."""
     fields = [getattr(spec, name) for name in SPEC_FIELDS]

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from wheeltimer.core import records as r
-from wheeltimer.core.engine import Engine, Rebase
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.rebase import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal import Journal

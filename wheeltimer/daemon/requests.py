@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from wheeltimer import __version__
 from wheeltimer.core import commands as c
-from wheeltimer.core import deciding, queries, wire
+from wheeltimer.core import deciding, queries, stopping, wire
 from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
@@ -122,15 +122,15 @@ class Requests:
         engine, policy, lsn = self._engine, self._ledger.policy, self._ledger.journal.next_lsn
         match command:
             case c.Cancel():
-                return deciding.cancel(engine, command, now, lsn)
+                return stopping.cancel(engine, command, now, lsn)
             case c.Reschedule():
                 return deciding.reschedule(engine, policy, command, now, lsn)
             case c.Finish():
-                return deciding.finish(engine, command, now, lsn)
+                return stopping.finish(engine, command, now, lsn)
             case c.Redrive():
-                return deciding.redrive(engine, command, now, lsn)
+                return stopping.redrive(engine, command, now, lsn)
             case c.Pause() | c.Resume():
-                return deciding.pause(engine, command, now)
+                return stopping.pause(engine, command, now)
             case _:
                 raise AssertionError(f"{type(command).__name__} has no answer")
 
@@ -180,7 +180,7 @@ class Requests:
     async def _many(self, command: c.Cancel | c.Finish | c.Redrive) -> object:
         """A group or queue at once: every member is decided by itself, at its own time."""
         keys = self._members(command)
-        reply = deciding.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
+        reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
             began_ns = await self._turn.take()
@@ -231,12 +231,12 @@ class Requests:
         if isinstance(command, c.Redrive):
             if task.state not in (State.DEAD, State.EXPIRED):
                 return []
-            return deciding.redrive_one(engine, key, task, now, lsn)
+            return stopping.redrive_one(engine, key, task, now, lsn)
         if task.state >= State.DONE:
             return []
         if isinstance(command, c.Finish):
-            return deciding.finish_one(engine, key, task, now, lsn, reply)
-        return deciding.cancel_one(engine, key, task, now, lsn)
+            return stopping.finish_one(engine, key, task, now, lsn, reply)
+        return stopping.cancel_one(engine, key, task, now, lsn)
 
 
 _SHOWN_LIMITS: Final = (

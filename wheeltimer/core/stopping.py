@@ -1,0 +1,111 @@
+"""What clients ask that ends tasks or starts ended ones again: cancel, finish, redrive; and pause.
+
+Like ``deciding.py``: nothing is changed, records are returned. The ``*_one`` functions decide for one
+task that was found; requests that name a group or a queue call them for each member.
+"""
+
+from __future__ import annotations
+
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from wheeltimer.core import commands as c
+from wheeltimer.core import records as r
+from wheeltimer.core.deciding import Records, check_version, find, refuse_ended, set_expiry
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.outcomes import end
+from wheeltimer.core.replies import CancelReply, FinishReply, PauseReply, RedriveReply
+from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Input, Now, State, Task, content_of
+from wheeltimer.core.units import parse_instant_ms
+from wheeltimer.errors import Refused
+
+
+def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
+    """Records that cancel this task; none where it is cancelled, or being stopped, already."""
+    return _stop_one(engine, key, task, now, lsn, STOP_CANCEL, None)
+
+
+def _stop_one(
+    engine: Engine, key: str, task: Task, now: Now, lsn: int, stop: int, reply: bytes | None
+) -> Records:
+    what = Input.CANCEL if stop == STOP_CANCEL else Input.FINISH
+    refuse_ended(task, what)
+    if task.state == State.RUNNING:
+        return [] if task.stop else [r.Stopping(key, now.wall_ms, stop, reply)]
+    if task.state >= State.DONE:
+        return []
+    state = State.CANCELLED if stop == STOP_CANCEL else State.DONE
+    return end(engine, key, task, state, now, lsn, finish_reply=reply)
+
+
+def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Records, CancelReply]:
+    """Cancel the one task that ``id`` names."""
+    assert command.id is not None
+    key, task = find(engine, command.id, command.queue)
+    check_version(task, command.if_version)
+    records = cancel_one(engine, key, task, now, lsn)
+    running = task.state == State.RUNNING
+    seq = UNSET if command.seq is None else command.seq
+    return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), seq)
+
+
+def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
+    """End the one task that ``id`` names as ``done``, from outside."""
+    assert command.id is not None
+    key, task = find(engine, command.id, command.queue)
+    reply = finish_reply(engine, command)
+    records = _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
+    running = task.state == State.RUNNING
+    seq = UNSET if command.seq is None else command.seq
+    return records, FinishReply(True, 0 if running else bool(records) + 0, int(running), seq)
+
+
+def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
+    """The JSON that stands for the callback's reply, checked."""
+    if not command.reply:
+        return None
+    reply = bytes(command.reply)
+    if len(reply) > engine.limits.body_bytes_max:
+        raise Refused(
+            "bad_request", f"reply: at most {engine.limits.body_bytes_max} bytes expected", field="reply"
+        )
+    c.check_depth(reply, "reply")
+    return reply
+
+
+def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> Records:
+    """Records that finish this task; none where it is done, or being stopped, already."""
+    return _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
+
+
+def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Records, RedriveReply]:
+    """Start the one dead or expired task that ``id`` names again."""
+    assert command.id is not None
+    key, task = find(engine, command.id, command.queue)
+    refuse_ended(task, Input.REDRIVE)
+    seq = UNSET if command.seq is None else command.seq
+    return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, seq)
+
+
+def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Records:
+    """A new version, due now, of a dead or expired task."""
+    task = replace(
+        old, version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0, attempts=0, failures=0, polls=0,
+        due_given_ms=now.wall_ms, next_given_ms=None, deadline_ns=now.elapsed_at(now.wall_ms),
+        ended_ms=None, reason=None, content=content_of(old),
+    )  # fmt: skip
+    if task.expires_at is not None and parse_instant_ms(task.expires_at, "expires_at") <= now.wall_ms:
+        task.expires_at = None
+    set_expiry(engine, task)
+    return [r.Rescheduled(key, now.wall_ms, task)]
+
+
+def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[Records, PauseReply]:
+    """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
+    queue = c.check_name(command.queue, "queue")
+    paused = isinstance(command, c.Pause)
+    seq = UNSET if command.seq is None else command.seq
+    records: Records = []
+    if paused != engine.paused(queue):
+        records = [r.Paused(queue, now.wall_ms, paused)]
+    return records, PauseReply(True, queue, paused, seq)
