@@ -107,6 +107,12 @@ class Daemon:
             segment_bytes=settings.journal.segment_bytes,
             fsync=settings.fsync == "group",
         )
+        if self.journal.found.torn is not None:
+            part, offset, size = self.journal.found.torn
+            _log.warning(
+                "torn tail set aside, nothing acknowledged was in it segment=%s offset=%d bytes=%d",
+                part.name, offset, size,
+            )  # fmt: skip
         now = clock.now()
         self.engine = Engine(settings.limits, now, settings.tick_ms * NS_PER_MS, settings.wheel_size)
         gc.disable()  # nothing dies during recovery; a pass over a growing heap only takes time
@@ -141,35 +147,50 @@ class Daemon:
         )  # fmt: skip
         server = Server(requests, journal, settings.limits)
         ledger.changed = changed
+        listeners, names = await open_listeners(settings.listen)
+        work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
-            outer.start_soon(self._signals, outer, requests, dispatcher)
-            await outer.start(self._keep_journal, outer)
-            ledger.recovered(self._recovered.stopping)
-            await outer.start(dispatcher.run)
-            await outer.start(ticker.run)
-            listeners, names = await open_listeners(settings.listen)
-            for listener in listeners:
-                await outer.start(trio.serve_listeners, server.serve, [listener])
-            self._say_ready(names)
+            outer.start_soon(self._signals, outer, requests, dispatcher, work)
+            await outer.start(self._keep_journal, work)
+            try:
+                with work:
+                    async with trio.open_nursery() as inner:
+                        ledger.recovered(self._recovered.stopping)
+                        await inner.start(dispatcher.run)
+                        await inner.start(ticker.run)
+                        for listener in listeners:
+                            await outer.start(trio.serve_listeners, server.serve, [listener])
+                        self._say_ready(names)
+            except* StorageFailed:
+                pass  # the journal is dead, and whoever keeps it says so
+            await self._end_journal()
+            outer.cancel_scope.cancel()
         await transport.aclose()
         timer.close()
         _log.info("stopped exit=%d commits=%d", self._exit_code, journal.commits)
         return self._exit_code
 
     async def _keep_journal(
-        self, outer: trio.Nursery, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self, work: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run the journal beside everything else; when its storage fails, tell whoever waits and stop."""
+        """Run the journal beside everything else; when its storage fails, all work ends."""
         try:
             await self.journal.run(task_status)
         except StorageFailed as error:
             _log.critical("storage failed, stopping: %s", error)
             self._exit_code = error.exit_code
-            with trio.CancelScope(shield=True):
-                await trio.sleep(STORAGE_GRACE_S)
-            outer.cancel_scope.cancel()
+            work.cancel()
 
-    async def _signals(self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher) -> None:
+    async def _end_journal(self) -> None:
+        """Commit what waits and stop cleanly; where the storage failed, let clients read that it did."""
+        try:
+            await self.journal.close()
+        except StorageFailed:
+            await trio.sleep(STORAGE_GRACE_S)
+
+    async def _signals(
+        self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher, work: trio.CancelScope
+    ) -> None:
         """Drain at the first SIGTERM or SIGINT, end at once at the second."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for number in signals:
@@ -180,15 +201,15 @@ class Daemon:
                 _log.info(
                     "draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight
                 )
-                outer.start_soon(self._drain, outer, dispatcher)
+                outer.start_soon(self._drain, dispatcher, work)
 
-    async def _drain(self, outer: trio.Nursery, dispatcher: Dispatcher) -> None:
+    async def _drain(self, dispatcher: Dispatcher, work: trio.CancelScope) -> None:
+        """Let attempts in flight end, for a while; then all work ends, and with it the daemon."""
         with trio.move_on_after(self.settings.limits.drain_ms / 1000) as patience:
             await dispatcher.drain()
         if patience.cancelled_caught:
             _log.warning("drain cut attempts in_flight=%d", dispatcher.in_flight)
-        await self.journal.close()
-        outer.cancel_scope.cancel()
+        work.cancel()
 
     def _about(self, server: Server, ticker: Ticker) -> dict[str, object]:
         """The shells' part of ``stats``."""

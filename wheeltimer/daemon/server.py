@@ -12,6 +12,7 @@ from collections import deque
 from typing import Final
 
 import trio
+from msgspec import UNSET
 
 from wheeltimer.core import wire
 from wheeltimer.core.replies import ErrorReply
@@ -22,7 +23,8 @@ from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits
 
 RECEIVE_BYTES: Final = 131_072
-CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to leave before the connection is closed
+SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
+CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before the connection is closed
 _log = logging.getLogger("wheeltimer.server")
 
 
@@ -39,17 +41,14 @@ class Server:
         """One connection, kept apart from all others: a bug in it closes it and is logged."""
         if self.connections >= self._limits.connections_max:
             reply = ErrorReply(False, "full", f"connections_max ({self._limits.connections_max}) are open")
-            with trio.move_on_after(CLOSE_GRACE_S):
-                await _send_last(stream, wire.encode(reply) + b"\n")
+            await _send_last(stream, wire.encode(reply) + b"\n")
             return
         self.connections += 1
         try:
             await _Connection(stream, self._requests, self._journal, self._limits).run()
-        except StorageFailed:
-            raise
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except* trio.BrokenResourceError:
             pass  # the client went away in the middle: nobody is left to tell
-        except Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
+        except* Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
             _log.exception("connection failed inside")
         finally:
             self.connections -= 1
@@ -73,6 +72,7 @@ class _Connection:
         self._filled = trio.Event()
         self._drained = trio.Event()
         self._closing = False
+        self._last: bytes | None = None  # what is sent before the end; None: nobody would read it
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -80,6 +80,8 @@ class _Connection:
             await self._read()
             self._closing = True
             self._filled.set()
+        if self._last is not None:
+            await _send_last(self._stream, self._last)
 
     async def _read(self) -> None:
         """Read until the client has no more to say, or said something that ends the connection."""
@@ -117,7 +119,11 @@ class _Connection:
         """Have lines answered; replies go to the outbox after each slice of work."""
         at = 0
         while at < len(lines):
-            at, replies = await self._requests.answer(lines, at)
+            try:
+                at, replies = await self._requests.answer(lines, at)
+            except StorageFailed as error:
+                self._put(_storage_refusals(error, lines[at:]))
+                return
             if replies:
                 self._put(replies)
 
@@ -131,44 +137,63 @@ class _Connection:
         while True:
             while not self._outbox:
                 if self._closing:
-                    await self._stream.send_eof()
+                    self._last = b""
                     return
                 self._filled = trio.Event()
                 await self._filled.wait()
             lsn = self._outbox[0][0]
-            if lsn > self._journal.durable_lsn and not await self._durable(lsn):
-                scope.cancel()
-                return
+            if lsn > self._journal.durable_lsn:
+                try:
+                    await self._journal.wait_durable(lsn)
+                except StorageFailed as error:
+                    waiting = b"".join(replies for _, replies in self._outbox)
+                    self._last = _storage_refusals(error, waiting.splitlines())
+                    scope.cancel()
+                    return
             parts = []
             while self._outbox and self._outbox[0][0] <= self._journal.durable_lsn:
                 parts.append(self._outbox.popleft()[1])
-            data = b"".join(parts)
-            with trio.move_on_after(self._limits.unread_ms / 1000) as patience:
-                await self._stream.send_all(data)
-            if patience.cancelled_caught:
+            if not await self._send(b"".join(parts)):
                 _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
                 scope.cancel()
                 return
-            self._unread_bytes -= len(data)
-            self._drained.set()
 
-    async def _durable(self, lsn: int) -> bool:
-        """Wait for the disk. False, and every waiting request is told so, where it failed."""
-        try:
-            await self._journal.wait_durable(lsn)
-        except StorageFailed as error:
-            count = sum(replies.count(b"\n") for _, replies in self._outbox)
-            reply = ErrorReply(False, "storage", f"{error}; send the same id again to another start")
-            with trio.move_on_after(CLOSE_GRACE_S):
-                await _send_last(self._stream, (wire.encode(reply) + b"\n") * count)
-            return False
+    async def _send(self, data: bytes) -> bool:
+        """Send replies; False where the client read nothing for too long."""
+        for start in range(0, len(data), SEND_BYTES):
+            piece = data[start : start + SEND_BYTES]
+            with trio.move_on_after(self._limits.unread_ms / 1000) as patience:
+                await self._stream.send_all(piece)
+            if patience.cancelled_caught:
+                return False
+            self._unread_bytes -= len(piece)
+            self._drained.set()
         return True
 
 
+def _storage_refusals(error: StorageFailed, lines: list[bytes]) -> bytes:
+    """One refusal for each request, or reply that never became true, in ``lines``; with its ``seq``."""
+    reply = ErrorReply(False, "storage", f"{error}; whether it is stored is unknown: send the same id again")
+    refusals = []
+    for line in lines:
+        if line.strip():
+            seq = wire.seq_of(line)
+            reply.seq = UNSET if seq is None else seq
+            refusals.append(wire.encode(reply) + b"\n")
+    return b"".join(refusals)
+
+
 async def _send_last(stream: trio.SocketStream, data: bytes) -> None:
-    """Send the last bytes of a connection, to a client that may be gone."""
-    try:
-        await stream.send_all(data)
-        await stream.send_eof()
-    except trio.BrokenResourceError:
-        pass
+    """Send the last bytes of a connection and its end, and wait a moment until they are read.
+
+    What the client still sends is read and dropped: closing a socket with unread input resets the
+    connection, and the client might lose the very reply that tells it why.
+    """
+    with trio.move_on_after(CLOSE_GRACE_S):
+        try:
+            await stream.send_all(data)
+            await stream.send_eof()
+            while await stream.receive_some(RECEIVE_BYTES):
+                pass
+        except trio.BrokenResourceError:
+            pass  # the client is gone
