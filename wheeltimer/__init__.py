@@ -1,3 +1,37 @@
-"""wheeltimer: call me back at this URL in 30 minutes, for sure and on time."""
+"""wheeltimer: call me back at this URL in 30 minutes, for sure and on time.
+
+One process: a hashed wheel timer in memory, an append-only journal on disk, a line protocol over TCP on
+one side and HTTP callbacks on the other. Data goes one way round::
+
+    TCP line ── server ── wire ─► command ┐
+    time ────── ticker ─────────► key due ├─► decide ─► records ─┬─► apply ─► rows, timers, counts
+    HTTP ────── dispatcher ─────► answer  ┘    (core, pure)      └─► journal ── fdatasync ─► durable lsn
+                                                                                                │
+                     replies to sockets, first attempts of new tasks: only when durable ◄───────┘
+
+``core`` decides and knows nothing of the world; ``journal`` keeps bytes; ``delivery`` calls out;
+``daemon`` has the clocks, the sockets and the one place where a decision becomes true (``ledger``).
+
+Where to begin: ``core/task.py`` (what a task is, and the table of its moves), ``core/engine.py`` (the
+state), ``core/wheel.py`` (the timer), ``daemon/ledger.py``, ``daemon/run.py`` (how it is put together),
+``journal/__init__.py`` (the life of a record on disk).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["Client", "__version__"]
+
+if TYPE_CHECKING:
+    from wheeltimer.client import Client
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is asked for: the command line starts without a client."""
+    if name == "Client":
+        from wheeltimer.client import Client
+
+        return Client
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
