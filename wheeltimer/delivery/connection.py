@@ -15,6 +15,7 @@ Time limits are the caller's.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from typing import Literal
@@ -182,12 +183,13 @@ class ReplyReader:
 class Connection:
     """An open connection to one destination and one exchange at a time; the holder closes it on any error."""
 
-    __slots__ = ("_reader", "_sock", "idle_since", "used")
+    __slots__ = ("_arrivals", "_reader", "_sock", "idle_since")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._reader = ReplyReader()
-        self.used = False  # an exchange was made before
+        self._arrivals = select.poll()
+        self._arrivals.register(sock, select.POLLIN)
         self.idle_since = 0.0  # Trio's clock; the pool's
 
     def close(self) -> None:
@@ -205,14 +207,17 @@ class Connection:
         return self._reader.wire_bytes > 0
 
     def is_quiet(self) -> bool:
-        """Nothing arrived since the last reply, not even its end. One system call.
+        """Nothing arrived since the last reply, not even its end. One system call; ``recv`` would do alone,
+        but its exceptions cost 2 us, over TLS 6.
 
         Bytes that came unasked would be taken for the reply to the next request (RFC 9112 section 9.2).
         """
+        if not self._arrivals.poll(0):
+            return True  # nor does OpenSSL hold any: a record is always read whole
         try:
             self._sock.recv(1)
         except _WOULD_BLOCK:
-            return True
+            return True  # TLS's own, a session ticket
         except OSError:
             return False
         return False
@@ -235,7 +240,6 @@ class Connection:
             self._receive()
         if unsent:
             reader.reusable = False
-        self.used = True
         return reader.reply()
 
     def _send(self, data: bytes | memoryview) -> bytes | memoryview:
