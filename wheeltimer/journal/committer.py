@@ -199,7 +199,7 @@ class Committer:
         try:
             async with trio.open_nursery() as nursery:
                 self._scope = nursery.cancel_scope
-                self._hand.start(self._writer.idle)
+                self._hand.start(self._idle)
                 self._busy = False
                 nursery.start_soon(self._keep_marked)
                 nursery.start_soon(self._keep_spares)
@@ -232,6 +232,14 @@ class Committer:
         await self._ended.wait()
         if self._failure is not None:
             raise StorageFailed(str(self._failure)) from self._failure.__cause__
+
+    def _idle(self) -> None:
+        """In the hand's thread after a commit: a marker, unless somebody follows.
+
+        It looks at the loop's lists and may be a moment late: a marker more or less does no harm.
+        """
+        if not (self._records or self._ready):
+            self._writer.idle()
 
     async def _collect(self) -> None:
         """Takes the ends of jobs until the last one of a clean stop, or a failure."""

@@ -155,21 +155,23 @@ def header_at(data: bytes, offset: int, salt: bytes) -> Header | None:
     """The header at ``offset`` if it verifies on its own: crc, magic and the segment's salt."""
     if offset < 0 or offset + HEADER_BYTES > len(data):
         return None
-    header = header_of(data, offset)
-    if header.salt != salt or header.magic != MAGIC:
+    fields = HEADER.unpack_from(data, offset)
+    if (
+        fields[1] != MAGIC
+        or fields[2] != salt
+        or fields[0] != crc32(data[offset + 4 : offset + HEADER_BYTES])
+    ):
         return None
-    if header.crc != crc32(memoryview(data)[offset + 4 : offset + HEADER_BYTES]):
-        return None
-    return header
+    return Header._make(fields)
 
 
-def payload_fault(data: bytes, offset: int, header: Header) -> str | None:
+def payload_fault(data: bytes, view: memoryview, offset: int, header: Header) -> str | None:
     """Why the payload after the header at ``offset`` does not verify; None when it does."""
     start = offset + HEADER_BYTES
     end = start + header.length
     if end > len(data):
         return "the file ends inside a frame"
-    if crc32(memoryview(data)[start:end]) != header.payload_crc:
+    if crc32(view[start:end]) != header.payload_crc:
         return "a frame's payload does not match its checksum"
     if header.length == 0:
         return None if header.records == 0 else "a frame without payload claims records"
@@ -180,8 +182,8 @@ def payload_fault(data: bytes, offset: int, header: Header) -> str | None:
 
 def only_zeros(data: bytes, start: int, end: int | None = None) -> bool:
     """Whether ``data[start:end]`` holds nothing but zeros; compares, copies nothing."""
-    end = len(data) if end is None else min(end, len(data))
-    while start + len(ZEROS) <= end:
+    end = len(data) if end is None or end > len(data) else end
+    while end - start > len(ZEROS):
         if not data.startswith(ZEROS, start):
             return False
         start += len(ZEROS)

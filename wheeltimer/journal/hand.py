@@ -138,4 +138,4 @@ class Inline:
         return work()
 
     async def stop(self) -> None:
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()

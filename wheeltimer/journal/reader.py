@@ -16,7 +16,7 @@ from .directory import segments_in
 from .disk import Disk
 from .frame import SECTOR_BYTES, Frame
 from .recovery import damaged
-from .segment import READS, SegmentHeader, decode_header, frames, walk
+from .segment import READS, SegmentHeader, Walk, decode_header, frames, walk
 
 
 def read(
@@ -35,8 +35,7 @@ def read(
             last = index == len(heads) - 1
             if not last and heads[index + 1][1].first_lsn <= from_lsn:
                 continue
-            data = disk.read(folder / name)
-            state = walk(data, head)
+            data, state = _walked(disk, folder / name, head)
             if state.proven or (state.fault and not last):
                 raise damaged(folder, name, state.fault_at, state.next_lsn, str(state.fault))
             for frame in frames(data, state.end, from_lsn):
@@ -45,6 +44,22 @@ def read(
                 yield frame
     except OSError as exc:
         raise StorageFailed(f"journal {folder} cannot be read: {exc}") from exc
+
+
+def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, Walk]:
+    """A segment and how far it verifies.
+
+    A read is no snapshot: it may have passed a frame's place before that was written, and found the
+    frame after it. So a fault that looks proven is believed when a second read shows it again.
+    """
+    data = disk.read(path)
+    state = walk(data, head)
+    while state.proven:
+        data, before = disk.read(path), state
+        state = walk(data, head)
+        if state.fault_at == before.fault_at:
+            break
+    return data, state
 
 
 def _heads(disk: Disk, folder: Path) -> Iterator[tuple[str, SegmentHeader]]:

@@ -65,7 +65,7 @@ class Scan:
 def damaged(folder: Path, name: str, offset: int, lsn: int, why: str) -> JournalDamaged:
     """The error for acknowledged data that does not read back; says what to do."""
     return JournalDamaged(
-        f"journal damaged: {folder / name} at offset {offset} (lsn {lsn}): {why}; nothing was changed, "
+        f"journal damaged: {folder}/{name} at offset {offset} (lsn {lsn}): {why}; nothing was changed, "
         f"and what can be read is saved by: wheeltimer journal repair {folder}"
     )
 
@@ -81,7 +81,7 @@ def scan(
 
     Raises :class:`JournalDamaged`, :class:`JournalNewer`, and what ``read`` raises.
     """
-    judge = _Judge(folder)
+    judge = Judge(folder)
     done = 0
     for index, (number, name) in enumerate(segments):
         data = read(name)
@@ -92,8 +92,11 @@ def scan(
     return judge.finish(segments)
 
 
-class _Judge:
-    """Takes the segments in order; faults wait until it is known whether a trim makes them moot."""
+class Judge:
+    """Takes the segments in order; faults wait until it is known whether a trim makes them moot.
+
+    :func:`scan` is its use; the damage tests set ``before`` and start in the middle of a journal.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

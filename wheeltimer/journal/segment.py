@@ -21,7 +21,6 @@ from .frame import (
     HEADER_BYTES,
     SALT_AT,
     SECTOR_BYTES,
-    ZEROS,
     Clocks,
     Frame,
     Header,
@@ -92,7 +91,7 @@ class Walk:
     ``end``: first offset that no valid frame takes. ``next_lsn``, ``crc``: what the next frame has to
     carry on. ``fault``: why the walk ended before the zeros did; ``proven``: no crash explains it.
     ``torn``: offset and length of bytes that no frame accounts for. ``frames``, ``last_boot``: without
-    the seal. ``boots``: the last clocks of each boot.
+    the seal. ``boots``: the last clocks of each boot; ``seen``: whence they come.
     """
 
     end: int
@@ -109,33 +108,47 @@ class Walk:
     frames: int = 0
     last_boot: bytes = b""
     boots: dict[bytes, Clocks] = field(default_factory=dict)
+    seen: Header | None = None
+
+    def see(self, header: Header) -> None:
+        """Keeps the clocks of a frame or marker until the next of the same boot."""
+        if self.seen is not None and self.seen.boot_id != header.boot_id:
+            self.boots[self.seen.boot_id] = self.seen.clocks
+        self.seen = header
 
 
 def walk(data: bytes, head: SegmentHeader) -> Walk:
     """Verifies every frame of a segment; about 5 us a frame and 0.3 s a GiB."""
     state = Walk(end=SECTOR_BYTES, next_lsn=head.first_lsn, crc=head.crc)
+    _walk(state, data, head)
+    if state.seen is not None:
+        state.boots[state.seen.boot_id] = state.seen.clocks
+    return state
+
+
+def _walk(state: Walk, data: bytes, head: SegmentHeader) -> None:
+    view = memoryview(data)
     while not state.sealed:
         offset = state.end
         header = header_at(data, offset, head.salt)
         if header is None:
             if not only_zeros(data, offset):
                 _end(state, data, head, offset, state.next_lsn, "a frame header does not verify")
-            return state
+            return
         if fault := _chain_fault(state, header):
             state.fault, state.fault_at, state.proven = fault, offset, True
-            return state
-        if fault := payload_fault(data, offset, header):
+            return
+        if fault := payload_fault(data, view, offset, header):
             _end(state, data, head, offset, state.next_lsn, fault)
-            return state
+            return
         _accept(state, data, offset, header)
         if not state.sealed and not _gap_is_right(state, data, offset, header, head.salt):
             gap = offset + HEADER_BYTES + header.length
             _end(state, data, head, gap, header.last_lsn, "bytes after a frame are not zero")
-            return state
+            return
     after = state.end - SECTOR_BYTES + HEADER_BYTES
     if not only_zeros(data, after):
         state.fault, state.fault_at, state.proven = "bytes after a seal are not zero", after, True
-    return state
 
 
 def _chain_fault(state: Walk, header: Header) -> str | None:
@@ -159,23 +172,23 @@ def _accept(state: Walk, data: bytes, offset: int, header: Header) -> None:
     if not state.sealed:
         state.frames += 1
         state.last_boot = header.boot_id
-    state.boots[header.boot_id] = header.clocks
+    state.see(header)
     if header.kind == Kind.TRIM:
         state.trim_below = max(state.trim_below, decode_trim(data, offset + HEADER_BYTES))
 
 
 def _gap_is_right(state: Walk, data: bytes, offset: int, header: Header, salt: bytes) -> bool:
     """Zeros between payload and slot; in the slot zeros, or a marker of this very frame."""
-    slot = state.end - HEADER_BYTES
-    if not only_zeros(data, offset + HEADER_BYTES + header.length, slot):
-        return False
-    if data.startswith(ZEROS[:HEADER_BYTES], slot) or only_zeros(data, slot, state.end):
+    start, slot = offset + HEADER_BYTES + header.length, state.end - HEADER_BYTES
+    if only_zeros(data, start, state.end):
         return True
+    if not only_zeros(data, start, slot):
+        return False
     mark = header_at(data, slot, salt)
     if mark is None or mark.prev_crc != header.crc or mark.kind not in (Kind.MARKER, Kind.STOP):
         return False
     state.stopped = mark.kind == Kind.STOP
-    state.boots[mark.boot_id] = mark.clocks
+    state.see(mark)
     return True
 
 
