@@ -172,8 +172,7 @@ class Daemon:
         try:
             ready = self.process.wait_ready()
         except RuntimeError as error:
-            log_end = (self.folder / "log").read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"the daemon did not start: {log_end}") from error
+            raise RuntimeError("the daemon did not start") from error
         words = dict(word.split("=", 1) for word in ready.split() if "=" in word)
         host, _, port = words["listen"].rpartition(":")
         self.address = (host, int(port))
@@ -184,6 +183,10 @@ class Daemon:
         if self.process is not None:
             self.process.stop(number)
             self.process = None
+
+    def log_end(self) -> str:
+        """The last of what it logged."""
+        return (self.folder / "log").read_text(errors="replace")[-2000:]
 
     @property
     def running(self) -> Process:
@@ -211,6 +214,9 @@ def daemon(*flags: str, env: dict[str, str] | None = None, config: str = "") -> 
     try:
         instance.start()
         yield instance
+    except BaseException:
+        print(f"the daemon's log ends:\n{instance.log_end()}", file=sys.stderr)
+        raise
     finally:
         instance.stop(signal.SIGKILL)
         shutil.rmtree(folder, ignore_errors=True)

@@ -29,7 +29,7 @@ BARE_FILE_BYTES: Final = 32 << 20
 
 def run(options: Options) -> Result:
     """All cells, the 1 x 1 ratio, and with ``strace`` the syncs per commit."""
-    cells = ((1, 1), (16, 500)) if options.quick else CELLS
+    cells = ((16, 500),) if options.quick else CELLS
     rounds, seconds = (1, 0.5) if options.quick else (5, 1.5)
     figures: Figures = {"cells": [_cell(*cell, rounds, seconds, options.seed) for cell in cells]}
     figures["round_trip"] = round_trip = _round_trip(100 if options.quick else 3000, options.seed)
@@ -143,7 +143,10 @@ def _frame_bytes(target: Daemon) -> int:
     """Median size on disk of the commits so far, read from the journal's own frames."""
     sizes = []
     for path in target.data.iterdir():
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            continue  # a spare segment got its final name
         for at in range(0, len(data) - HEADER.size, SECTOR_BYTES):
             if data[at + 4 : at + 8] == MAGIC:
                 fields = HEADER.unpack_from(data, at)

@@ -32,7 +32,7 @@ def put(
     offsets = [chance.randrange(over_ms) for _ in range(count)]
     from_ms = wall_ms() + lead_ms
     lines = [_LINE % (seed, number, from_ms + at, port, number) for number, at in enumerate(offsets)]
-    stored = writers.drive(target.address, lines, 1, 500, lead_ms)
+    stored = writers.drive(target.address, lines, 1, 500, lead_ms / 1000)
     assert stored.ok == count, f"{stored.ok} of {count} were stored"
     assert wall_ms() < from_ms, "storing took longer than the lead"
     return from_ms, from_ms + over_ms

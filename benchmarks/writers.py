@@ -20,7 +20,7 @@ HOUR_MS: Final = 3_600_000
 
 _SCHEDULE: Final = (
     b'{"op":"schedule","id":"%020d","delay":%11d,'
-    b'"url":"http://127.0.0.1:9/cb/%017d","body":{"order":%20d,"note":"0123456789"}}\n'
+    b'"url":"http://127.0.0.1:9/cb/%018d","body":{"order":%20d,"note":"0123456789"}}\n'
 )
 """20 bytes of id, 40 of URL (all different), 50 of body; JSON numbers are padded with blanks."""
 
