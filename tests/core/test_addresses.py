@@ -136,6 +136,7 @@ TABLE: list[tuple[str, str, str]] = [
     ("::ffff:100.100.100.200", "exact", "100.100.100.200"),
     ("168.63.129.16", "exact", "168.63.129.16"),
     ("192.0.0.192", "exact", "192.0.0.192"),
+    ("fd00:ec2::23", "exact", "fd00:ec2::23"),
 ]
 
 INSIDE_ONLY = AddressRule(open_listener=False)
@@ -171,6 +172,45 @@ def test_what_the_resolver_answers_is_judged_like_the_literal(literal: str, kind
     assert (INSIDE_ONLY.check(address) is None) == (kind != "exact")
 
 
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("0.0.0.0", "this host"),
+        ("::", "this host"),
+        ("127.0.0.1", "loopback"),
+        ("::1", "loopback"),
+        ("10.0.0.1", "private"),
+        ("fd00::1", "private"),
+        ("fec0::1", "site-local"),
+        ("100.64.0.1", "carrier"),
+        ("192.0.2.1", "documentation"),
+        ("2001:db8::1", "documentation"),
+        ("ff02::1", "multicast"),
+        ("240.0.0.1", "reserved"),
+        ("64:ff9b:1::808:808", "NAT64"),
+        ("100::1", "discard"),
+        ("100:0:0:1::1", "dummy"),
+        ("5f00::1", "segment routing"),
+        ("4000::1", "no global address"),
+        ("169.254.1.1", "link-local address, allowed only by an entry of its own"),
+        ("fe80::1", "link-local address, allowed only by an entry of its own"),
+        ("100.100.100.200", "metadata service (Alibaba), allowed only by an entry of its own"),
+    ],
+)
+def test_the_reason_says_what_kind_of_address_it_is(address: str, reason: str) -> None:
+    assert reason in str(OPEN.check(ip_address(address)))
+
+
+def test_what_is_reached_through_another_address_is_named_with_it() -> None:
+    reason = str(OPEN.check_host("64:ff9b::10.0.0.1"))
+    assert reason.startswith("10.0.0.1 is a private address, reached through 64:ff9b::a00:1; ")
+
+
+def test_relays_of_as112_and_amt_are_global() -> None:
+    for address in ("192.31.196.1", "192.52.193.1", "192.175.48.1", "2620:4f:8000::1"):
+        assert OPEN.check_host(address) is None
+
+
 def test_an_entry_for_a_network_opens_that_network_and_not_the_metadata_in_it() -> None:
     rule = AddressRule(
         True, (ip_network("10.20.0.0/16"), ip_network("100.64.0.0/10"), ip_network("fe80::/64"))
@@ -197,10 +237,16 @@ def test_both_ends_of_a_teredo_address_count() -> None:
     assert AddressRule(True, (ip_network("8.0.0.0/8"),)).check_host(teredo) is not None
 
 
+def test_a_local_nat64_leads_to_the_metadata_service_too() -> None:
+    assert "169.254.169.254 is a link-local" in str(INSIDE_ONLY.check_host("64:ff9b:1::a9fe:a9fe"))
+    assert "local NAT64" in str(OPEN.check_host("64:ff9b:1::a9fe:a9fe"))
+
+
 def test_a_zone_does_not_hide_an_address_from_the_rule() -> None:
     assert OPEN.check(ip_address("fe80::1%eth0")) is not None
     assert INSIDE_ONLY.check(ip_address("fe80::1%eth0")) is not None
     assert OPEN.check(ip_address("fd00::1%eth0")) is not None
+    assert parse_literal("[fe80::1%25eth0]") == IPv6Address("fe80::1")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +261,7 @@ def test_names_are_left_to_the_check_at_connect_time(name: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["256.0.0.1", "1.2.3.256", "1.2.65536", "1.16777216", "4294967296", "1.2.3.4.5", "08.0.0.1",
+    ["256.0.0.1", "1.2.3.256", "1.2.65536", "1.16777216", "4294967296", "1.2.3.4.5", "1.2.3.4.0", "08.0.0.1",
      "127.0.0.09", "1..2", ".1", "0x100.0.0.1", "00400.1", "example.1", "example.0x1",
      "99999999999999999999", "-1.0.0.1", "+1.0.0.1", "1_0.0.0.1", "[::1", "::1]", "[127.0.0.1]",
      "[example.com]", ":::", "1:2:3", "::ffff:256.0.0.1", "::ffff:0127.0.0.1", "[]", "12345::",

@@ -225,6 +225,13 @@ def test_a_rule_out_of_bounds_is_refused_by_its_member(value: dict[str, Any], fi
     assert not str(caught.value).startswith((".", ":"))
 
 
+def test_every_permille_is_taken_as_it_is_written() -> None:
+    """1.001 * 1000 is 1000.9999999999999."""
+    for permille in range(1000, 10_001):
+        rule = parse_rule({"kind": "exponential", "base": 1000, "attempts": 3, "factor": permille / 1000})
+        assert next_delay_ms(msgspec.structs.replace(rule, jitter=0), 2, 0) == permille
+
+
 def test_something_else_than_a_table_is_refused() -> None:
     for value in (3, "default", None, []):
         with pytest.raises(BadValue):

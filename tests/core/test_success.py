@@ -138,7 +138,8 @@ def test_pointer_finds(pointer: str, equals: object) -> None:
      "/none", "/foo/0/0", "/a~1b/x", "/deep/list/x", "/deep//list", "/foo/"],
 )  # fmt: skip
 def test_pointer_to_nothing_is_no_success_not_even_for_null(pointer: str) -> None:
-    assert not judge(rule(json=[{"pointer": pointer, "equals": None}]), 200, DOCUMENT, False)
+    for equals in (None, "bar", "baz", ["bar", "baz"], [1, {"y": None}]):
+        assert not judge(rule(json=[{"pointer": pointer, "equals": equals}]), 200, DOCUMENT, False)
 
 
 def test_the_empty_pointer_is_the_whole_body() -> None:
