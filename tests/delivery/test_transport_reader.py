@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
+import tracemalloc
 
 import pytest
 
@@ -61,3 +63,16 @@ def test_reader_forgets_the_reply_before(first: str, second: str) -> None:
     reader.feed(REPLIES[second][0])
     assert reader.reply() == read([REPLIES[second][0]])
     assert reader.reusable
+
+
+def test_idle_connection_keeps_no_body() -> None:
+    reader = ReplyReader()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        reader.feed(b"HTTP/1.1 200 OK\r\ncontent-length: 60000\r\n\r\n" + b"x" * 60_000)
+        assert len(reader.reply().body) == 60_000
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 5_000

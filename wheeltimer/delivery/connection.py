@@ -125,9 +125,12 @@ class ReplyReader:
         self.full = not clean
 
     def reply(self) -> Reply:
+        """Hand the reply over, once: an idle connection keeps none of it."""
         assert self.done or self.full
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        return Reply(self._status, tuple(self._headers), body[:BODY_BYTES_MAX], self.full)
+        reply = Reply(self._status, tuple(self._headers), body[:BODY_BYTES_MAX], self.full)
+        self._headers, self._body = [], []
+        return reply
 
     def on_message_begin(self) -> None:
         if self.done:
