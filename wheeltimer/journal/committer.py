@@ -119,19 +119,21 @@ class Committer:
         disk at once when that is free, unless ``hold``: then by :meth:`flush`, by another append, or
         when the commit under way ends. Raises :class:`StorageFailed` once the journal is dead.
         """
-        size = len(records[0]) if len(records) == 1 else sum(map(len, records))
+        number = len(records)
+        size = len(records[0]) if number == 1 else sum(map(len, records))
         assert 0 < size <= reserved, "a decision is larger than what was reserved for it"
-        if self._failure is not None or self._closing:
+        if self._closing:
             raise StorageFailed("the journal takes no more records") from self._failure
         if self._size + size > self.decision_bytes_max:
             self._close_batch(Kind.BATCH)
+            hold = False  # a batch that is full need not wait
         self._size += size
         self._charge += reserved + _CHARGE & -SECTOR_BYTES
         self._records += records
-        self._last_lsn += len(records)
+        lsn = self._last_lsn = self._last_lsn + number
         if not (hold or self._busy):
             self.flush()
-        return self._last_lsn
+        return lsn
 
     def flush(self) -> None:
         """Hands what was appended to the disk if that is free; else the end of the commit will."""
@@ -277,7 +279,7 @@ class Committer:
         """The journal is dead: nothing is tried again, everybody who waits is told."""
         if self._failure is None:
             self._failure = failure
-        self._busy = True
+        self._busy = self._closing = True
         while self._waiters:
             heappop(self._waiters)[2].set()
         if self._scope is not None:
