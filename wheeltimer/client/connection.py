@@ -5,6 +5,7 @@ It knows sockets and line ends. What a line says is in ``blocking.py``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import select
 import socket
@@ -94,13 +95,10 @@ class LineConnection:
                 raise ConnectionError("the daemon closed the connection")
             self._in += data
         elif events & select.POLLOUT:
-            try:
+            # A daemon that hung up may have said why before: recv brings that, or the error.
+            with contextlib.suppress(BlockingIOError, ConnectionError):
                 sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
                 del self._out[:sent]
-            except BlockingIOError:
-                pass
-            except ConnectionError:
-                self._out.clear()  # it hung up on us; what it said before is still to be read
         return True
 
 
