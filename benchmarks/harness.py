@@ -101,7 +101,10 @@ class Process:
         ready, _, _ = select.select([self._child.stdout], [], [], timeout_s)
         line = self._child.stdout.readline().decode() if ready else ""
         if not line:
-            raise RuntimeError(f"{self._child.args!r} said nothing within {timeout_s} s")
+            ended = self._child.poll() is not None or bool(ready)
+            raise RuntimeError(
+                f"{self._child.args!r} {'ended' if ended else f'was silent for {timeout_s} s'}"
+            )
         return line.strip()
 
     def ask(self, request: str, timeout_s: float = READY_TIMEOUT_S) -> Any:

@@ -50,7 +50,8 @@ def _load(tasks: int, spread_ms: int, options: Options) -> Figures:
         target.stop(signal.SIGKILL)
         target.start()
         assert target.tasks == tasks, f"{target.tasks} of {tasks} recovered"
-        found |= {"recovered_ms": target.recovered_ms, "recovered_mb": _mb(target.running.rss_bytes())}
+        found |= {"recovered_ms": target.recovered_ms, "start_cpu_s": round(target.running.cpu_s(), 2)}
+        found |= {"recovered_mb": _mb(target.running.rss_bytes())}
         driven = writers.drive(target.address, writers.cancel_lines(0, part), 4, 500, LOAD_S)
         assert driven.ok == part, f"{driven.ok} of {part} cancelled"
         time.sleep(1.5)  # what retention no longer covers is forgotten in slices
