@@ -16,6 +16,7 @@ networks and operators, translated once, in the shell that met it.
     │   ├── JournalInUse       another process holds the folder, or it is not ours   exit 73
     │   └── StorageFailed      a read, write or sync failed                          exit 74
     ├── TargetBlocked          a callback address is not allowed by the settings
+    ├── AttemptError           an exchange brought no reply (delivery/connection.py; becomes a value)
     └── ServerUnreachable      a client found no daemon                              exit 69
 """
 

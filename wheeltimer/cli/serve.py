@@ -61,7 +61,7 @@ def serve(**flags: object) -> int:
     from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
 
     with _recovery_bar() as progress:
-        return main(settings, progress)
+        return main(settings, progress, lambda: load(flags, os.environ))
 
 
 @contextlib.contextmanager

@@ -135,6 +135,13 @@ class Ledger:
         """An attempt was cut short by the end of the daemon: it was not made."""
         self.journal.release(self._held.pop(key))
 
+    def give_up(self, key: str) -> bool:
+        """End a ready task whose destination stayed down; False where the journal has no room."""
+        records = outcomes.give_up(self.engine, key, self.now(), self.journal.next_lsn, "destination_down")
+        done = self.submit(records)
+        self.changed()
+        return done
+
     # -- time -----------------------------------------------------------------------------------
 
     def forget(self, now: Now) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import resource
 import signal
 import sys
 import time
@@ -17,15 +18,13 @@ from collections.abc import Callable
 import trio
 
 from wheeltimer import __version__
-from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.records import Due
-from wheeltimer.core.retry import resolve
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
+from wheeltimer.daemon.parts import address_rule, keys_of, policy_of, queue_of, window_of
 from wheeltimer.daemon.recovery import recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
@@ -40,13 +39,19 @@ from wheeltimer.journal import Clocks, Journal
 from wheeltimer.settings import Settings
 
 SWITCH_INTERVAL_S = 0.0005  # how long the loop may keep the committer's thread from the interpreter
+IDLE_LOOK_S = 5.0
 STORAGE_GRACE_S = 1.0  # how long clients may take to read that the storage failed
 _log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]
 
 
-def main(settings: Settings, progress: Progress | None = None) -> int:
-    """Run the daemon until a signal; the exit code. Raises the typed errors that end a start."""
+def main(
+    settings: Settings, progress: Progress | None = None, reload: Callable[[], Settings] | None = None
+) -> int:
+    """Run the daemon until a signal; the exit code. Raises the typed errors that end a start.
+
+    ``progress`` is told of the recovery in bytes; ``reload`` reads the settings anew at SIGHUP.
+    """
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
@@ -54,9 +59,17 @@ def main(settings: Settings, progress: Progress | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    daemon = Daemon(settings, SystemClock())
+    _raise_descriptors()
+    daemon = Daemon(settings, SystemClock(), reload)
     daemon.recover(progress)
     return trio.run(daemon.run)
+
+
+def _raise_descriptors() -> None:
+    """Connections of clients and receivers, kept ones too, may pass the soft limit: the hard one is it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_served(settings: Settings) -> None:
@@ -66,30 +79,15 @@ def _check_served(settings: Settings) -> None:
             raise SettingsError(f"{name}: not served by wheeltimer {__version__}; leave it out")
 
 
-def policy_of(settings: Settings) -> Policy:
-    """What decisions depend on, from the settings."""
-    rules = dict(settings.retry)
-    queues = {
-        name: QueuePolicy(
-            None if queue.retry is None else resolve(queue.retry, rules), frozenset(queue.final_statuses)
-        )
-        for name, queue in settings.queues.items()
-    }
-    return Policy(rules=rules, queues=queues, check_host=address_rule(settings).check_host)
-
-
-def address_rule(settings: Settings) -> AddressRule:
-    """Which addresses callbacks may go to: the rule follows the listeners."""
-    local = settings.http is None and all(address.is_local for address in settings.listen)
-    return AddressRule(not local, settings.allow_nets)
-
-
 class Daemon:
     """All parts of one daemon. ``recover`` first, then ``run`` in Trio; both once."""
 
-    def __init__(self, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None
+    ) -> None:
         self.settings = settings
         self.clock = clock
+        self._reload = reload
         self._began = time.monotonic()
         self._exit_code = 0
 
@@ -127,11 +125,15 @@ class Daemon:
         ledger = Ledger(self.engine, journal, self.clock, policy_of(settings))
         rule = address_rule(settings)
         transport = Transport(rule.check)
-        keys = {name: queue.signing_keys for name, queue in settings.queues.items()}
-        sender = Sender(
-            transport, journal.journal_id, ledger.now, lambda queue: keys.get(queue, ()), __version__
+        sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
+        dispatcher = Dispatcher(
+            ledger,
+            sender.attempt,
+            lambda: journal.durable_lsn,
+            settings.concurrency,
+            queue_of(settings),
+            window_of(settings),
         )
-        dispatcher = Dispatcher(ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency)
         timer = open_timer(self.clock)
         ticker = Ticker(ledger, self.clock, timer)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
@@ -203,6 +205,22 @@ class Daemon:
                 )
                 outer.start_soon(self._drain, dispatcher, work)
 
+    async def _hangups(self, ledger: Ledger, sender: Sender, dispatcher: Dispatcher) -> None:
+        """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
+        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            async for _ in signals:
+                if self._reload is None:
+                    continue
+                try:
+                    settings = self._reload()
+                except SettingsError as error:
+                    _log.error("settings not reloaded, the old ones stay: %s", error)
+                    continue
+                ledger.policy = policy_of(settings)
+                sender.keys_of = keys_of(settings)
+                dispatcher.reconfigure(queue_of(settings), window_of(settings))
+                _log.info("settings reloaded queues=%d", len(settings.queues))
+
     async def _drain(self, dispatcher: Dispatcher, work: trio.CancelScope) -> None:
         """Let attempts in flight end, for a while; then all work ends, and with it the daemon."""
         with trio.move_on_after(self.settings.limits.drain_ms / 1000) as patience:
@@ -231,3 +249,10 @@ class Daemon:
         )
         if self.settings.fsync == "off":
             _log.warning("fsync is off: a power cut loses acknowledged tasks")
+
+
+async def _close_idle(transport: Transport) -> None:
+    """Close connections that receivers were kept waiting on for too long, though nothing is sent."""
+    while True:
+        await trio.sleep(IDLE_LOOK_S)
+        transport.close_idle()

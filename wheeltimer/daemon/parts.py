@@ -1,0 +1,68 @@
+"""What the settings say, in the terms of the parts that need it; made anew when they are reloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import httpx
+
+from wheeltimer.core.addresses import AddressRule
+from wheeltimer.core.policy import Policy, QueuePolicy
+from wheeltimer.core.retry import resolve
+from wheeltimer.delivery.lanes import Queue
+from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.settings import Rate, Settings
+
+
+def _bucket(rate: Rate | None) -> Bucket | None:
+    return None if rate is None else Bucket(rate.count, rate.period_ms)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What decisions depend on, from the settings."""
+    rules = dict(settings.retry)
+    queues = {
+        name: QueuePolicy(
+            None if queue.retry is None else resolve(queue.retry, rules), frozenset(queue.final_statuses)
+        )
+        for name, queue in settings.queues.items()
+    }
+    return Policy(rules=rules, queues=queues, check_host=address_rule(settings).check_host)
+
+
+def queue_of(settings: Settings) -> Callable[[str], Queue]:
+    """A queue's own limits, from the settings."""
+
+    def make(name: str) -> Queue:
+        given = settings.queues.get(name)
+        if given is None:
+            return Queue()
+        return Queue(given.concurrency, _bucket(given.rate))
+
+    return make
+
+
+def window_of(settings: Settings) -> Callable[[Destination], Window]:
+    """A destination's window, from the settings."""
+    named = {Destination.of(httpx.URL(url)): given for url, given in settings.destinations.items()}
+
+    def make(destination: Destination) -> Window:
+        given = named.get(destination)
+        if given is None:
+            return Window()
+        return Window(given.window_max, _bucket(given.rate))
+
+    return make
+
+
+def keys_of(settings: Settings) -> Callable[[str], Sequence[bytes]]:
+    """A queue's signing keys."""
+    keys = {name: queue.signing_keys for name, queue in settings.queues.items()}
+    return lambda queue: keys.get(queue, ())
+
+
+def address_rule(settings: Settings) -> AddressRule:
+    """Which addresses callbacks may go to: the rule follows the listeners."""
+    local = settings.http is None and all(address.is_local for address in settings.listen)
+    return AddressRule(not local, settings.allow_nets)

@@ -1,0 +1,148 @@
+"""What one destination can bear: attempts in flight, its rate, and whether it is held for being down.
+
+Time is an argument, in ns of elapsed time; nothing here waits or starts anything. Who is chosen is in
+``dispatcher.py``.
+
+The window opens by one for each success and is halved at most once per time of one attempt when the
+receiver says that it is too much or cannot be reached (additive increase, multiplicative decrease, after
+Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: nothing goes for ``HOLD_NS``, then
+one real attempt at a time, until one is answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from wheeltimer.core.outcomes import Answer
+
+NS_PER_S: Final = 1_000_000_000
+WINDOW_FIRST: Final = 8
+WINDOW_MAX: Final = 128
+HOLD_NS: Final = 30 * NS_PER_S
+DOWN_IN_A_ROW: Final = 10
+DOWN_OF_MIN: Final = 10  # outcomes that a share needs before it means anything
+DOWN_PERMILLE: Final = 700
+DOWN_SPAN_NS: Final = 300 * NS_PER_S
+_SLOT_NS: Final = 10 * NS_PER_S  # outcomes are counted in slots of this length: bounded memory at any rate
+
+_UNREACHABLE: Final = frozenset({"dns", "connect", "tls", "timeout"})
+_TOO_MUCH: Final = _UNREACHABLE | {"reset"}
+_GATEWAY: Final = frozenset({502, 503, 504})
+
+
+def unreachable(answer: Answer) -> bool:
+    """Whether this answer says that the destination itself could not be reached."""
+    if answer.error is not None:
+        return answer.error.partition(":")[0] in _UNREACHABLE
+    return answer.status in _GATEWAY
+
+
+def too_much(answer: Answer) -> bool:
+    """Whether this answer asks for fewer attempts at a time."""
+    if answer.error is not None:
+        return answer.error.partition(":")[0] in _TOO_MUCH
+    return answer.status == 429 or answer.status in _GATEWAY
+
+
+class Bucket:
+    """A token bucket with a burst of one second, in integers (GCRA, ITU-T I.371)."""
+
+    __slots__ = ("_burst_ns", "_count", "_period_ns", "_whole_ns")
+
+    def __init__(self, count: int, period_ms: int) -> None:
+        self._count = count
+        self._period_ns = period_ms * 1_000_000
+        # One token is period/count ns; kept multiplied by count, so that no fraction is lost.
+        self._burst_ns = max(NS_PER_S * count, self._period_ns)
+        self._whole_ns = 0  # when the bucket is full again, times count
+
+    def wait_ns(self, now_ns: int) -> int:
+        """How long until a token is there; 0: one is."""
+        ahead = self._whole_ns - now_ns * self._count + self._period_ns - self._burst_ns
+        return max(0, -(-ahead // self._count))
+
+    def take(self, now_ns: int) -> None:
+        """Take a token that ``wait_ns`` said is there."""
+        self._whole_ns = max(self._whole_ns, now_ns * self._count) + self._period_ns
+
+
+class Window:
+    """The state of one destination. ``held_ns``: since when it is held, None when it is open."""
+
+    def __init__(self, size_max: int = WINDOW_MAX, bucket: Bucket | None = None) -> None:
+        self.size_max = size_max
+        self.size = min(WINDOW_FIRST, size_max)
+        self.bucket = bucket
+        self.in_flight = 0
+        self.held_ns: int | None = None
+        self.probes = 0  # attempts that failed since it is held
+        self._probe_at_ns = 0
+        self._halved_ns = -1
+        self._in_a_row = 0
+        self._slots: deque[list[int]] = deque()  # [slot number, outcomes, of them unreachable]
+
+    def wait_ns(self, now_ns: int) -> int | None:
+        """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
+        if self.held_ns is not None:
+            if self.in_flight:
+                return None
+            return max(0, self._probe_at_ns - now_ns)
+        if self.in_flight >= self.size:
+            return None
+        return self.bucket.wait_ns(now_ns) if self.bucket is not None else 0
+
+    def limit(self, fresh: Window) -> None:
+        """Take the limits of a new setting over; what was learned of the destination stays."""
+        self.size_max, self.bucket = fresh.size_max, fresh.bucket
+        self.size = min(self.size, self.size_max)
+
+    def start(self, now_ns: int) -> None:
+        """An attempt starts."""
+        self.in_flight += 1
+        if self.bucket is not None:
+            self.bucket.take(now_ns)
+
+    def cut(self) -> None:
+        """An attempt was cut short by ourselves: it says nothing of the destination."""
+        self.in_flight -= 1
+
+    def end(self, answer: Answer, started_ns: int, now_ns: int) -> None:
+        """An attempt that started at ``started_ns`` ended."""
+        self.in_flight -= 1
+        down = unreachable(answer)
+        if too_much(answer):
+            if started_ns > self._halved_ns:  # what was in flight at the last halving says nothing new
+                self._halved_ns = now_ns
+                self.size = max(1, self.size // 2)
+        elif answer.status is not None and answer.status < 300 and self.size < self.size_max:
+            self.size += 1
+        if not down:
+            self._in_a_row = 0
+            if self.held_ns is not None:
+                self.held_ns, self.probes = None, 0
+                self._slots.clear()
+            self._count(now_ns, 0)
+        elif self.held_ns is not None:
+            if started_ns >= self._probe_at_ns:
+                self.probes += 1
+                self._probe_at_ns = now_ns + HOLD_NS
+        else:
+            self._in_a_row += 1
+            self._count(now_ns, 1)
+            if self._in_a_row >= DOWN_IN_A_ROW or self._mostly_down(now_ns):
+                self.held_ns, self._probe_at_ns, self.probes = now_ns, now_ns + HOLD_NS, 0
+
+    def _count(self, now_ns: int, down: int) -> None:
+        number = now_ns // _SLOT_NS
+        if not self._slots or self._slots[-1][0] != number:
+            self._slots.append([number, 0, 0])
+            while self._slots[0][0] <= number - DOWN_SPAN_NS // _SLOT_NS:
+                self._slots.popleft()
+        self._slots[-1][1] += 1
+        self._slots[-1][2] += down
+
+    def _mostly_down(self, now_ns: int) -> bool:
+        outcomes = sum(slot[1] for slot in self._slots)
+        down = sum(slot[2] for slot in self._slots)
+        return outcomes >= DOWN_OF_MIN and down * 1000 >= DOWN_PERMILLE * outcomes
