@@ -27,10 +27,14 @@ notes = {{"pid": os.getpid(), "args": sys.argv[1:], "env": dict(os.environ)}}
 pathlib.Path({notes!r}).write_text(json.dumps(notes))
 if how == "dies":
     sys.exit("wheeltimer: data folder is in use")
-if how == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def stop(number, frame):
+    if how != "deaf":
+        pathlib.Path({notes!r} + ".stopped").touch()
+        sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
 print("wheeltimer 0 ready listen={address} tasks=0", flush=True)
-time.sleep(60)
+while True:
+    time.sleep(60)
 """
 
 
@@ -91,6 +95,7 @@ def test_the_users_own_settings_do_not_reach_the_demos_daemon(
     assert "the user's" not in dict(fake.notes["env"]).values()  # type: ignore[call-overload]
     assert str(folder) in str(fake.notes["args"])
     fake.assert_gone()
+    assert (tmp_path / "notes.stopped").exists(), "it was killed without being asked to stop"
     assert list(folder.iterdir()) == []
 
 
