@@ -121,11 +121,11 @@ def test_a_connection_that_dies_exits_69_and_says_what_is_open() -> None:
 
 @pytest.mark.parametrize("as_json", [(), ("--json",)])
 def test_a_refusal_exits_1_with_code_and_message(as_json: tuple[str, ...]) -> None:
-    refusal = {"ok": False, "error": "not_found", "message": "queue default knows\nno such task"}
+    refusal = {"ok": False, "error": "not_found", "message": "queue default knows\nno such \x1b[2Jtask"}
     with ScriptedServer([refusal]) as server:
         result = run("get", "a", *as_json, server=server)
     assert result.exit_code == 1
-    assert one_line(result) == "wheeltimer: refused (not_found): queue default knows no such task\n"
+    assert one_line(result) == "wheeltimer: refused (not_found): queue default knows no such \\x1b[2Jtask\n"
 
 
 def test_server_and_token_come_from_the_environment_and_flags_beat_them() -> None:

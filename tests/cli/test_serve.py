@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from tests.cli.test_main import one_line
 from wheeltimer import errors
 from wheeltimer.cli import main
+from wheeltimer.cli import serve as serve_module
 from wheeltimer.settings import Address, Settings
 
 
@@ -24,8 +25,16 @@ class Daemon:
         self.settings: list[Settings] = []
         self.outcome: int | Exception = 0
 
-    def main(self, settings: Settings, progress: Callable[[int, int], None] | None = None) -> int:
+    def main(
+        self,
+        settings: Settings,
+        progress: Callable[[int, int], None] | None = None,
+        reload: Callable[[], Settings] | None = None,
+    ) -> int:
         self.settings.append(settings)
+        assert progress is None  # no terminal, no bar
+        assert reload is not None
+        self.reload = reload
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -60,6 +69,18 @@ def test_every_flag_reaches_the_settings(daemon: Daemon, tmp_path: Path) -> None
     assert (settings.fsync, settings.concurrency, settings.limits.tasks_max) == ("off", 7, 9)
     assert settings.insecure
     assert settings.data_dir == tmp_path
+
+
+def test_a_reload_reads_the_file_anew_under_the_same_flags(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "wheeltimer.toml"
+    file.write_text("tick = 5\nconcurrency = 5\n")
+    serve("--config", str(file), "--tick", "7ms")
+    file.write_text("tick = 6\nconcurrency = 6\n")
+    settings = daemon.reload()
+    assert (settings.tick_ms, settings.concurrency) == (7, 6)
+    file.write_text("concurency = 6\n")
+    with pytest.raises(errors.SettingsError, match=r"did you mean concurrency\?"):
+        daemon.reload()
 
 
 def test_without_flags_it_is_loopback_only_with_the_journal_on(daemon: Daemon) -> None:
@@ -123,3 +144,24 @@ def test_a_bad_setting_is_one_line_and_the_daemon_never_starts(
     assert result.exit_code == exit_code
     assert named in one_line(result)
     assert daemon.settings == []
+
+
+def test_a_person_who_waits_for_the_recovery_sees_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with serve_module._recovery_bar() as progress:
+        assert progress is not None
+        for done in range(0, 1_000_001, 1000):
+            progress(done, 1_000_000)
+        before = capsys.readouterr()
+        progress(1_000_000, 1_000_000)  # over: nothing more is drawn while the daemon runs
+        progress(0, 0)
+    after = capsys.readouterr()
+    assert "reading the journal" in before.err
+    assert "100%" in before.err
+    assert (before.out, after.out) == ("", "")
+    assert "reading" not in after.err

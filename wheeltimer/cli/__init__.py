@@ -7,7 +7,6 @@ functions that need them: ``wheeltimer --help`` answers at once.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -15,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from wheeltimer import __version__
-from wheeltimer.cli import demo, serve, stats, tasks
+from wheeltimer.cli import demo, serve, show, stats, tasks
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
@@ -38,7 +37,6 @@ class _Main(click.Group):
         assert standalone_mode
         try:
             result = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
-            sys.stdout.flush()
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(_EXIT_USAGE)
@@ -55,15 +53,11 @@ class _Main(click.Group):
             _fail(f"refused ({error.code}): {error}", _EXIT_REFUSED)
         except WheeltimerError as error:
             _fail(str(error), error.exit_code)
-        except BrokenPipeError:
-            # `wheeltimer list | head`: the interpreter must not try to flush into the closed pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(_EXIT_REFUSED)
         sys.exit(result if isinstance(result, int) else 0)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"wheeltimer: {' '.join(message.split())}", err=True)
+    click.echo(f"wheeltimer: {show.clean(' '.join(message.split()))}", err=True)
     sys.exit(exit_code)
 
 
