@@ -289,6 +289,8 @@ def test_a_clock_set_from_1970_costs_one_look_per_bucket() -> None:
         wheel, put = make()
     put("q/1", 5 * TICK_NS)
     now_ns = 1_800_000_000 * 10**9
+    assert wheel.next_wake_ns(now_ns, 1000) == now_ns
+    assert looks == 0  # for what has passed, "now" is the answer without looking
     assert wheel.expire(now_ns, 10) == ["q/1"]
     assert 0 < looks <= 2 * WHEEL_SIZE
     looks = 0
@@ -342,6 +344,7 @@ def test_a_step_back_holds_what_was_due_and_a_step_forward_takes_it() -> None:
     put("new", 405)
     put("beside", 1014)
     wheel.check()
+    assert wheel._due_ticks == {40}  # tick 101 lies ahead again
     assert wheel.next_wake_ns(400, 1000) == 400  # the cursor's own tick is not open yet
     assert wheel.expire(400, 10) == []
     assert wheel.next_wake_ns(400, 1000) == 405
@@ -388,6 +391,52 @@ def test_cancel_and_schedule_in_the_open_tick_for_ever_does_not_pile_up() -> Non
     wheel.check()
     assert len(wheel._due) <= 2 + STALE_MIN
     assert wheel.expire(39, 10) == ["stays"]
+
+
+@pytest.mark.quick
+def test_the_entry_of_an_old_deadline_does_not_fire_the_new_one() -> None:
+    """TRAPS 25, within one open tick: cancelled entries stay in the heap for a while."""
+    wheel, put = make()
+    put("q/1", 32)
+    assert wheel.expire(30, 10) == []  # opened
+    wheel.cancel("q/1", 32)
+    put("q/1", 38)
+    assert wheel.expire(31, 10) == []  # opened again, two entries in the heap
+    assert wheel.expire(37, 10) == []
+    assert wheel.next_wake_ns(37, 100) == 38
+    assert wheel.expire(38, 10) == ["q/1"]
+    assert wheel.expire(39, 10) == []
+
+
+@pytest.mark.quick
+def test_dropping_cancelled_keys_is_bounded_work_too() -> None:
+    wheel, put = make()
+    count = 3 * OPEN_KEYS_MAX
+    for n in range(count):
+        put(f"q/{n:04}", 35)
+    while len(wheel._open) < count:
+        assert wheel.expire(34, 1) == []
+    gone = OPEN_KEYS_MAX + 100  # few enough to leave the heap as it is
+    for n in range(gone):
+        wheel.cancel(f"q/{n:04}", 35)
+    assert len(wheel._heap) == count
+    assert wheel.expire(39, 1) == []
+    assert len(wheel._heap) == count - OPEN_KEYS_MAX
+    assert wheel.expire(39, 1) == [f"q/{gone:04}"]
+
+
+@pytest.mark.quick
+def test_round_numbers_are_shared_between_buckets_and_bounded() -> None:
+    wheel, put = make()
+    for n in range(WHEEL_SIZE):
+        put(f"q/{n}", 5000 * REVOLUTION_NS + n * TICK_NS)
+    assert len({id(round_) for bucket in wheel._buckets for round_ in bucket}) == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wheel_module, "SHARED_ROUNDS_MAX", 10)
+        for n in range(100):
+            put(f"r/{n}", n * REVOLUTION_NS)
+            assert len(wheel._rounds) <= 10
+    wheel.check()
 
 
 def container_bytes(wheel: HashedWheelTimer) -> int:
