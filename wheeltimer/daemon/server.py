@@ -67,6 +67,8 @@ class _Connection:
         self._journal = journal
         self._limits = limits
         self._lines = wire.LineReader(limits.line_bytes_max)
+        self._asked: list[bytes] = []  # the lines that are being answered
+        self._answered = 0  # how many of them are
         self._outbox: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
         self._unread_bytes = 0
         self._filled = trio.Event()
@@ -87,15 +89,11 @@ class _Connection:
         """Read until the client has no more to say, or said something that ends the connection."""
         limits, partial_until = self._limits, None
         while True:
-            while self._unread_bytes >= limits.unread_bytes_max:
-                self._drained = trio.Event()
-                await self._drained.wait()
             data = await self._receive(partial_until)
             if not data:
                 return
             lines = self._lines.feed(data)
-            for start in range(0, len(lines), SLICE_LINES_MAX):
-                await self._slice(lines[start : start + SLICE_LINES_MAX])
+            await self._answer(lines)
             if self._lines.overlong:
                 text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
                 self._put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
@@ -115,15 +113,23 @@ class _Connection:
         self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
         return b""
 
-    async def _slice(self, lines: list[bytes]) -> None:
-        """Have lines answered; replies go to the outbox after each slice of work."""
-        at = 0
-        while at < len(lines):
+    async def _answer(self, lines: list[bytes]) -> None:
+        """Have lines answered in slices; replies go to the outbox after each.
+
+        Short requests may have long replies: no slice is begun, and nothing more read, while too many
+        bytes of replies are unread.
+        """
+        self._asked, self._answered = lines, 0
+        while self._answered < len(lines):
+            while self._unread_bytes >= self._limits.unread_bytes_max:
+                self._drained = trio.Event()
+                await self._drained.wait()
+            some = lines[self._answered : self._answered + SLICE_LINES_MAX]
             try:
-                at, replies = await self._requests.answer(lines, at)
+                done, replies = await self._requests.answer(some, 0)
             except StorageFailed as error:
-                self._put(_storage_refusals(error, lines[at:]))
-                return
+                done, replies = len(some), _storage_refusals(error, some)
+            self._answered += done
             if replies:
                 self._put(replies)
 
@@ -146,8 +152,9 @@ class _Connection:
                 try:
                     await self._journal.wait_durable(lsn)
                 except StorageFailed as error:
-                    waiting = b"".join(replies for _, replies in self._outbox)
-                    self._last = _storage_refusals(error, waiting.splitlines())
+                    waiting = b"".join(replies for _, replies in self._outbox).splitlines()
+                    waiting += self._asked[self._answered :]
+                    self._last = _storage_refusals(error, waiting)
                     scope.cancel()
                     return
             parts = []
