@@ -14,10 +14,10 @@ from benchmarks.receiver import Arrival
 
 
 def run(options: Options) -> Result:
-    count, over_ms = (500, 1000) if options.quick else (10_000, 10_000)
+    count, over_ms, lead_ms = (500, 1000, 1000) if options.quick else (10_000, 10_000, 4000)
     with child("receiver") as receiver, daemon() as target:
         port = int(receiver.first_line.split()[1])
-        _, until_ms = timed.put(target, port, count, over_ms, seed=options.seed)
+        _, until_ms = timed.put(target, port, count, over_ms, seed=options.seed, lead_ms=lead_ms)
         seen = timed.collect(receiver, count, until_ms)
         figures = timed.judged(target, seen, count)
     if options.out is not None:

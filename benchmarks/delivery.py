@@ -143,7 +143,7 @@ def _lateness(options: Options, cores: list[int]) -> Figures:
 
 def _late(target: Daemon, receiver: Process, over_s: int, seed: int) -> Figures:
     port = int(receiver.first_line.split()[1])
-    _, until_ms = timed.put(target, port, over_s * 1000, over_s * 1000, seed=seed)
+    _, until_ms = timed.put(target, port, over_s * 1000, over_s * 1000, seed=seed, lead_ms=400 * over_s + 600)
     return timed.judged(target, timed.collect(receiver, over_s * 1000, until_ms), over_s * 1000)
 
 

@@ -62,7 +62,8 @@ def _measure(target: Daemon, receiver: Process, over_s: int, seed: int, load: Lo
     port = int(receiver.first_line.split()[1])
     seen_before = receiver.ask("count")
     count = over_s * RATE_PER_S
-    _, until_ms = timed.put(target, port, count, over_s * 1000, seed=seed)
+    lead_ms = 400 * over_s + 600  # more tasks take longer to store
+    _, until_ms = timed.put(target, port, count, over_s * 1000, seed=seed, lead_ms=lead_ms)
     did = load(target, until_ms)
     seen = timed.collect(receiver, seen_before + count, until_ms)
     return timed.judged(target, seen, count) | did

@@ -21,9 +21,7 @@ _LINE: Final = (
 )
 
 
-def put(
-    target: Daemon, port: int, count: int, over_ms: int, *, seed: int, lead_ms: int = 2000
-) -> tuple[int, int]:
+def put(target: Daemon, port: int, count: int, over_ms: int, *, seed: int, lead_ms: int) -> tuple[int, int]:
     """Store ``count`` tasks due over ``over_ms``, the first in about ``lead_ms``: (from, until) in Unix ms.
 
     ``seed`` makes the due instants, and the ids: one daemon takes each seed once.
