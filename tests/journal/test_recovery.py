@@ -123,6 +123,27 @@ async def test_a_segment_of_another_journal_is_damage() -> None:
 
 
 @trio_test
+async def test_a_segment_of_another_past_is_damage() -> None:
+    """An older backup of one file: same journal, number and lsns, but not what the others carry on."""
+    disk, other = MemoryDisk(1), MemoryDisk(1)
+    await written(disk, 30, clean=True)
+    await written(other, 30, clean=True, clock=Clock(b"another boot ..."))
+    third = FOLDER / "0000000003.segment"
+    disk.files[third] = other.files[third]
+    with pytest.raises(JournalDamaged, match="carry on"):
+        open_journal(disk)
+
+
+@trio_test
+async def test_anything_after_a_seal_is_damage() -> None:
+    disk = MemoryDisk()
+    await written(disk, 30, clean=True)
+    disk.files[FIRST][-1] = 1
+    with pytest.raises(JournalDamaged, match="after a seal"):
+        open_journal(disk)
+
+
+@trio_test
 async def test_clean_stop_goes_on_in_the_same_file() -> None:
     disk = MemoryDisk()
     batches = await written(disk, 2, clean=True)
@@ -317,7 +338,7 @@ def test_the_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
 async def test_the_last_clocks_of_every_boot_are_known() -> None:
     disk, first, second = MemoryDisk(), Clock(b"1" * 16), Clock(b"2" * 16)
     journal = open_journal(disk, first)
-    async with running(journal):
+    async with running(journal, clean=False):
         await journal.wait_durable(put(journal, raw(9)))
         first.step_ms += 3_600_000
         journal.mark()  # the clock was set after the last frame
