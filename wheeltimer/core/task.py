@@ -253,6 +253,7 @@ STOP_CANCEL: Final = 1
 STOP_FINISH: Final = 2
 
 _encoder: Final = msgspec.msgpack.Encoder()
+_sorting: Final = msgspec.msgpack.Encoder(order="deterministic")  # the order of headers is no content
 pack: Final = _encoder.encode
 unpack: Final = msgspec.msgpack.Decoder(Task).decode
 
@@ -273,7 +274,7 @@ def timers(task: Task) -> tuple[int | None, int | None]:
 def digest(spec: Spec) -> bytes:
     """16 bytes that tell one request's content from another's (BLAKE2b over the fields as given)."""
     fields = [getattr(spec, name) for name in SPEC_FIELDS]
-    return blake2b(_encoder.encode(fields), digest_size=16).digest()
+    return blake2b(_sorting.encode(fields), digest_size=16).digest()
 
 
 def content_of(task: Task) -> bytes:
