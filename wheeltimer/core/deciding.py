@@ -77,7 +77,7 @@ def schedule(
     if row is not None:
         return _known(engine, command, key, unpack(row), task, wall_ms)
     if engine.live >= limits.tasks_max:
-        raise _full(engine)
+        raise full(engine)
     reply = ScheduleReply(True, id, queue, 1, due_ms, "scheduled", False, seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 
@@ -102,7 +102,7 @@ def _known(
     if known.state >= State.DONE:
         state = "scheduled"
         if engine.live >= engine.limits.tasks_max:
-            raise _full(engine)
+            raise full(engine)
     elif known.state == State.READY:
         state = "scheduled"
     task.version, task.revision = known.version + 1, known.revision + 1
@@ -111,7 +111,7 @@ def _known(
     return [r.Scheduled(key, wall_ms, task)], reply
 
 
-def _full(engine: Engine) -> Refused:
+def full(engine: Engine) -> Refused:
     return Refused(
         "full",
         f"tasks_max ({engine.limits.tasks_max}) live tasks are held; ask again later or raise it",
@@ -194,9 +194,10 @@ def set_expiry(engine: Engine, task: Task) -> None:
 
 def find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
     name = c.check_name(queue, "queue") if queue is not None else DEFAULT_QUEUE
-    key = key_of(name, c.check_id(id, engine.limits))
+    key = key_of(name, id)
     task = engine.get(key)
     if task is None:
+        c.check_id(id, engine.limits)  # only here: a hook's own id may be longer than clients' may be
         raise Refused("not_found", f"queue {name} knows no task with this id")
     return key, task
 
@@ -234,13 +235,14 @@ def reschedule(
         flight=0, attempts=0, failures=0, polls=0, next_given_ms=None,
     )  # fmt: skip
     _change_fields(engine, policy, command, task, key)
-    if (task.url, task.method, task.headers, task.body) != (old.url, old.method, old.headers, old.body):
+    if any(getattr(task, name) != getattr(old, name) for name in _SENT_FIELDS):
         task.revision += 1
     _change_due(engine, command, old, task, now)
     seq = UNSET if command.seq is None else command.seq
     return [r.Rescheduled(key, now.wall_ms, task)], RescheduleReply(True, task.version, task.due_ms, seq)
 
 
+_SENT_FIELDS: Final = ("url", "method", "headers", "body", "body_as")  # another webhook-id from here on
 _PLAIN_FIELDS: Final = (
     "method", "headers", "timeout", "connect_timeout", "success", "poll", "group", "on_done", "on_dead",
 )  # fmt: skip
@@ -279,7 +281,8 @@ def _change_due(engine: Engine, command: c.Reschedule, old: Task, task: Task, no
         moved = False
         task.due_given_ms = old.due_ms
         if old.next_given_ms is not None:  # it waited for a retry: its due is past, so it goes at once
-            task.deadline_ns = now.elapsed_ns
+            follows_wall = task.at is not None
+            task.deadline_ns = None if follows_wall else min(now.elapsed_ns, now.elapsed_at(old.due_ms))
     if command.expires_in is not None:
         task.expires_in, task.expires_at = command.expires_in, None
     elif command.expires_at is not None:

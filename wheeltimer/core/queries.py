@@ -68,6 +68,7 @@ def get(engine: Engine, command: c.Get) -> TaskReply:
     key = key_of(queue, command.id)
     task = engine.get(key)
     if task is None:
+        c.check_id(command.id, engine.limits)
         raise Refused("not_found", f"queue {queue} knows no task with this id")
     return TaskReply(True, view(key, task), UNSET if command.seq is None else command.seq)
 

@@ -11,13 +11,13 @@ from msgspec.structs import replace
 
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
-from wheeltimer.core.deciding import Records, check_version, find, refuse_ended, set_expiry
+from wheeltimer.core.deciding import Records, check_version, find, full, refuse_ended, set_expiry
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import end
 from wheeltimer.core.replies import CancelReply, FinishReply, PauseReply, RedriveReply
 from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Input, Now, State, Task, content_of
 from wheeltimer.core.units import parse_instant_ms
-from wheeltimer.errors import Refused
+from wheeltimer.errors import BadValue, Refused
 
 
 def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
@@ -31,17 +31,25 @@ def _stop_one(
     what = Input.CANCEL if stop == STOP_CANCEL else Input.FINISH
     refuse_ended(task, what)
     if task.state == State.RUNNING:
-        return [] if task.stop else [r.Stopping(key, now.wall_ms, stop, reply)]
+        # A finish overrides a stored cancel (the task then always ends done), nothing overrides a finish.
+        return [] if task.stop >= stop else [r.Stopping(key, now.wall_ms, stop, reply)]
     if task.state >= State.DONE:
         return []
     state = State.CANCELLED if stop == STOP_CANCEL else State.DONE
     return end(engine, key, task, state, now, lsn, finish_reply=reply)
 
 
+def _find_one(engine: Engine, command: c.Cancel | c.Finish | c.Redrive) -> tuple[str, Task]:
+    """The task that ``id`` names; a second filter beside it would be dropped without a word."""
+    assert command.id is not None
+    if command.group is not None:
+        raise BadValue("group: either id or group expected, not both", "group")
+    return find(engine, command.id, command.queue)
+
+
 def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Records, CancelReply]:
     """Cancel the one task that ``id`` names."""
-    assert command.id is not None
-    key, task = find(engine, command.id, command.queue)
+    key, task = _find_one(engine, command)
     check_version(task, command.if_version)
     records = cancel_one(engine, key, task, now, lsn)
     running = task.state == State.RUNNING
@@ -51,8 +59,7 @@ def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Recor
 
 def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
     """End the one task that ``id`` names as ``done``, from outside."""
-    assert command.id is not None
-    key, task = find(engine, command.id, command.queue)
+    key, task = _find_one(engine, command)
     reply = finish_reply(engine, command)
     records = _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
     running = task.state == State.RUNNING
@@ -80,9 +87,10 @@ def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: 
 
 def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Records, RedriveReply]:
     """Start the one dead or expired task that ``id`` names again."""
-    assert command.id is not None
-    key, task = find(engine, command.id, command.queue)
+    key, task = _find_one(engine, command)
     refuse_ended(task, Input.REDRIVE)
+    if engine.live >= engine.limits.tasks_max:
+        raise full(engine)
     seq = UNSET if command.seq is None else command.seq
     return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, seq)
 
