@@ -9,7 +9,7 @@ writes a byte. Counts, timers and indexes all follow from the rows and change to
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from msgspec import Struct
@@ -19,7 +19,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
-from wheeltimer.core.table import Table
+from wheeltimer.core.table import MASK, Table
 from wheeltimer.core.task import (
     NS_PER_MS,
     TRANSITIONS,
@@ -58,6 +58,8 @@ class Engine:
         self.queues: dict[str, Queue] = {}
         self.groups: dict[str, dict[str, None]] = {}
         self.counts = [0] * STATES
+        # Versions whose attempt is in flight while a newer one waits: their own rules judge its answer.
+        self.superseded: dict[str, Task] = {}
         self.outcomes = {"succeeded": 0, "failed": 0, "not_yet": 0}
         # Ended tasks in the order of their end: those without bodies, and those kept whole.
         self.kept_done: OrderedDict[str, None] = OrderedDict()
@@ -149,13 +151,17 @@ class Engine:
 
     def _new_version(self, key: str, old: Task, task: Task, what: Input) -> None:
         state = self._move(old, what)
+        assert task.version == old.version + 1, f"version {task.version} after {old.version}"
         if state is State.RUNNING:  # it waits until the attempt in flight has ended
             task = replace(task, state=state, flight=old.flight)
+            if old.flight == old.version:
+                self.superseded[key] = old
         self._put(key, old, task)
 
     def _attempted(self, record: r.Attempted) -> None:
         self._supply_volatile(record.key, record.time_ms, Input.START)
         old = unpack(self.table[record.key])
+        assert old.state == State.RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
         task = replace(old, history=self._history(old, record.attempt))
         if record.attempt.version == old.version:
             task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
@@ -166,19 +172,24 @@ class Engine:
                     span_ms = (record.next_ms or record.time_ms) - record.time_ms
                     task.deadline_ns = self._rebase(record.deadline_ns, span_ms)
         if not record.ends:
-            task.state, task.flight = self._move(old, Input.AGAIN), 0
+            # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
+            task.state, task.flight = int(self._move(old, Input.AGAIN)), 0
+        self.superseded.pop(record.key, None)
         self.outcomes[record.attempt.outcome] += 1
         self._put(record.key, old, task)
 
     def _history(self, task: Task, attempt: Attempt) -> list[Attempt]:
         """The last attempts, newest last; only the newest keeps its reply."""
-        kept = (task.history or [])[1 - self.limits.history_max :]
+        history = task.history or []
+        kept = history[max(0, len(history) + 1 - self.limits.history_max) :]
         if kept and kept[-1].reply is not None:
             kept[-1] = replace(kept[-1], reply=None)
         return [*kept, attempt]
 
     def _stopping(self, record: r.Stopping) -> None:
         old = unpack(self.table[record.key])
+        running = old.state == State.RUNNING or (self._replaying and old.state == State.SCHEDULED)
+        assert running, f"a stop is stored for a task that is {State(old.state).word}"
         self._put(record.key, old, replace(old, stop=record.stop, stop_reply=record.reply))
 
     def _ended(self, record: r.Ended) -> None:
@@ -208,9 +219,10 @@ class Engine:
         self._drop_idle_queue(record.queue)
 
     def _forgotten(self, record: r.Forgotten) -> None:
-        for key in record.keys:
-            old = unpack(self.table[key])
+        rows = [(key, unpack(self.table[key])) for key in record.keys]
+        for _, old in rows:
             self._move(old, Input.FORGET)
+        for key, old in rows:
             self._remove(key, old)
             self.table.pop(key)
             self._drop_idle_queue(key[: key.index("/")])
@@ -232,6 +244,7 @@ class Engine:
 
     def _started(self, record: r.Started) -> None:
         old = unpack(self.table[record.key])
+        assert record.version == old.version, "an attempt of an older version began"
         self._put(record.key, old, replace(old, state=self._move(old, Input.START), flight=old.version))
 
     def _supply_volatile(self, key: str, time_ms: int, upto: Input) -> None:
@@ -281,6 +294,19 @@ class Engine:
             self.kept(state)[key] = None
         if task.group is not None:
             self.groups.setdefault(task.group, {})[key] = None
+
+    def insert_fresh(
+        self, keys: Sequence[str], rows: Sequence[bytes], deadlines_ns: Sequence[int], queues: dict[str, int]
+    ) -> None:
+        """``_insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else."""
+        shards = self.table.shards
+        for key, row in zip(keys, rows, strict=True):
+            shards[hash(key) & MASK][key] = row
+        self.elapsed.schedule_many(keys, deadlines_ns)
+        self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
+        self.counts[_SCHEDULED] += len(keys)
+        for name, count in queues.items():
+            self._queue(name).counts[_SCHEDULED] += count
 
     def _remove(self, key: str, task: Task) -> None:
         """``_insert`` undone; the row itself is left to be replaced, or to ``_forgotten``."""

@@ -99,18 +99,19 @@ def attempt_ended(
     assert task is not None
     assert task.state == State.RUNNING
     present = task.flight == task.version
+    sent = task if present else engine.superseded[key]
     succeeded = answer.error is None and judge(
-        task.success or DEFAULT_SUCCESS, answer.status or 0, answer.body, answer.truncated
+        sent.success or DEFAULT_SUCCESS, answer.status or 0, answer.body, answer.truncated
     )
-    outcome, final = _outcome(task, queue, answer, succeeded)
-    failures, polls, wait_ms = _next(task, answer, outcome, chance)
+    outcome, final = _outcome(sent, queue, answer, succeeded)
+    failures, polls, wait_ms = _next(sent, answer, outcome, chance)
     ending, reason = _ending(task, now, present, succeeded, final, wait_ms, polls)
     next_ms = deadline_ns = None
     if ending is None and present:
         assert wait_ms is not None
         next_ms = now.wall_ms + wait_ms
         deadline_ns = now.elapsed_at(next_ms)
-    attempt = _attempt(engine, task, answer, outcome)
+    attempt = _attempt(engine, sent, answer, outcome)
     attempted = r.Attempted(
         key, now.wall_ms, attempt, failures, polls, next_ms, deadline_ns, ending is not None, task.group
     )
@@ -118,33 +119,33 @@ def attempt_ended(
         return [attempted]
     if present:
         task = replace(task, attempts=task.attempts + 1)
-    reply = task.stop_reply if task.stop == STOP_FINISH else None
-    tail = end(engine, key, task, ending, now, lsn + 1, reason=reason, finish_reply=reply, answer=answer)
-    return [attempted, *tail]
+    if task.stop == STOP_FINISH:  # what the attempt brought is in the history; the end is finish's own
+        return [attempted, *end(engine, key, task, ending, now, lsn + 1, finish_reply=task.stop_reply)]
+    return [attempted, *end(engine, key, task, ending, now, lsn + 1, reason=reason, answer=answer)]
 
 
-def _outcome(task: Task, queue: QueuePolicy, answer: Answer, succeeded: bool) -> tuple[str, bool]:
-    """(succeeded | failed | not_yet, whether the answer is final)."""
+def _outcome(sent: Task, queue: QueuePolicy, answer: Answer, succeeded: bool) -> tuple[str, bool]:
+    """(succeeded | failed | not_yet, whether the answer is final). ``sent``: the version it answers."""
     if succeeded:
         return "succeeded", False
     if answer.stop or answer.status == GONE or answer.status in queue.final_statuses:
         return "failed", True
-    if task.poll is not None and answer.status is not None and 200 <= answer.status < 300:
+    if sent.poll is not None and answer.error is None and 200 <= (answer.status or 0) < 300:
         return "not_yet", False
     return "failed", False
 
 
-def _next(task: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, int, int | None]:
-    """(failures, polls, ms to the next attempt or None for never) after this outcome."""
+def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, int, int | None]:
+    """(failures, polls, ms to the next attempt or None for never) of this version after this outcome."""
     if outcome == "not_yet":
-        assert task.poll is not None
-        polls = task.polls + 1
-        return 0, polls, parse_duration_ms(task.poll.every, "poll.every") if polls < task.poll.max else None
-    failures = task.failures + (outcome == "failed")
-    wait_ms = next_delay_ms(rule_of(task), failures, chance) if failures else None
+        assert sent.poll is not None
+        polls = sent.polls + 1
+        return 0, polls, parse_duration_ms(sent.poll.every, "poll.every") if polls < sent.poll.max else None
+    failures = sent.failures + (outcome == "failed")
+    wait_ms = next_delay_ms(rule_of(sent), failures, chance) if failures else None
     if wait_ms is not None and answer.retry_after_ms is not None:
         wait_ms = answer.retry_after_ms
-    return failures, task.polls, wait_ms
+    return failures, sent.polls, wait_ms
 
 
 def _ending(
@@ -154,7 +155,7 @@ def _ending(
     if task.stop == STOP_FINISH:
         return State.DONE, None
     if task.stop == STOP_CANCEL:
-        return (State.DONE, None) if succeeded and present else (State.CANCELLED, "cancelled")
+        return (State.DONE, None) if succeeded and present else (State.CANCELLED, None)
     if not present:
         return None, None
     if succeeded:
@@ -169,22 +170,15 @@ def _ending(
     return None, None
 
 
-def _attempt(engine: Engine, task: Task, answer: Answer, outcome: str) -> Attempt:
+def _attempt(engine: Engine, sent: Task, answer: Answer, outcome: str) -> Attempt:
     reply = None
     if answer.body:
         limit = engine.limits.history_reply_bytes_max
         reply = answer.body[:limit].decode(errors="replace")
     return Attempt(
-        # An attempt of an older version keeps the number it was started with: it was the next one then.
-        task.attempts + 1 if task.flight == task.version else _number_in_flight(task),
-        task.flight, answer.started, answer.late_ms, answer.ms, outcome, answer.status,
+        sent.attempts + 1, sent.version, answer.started, answer.late_ms, answer.ms, outcome, answer.status,
         answer.error[:ERROR_CHARS_MAX] if answer.error else None, reply,
     )  # fmt: skip
-
-
-def _number_in_flight(task: Task) -> int:
-    """The number of an attempt whose version is no longer the task's: one more than that version's last."""
-    return 1 + max((a.attempt for a in task.history or () if a.version == task.flight), default=0)
 
 
 def end(
@@ -210,6 +204,7 @@ def end(
     known = engine.get(hook_key)
     if known is not None:
         hook.version, hook.revision, hook.born_lsn = known.version + 1, known.revision + 1, known.born
+        hook.history = known.history
     return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]
 
 
@@ -267,7 +262,7 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> Record
 def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
     """The end that a stored cancel or finish asks for, where a crash ended the attempt it waited for."""
     if task.stop == STOP_CANCEL:
-        return end(engine, key, task, State.CANCELLED, now, lsn, reason="cancelled")
+        return end(engine, key, task, State.CANCELLED, now, lsn)
     return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)
 
 
