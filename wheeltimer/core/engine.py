@@ -19,7 +19,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
-from wheeltimer.core.table import MASK, Table
+from wheeltimer.core.table import MASK, SHIFT, Table
 from wheeltimer.core.task import (
     NS_PER_MS,
     TRANSITIONS,
@@ -197,6 +197,7 @@ class Engine:
         if end is State.DEAD:
             self._supply_volatile(record.key, record.time_ms, Input.DUE)
         old = unpack(self.table[record.key])
+        assert not State(old.state).ended, f"{end.word} after {State(old.state).word}"
         running = old.state == State.RUNNING
         what = {
             State.DONE: Input.SUCCEED if running else Input.FINISH,
@@ -301,7 +302,7 @@ class Engine:
         """``_insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else."""
         shards = self.table.shards
         for key, row in zip(keys, rows, strict=True):
-            shards[hash(key) & MASK][key] = row
+            shards[hash(key) >> SHIFT & MASK][key] = row
         self.elapsed.schedule_many(keys, deadlines_ns)
         self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
         self.counts[_SCHEDULED] += len(keys)

@@ -256,6 +256,7 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> Record
     """A ready task ends ``dead`` without an attempt: its destination stayed down."""
     task = engine.get(key)
     assert task is not None
+    assert task.state == State.READY
     return end(engine, key, task, State.DEAD, now, lsn, reason=reason)
 
 
