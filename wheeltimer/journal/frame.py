@@ -56,7 +56,11 @@ CHAINED: Final = frozenset({Kind.BATCH, Kind.SEAL, Kind.TRIM})
 
 
 class Clocks(NamedTuple):
-    """When a frame was written: elapsed time (CLOCK_BOOTTIME) under a boot id, and wall time."""
+    """When a frame was written: elapsed time (CLOCK_BOOTTIME) under a boot id, and wall time.
+
+    ``boot_id`` is 16 bytes. ``wall_ms`` is rounded up by whoever reads the clock: a deadline that goes
+    through it to another boot is then late and never early.
+    """
 
     boot_id: bytes
     boottime_ns: int

@@ -21,7 +21,7 @@ from .hand import Hand, Thread
 from .recovery import Progress, Scan, scan
 from .segment import frames
 from .spares import SPARES_WANTED, Spares, fitting_segment_bytes
-from .writer import Writer, restore
+from .writer import Open, Writer, restore
 
 SEGMENT_BYTES: Final = 64 << 20
 SEGMENT_BYTES_LEAST: Final = 1 << 20
@@ -63,6 +63,7 @@ class Journal(Committer):
         disk = Disk() if disk is None else disk
         directory = Directory.open(path, disk)
         spares: Spares | None = None
+        segment: Open | None = None
         try:
             names = directory.segments()
             total = sum(disk.size(path / name) for _, name in names)
@@ -76,6 +77,8 @@ class Journal(Committer):
                 pass
             writer = Writer(directory, spares, segment, found, clock, fsync)
         except BaseException as exc:
+            if segment is not None:
+                disk.close(segment.fd)
             if spares is not None:
                 spares.close()
             directory.close()

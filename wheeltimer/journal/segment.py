@@ -238,7 +238,7 @@ def decode_trim(data: bytes, start: int) -> int:
     return int.from_bytes(data[start + 2 : start + 10], "big")
 
 
-def rewritten(data: bytes, end: int, salt: bytes, crc: int) -> tuple[bytearray, int]:
+def rewritten(data: bytes, end: int, salt: bytes, crc: int) -> tuple[bytes, int]:
     """The frames up to ``end`` but a seal, under another salt, for the place after a new header.
 
     Same lsns, clocks and places. All of it is to be synced before anybody trusts it, so the last
@@ -262,4 +262,4 @@ def rewritten(data: bytes, end: int, salt: bytes, crc: int) -> tuple[bytearray, 
         mark = header_at(data, slot, header.salt)
         clocks = header.clocks if mark is None else mark.clocks
         out[-HEADER_BYTES:] = encode(Kind.MARKER, salt, header.last_lsn + 1, 0, clocks, crc)[0]
-    return out, crc
+    return bytes(out), crc

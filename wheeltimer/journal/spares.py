@@ -77,17 +77,18 @@ class Spares:
         """
         self._last_number += 1
         path = self.directory.path / f"spare-{self._last_number}.tmp"
+        fd = -1
         try:
             fd = self.disk.create(path)
-        except OSError as exc:
-            return self._refused(path, exc)
-        try:
             self.disk.allocate(fd, self.segment_bytes)
             self.disk.fdatasync(fd)
         except OSError as exc:
-            self.disk.close(fd)
-            self.disk.unlink(path)
-            return self._refused(path, exc)
+            if fd >= 0:
+                self.disk.close(fd)
+            if exc.errno not in _NO_ROOM:
+                raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
+            self._forget(path)
+            return False
         with self._lock:
             self._all.append(Spare(path, fd))
         return True
@@ -133,8 +134,12 @@ class Spares:
             self._last_number += 1
             path = self.directory.path / f"spare-{self._last_number}.tmp"
             spare = Spare(path, self.disk.create(path))
+        try:
             self.disk.allocate(spare.fd, size)
-        self.disk.zero(spare.fd, spare.zeroed, size - spare.zeroed)
+            self.disk.zero(spare.fd, spare.zeroed, size - spare.zeroed)
+        except OSError:
+            self.disk.close(spare.fd)
+            raise
         return spare
 
     def close(self) -> None:
@@ -144,10 +149,14 @@ class Spares:
                 self.disk.close(spare.fd)
             self._all.clear()
 
-    def _refused(self, path: Path, exc: OSError) -> bool:
-        if exc.errno in _NO_ROOM:
-            return False
-        raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
+    def _forget(self, path: Path) -> None:
+        """Gives back what a refused allocation took."""
+        try:
+            self.disk.unlink(path)
+        except FileNotFoundError:
+            pass  # it was the name that found no room
+        except OSError as exc:
+            raise StorageFailed(f"{path} cannot be removed: {exc}") from exc
 
 
 def fitting_segment_bytes(wanted: int, least: int, free: int) -> int:

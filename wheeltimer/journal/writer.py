@@ -154,10 +154,16 @@ def begin(
     bytes and where they end); all synced before the file has its name. Raises :class:`OSError`."""
     disk = directory.disk
     data, crc = encode_header(head)
-    frames, crc = rewritten(*old, head.salt, crc)
-    disk.write(spare.fd, data + frames, 0)
-    disk.fdatasync(spare.fd)
-    directory.publish(spare.path, segment_name(head.number))
+    try:
+        frames, crc = rewritten(*old, head.salt, crc)
+        disk.write(spare.fd, data, 0)
+        if frames:
+            disk.write(spare.fd, frames, SECTOR_BYTES)
+        disk.fdatasync(spare.fd)
+        directory.publish(spare.path, segment_name(head.number))
+    except OSError:
+        disk.close(spare.fd)
+        raise
     return Open(spare.fd, head.number, head.size, head.salt, SECTOR_BYTES + len(frames), crc, slot_boot)
 
 
