@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Final
 
 from benchmarks import report
-from benchmarks.harness import Options, facts
+from benchmarks.harness import Options, Pauses, facts
 
 NAMES: Final = ("accuracy", "schedule", "interference", "memory", "delivery")
 
@@ -30,8 +30,9 @@ def main() -> int:
     options = Options(given.seed, given.quick, given.strace, given.out)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-    about = facts()
+    about, pauses = facts(), Pauses()
     result = importlib.import_module(f"benchmarks.{given.name}").run(options)
+    about["longest_pause_ms"] = pauses.longest_ms
     found = report.document(given.name, options, about, result)
     if given.out is not None:
         (given.out / f"{given.name}.json").write_text(json.dumps(found, indent=1) + "\n")

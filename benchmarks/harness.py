@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 READY_TIMEOUT_S: Final = 60
+PAUSE_LOOK_S: Final = 0.02
 STOP_TIMEOUT_S: Final = 40  # the daemon gives attempts in flight 30 s
 ROOT: Final = Path(__file__).resolve().parent.parent
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
@@ -126,6 +128,10 @@ class Process:
         """Processor time so far, user and system, all threads."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+    def starved_s(self) -> float:
+        """Time its main thread was ready to run and had no processor: what other programs took from it."""
+        return int(Path(f"/proc/{self.pid}/schedstat").read_text().split()[1]) / 1e9
 
     def rss_bytes(self) -> int:
         """Resident memory."""
@@ -260,6 +266,25 @@ class Client:
     def ask_raw(self, line: bytes) -> bytes:
         self._socket.sendall(line)
         return self._replies.readline()
+
+
+class Pauses:
+    """Watches for moments in which nothing ran here at all, as when a virtual machine is halted.
+
+    ``longest_ms`` is how much longer than asked for a sleep took: a figure measured across a long one
+    says nothing about the daemon.
+    """
+
+    def __init__(self) -> None:
+        self.longest_ms = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while True:
+            began_ns = time.monotonic_ns()
+            time.sleep(PAUSE_LOOK_S)
+            over_ms = (time.monotonic_ns() - began_ns) // 1_000_000 - int(PAUSE_LOOK_S * 1000)
+            self.longest_ms = max(self.longest_ms, over_ms)
 
 
 def wall_ms() -> int:

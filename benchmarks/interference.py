@@ -64,9 +64,11 @@ def _measure(target: Daemon, receiver: Process, over_s: int, seed: int, load: Lo
     count = over_s * RATE_PER_S
     lead_ms = 400 * over_s + 600  # more tasks take longer to store
     _, until_ms = timed.put(target, port, count, over_s * 1000, seed=seed, lead_ms=lead_ms)
+    starved_s = -target.running.starved_s()
     did = load(target, until_ms)
     seen = timed.collect(receiver, seen_before + count, until_ms)
-    return timed.judged(target, seen, count) | did
+    starved_s += target.running.starved_s()
+    return timed.judged(target, seen, count) | did | {"starved_s": round(starved_s, 2)}
 
 
 def _idle(target: Daemon, until_ms: int) -> Figures:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from benchmarks.harness import Figures, Options, Result
+
+PAUSE_MS_MAX: Final = 1000  # beyond what other programs cause: the machine itself was halted
 
 
 def document(name: str, options: Options, about: Figures, result: Result) -> Figures:
@@ -37,6 +39,8 @@ def document(name: str, options: Options, about: Figures, result: Result) -> Fig
 def text(found: Figures) -> str:
     """A result for a terminal, and for the report."""
     lines = [f"## {found['benchmark']}{' (quick: no measurement)' if found['quick'] else ''}", ""]
+    if found["longest_pause_ms"] > PAUSE_MS_MAX:
+        lines += [f"The machine stood still for {found['longest_pause_ms']} ms: run it again.", ""]
     for bound in found["bounds"]:
         mark = "met" if bound["met"] else "MISSED"
         lines.append(f"- {bound['name']}: {bound['value']:g} ({bound['must_be']}: {mark})")
@@ -81,7 +85,7 @@ def main(folder: Path) -> int:
     lines += [
         f"- {name}: {_shown(first[name])}"
         for name in first
-        if name not in ("benchmark", "figures", "bounds", "quick", "load_before")
+        if name not in ("benchmark", "figures", "bounds", "quick", "load_before", "longest_pause_ms")
     ]
     lines.append("- load before: " + ", ".join(f"{one['benchmark']} {one['load_before']}" for one in found))
     for one in found:

@@ -22,7 +22,18 @@ from benchmarks.harness import ROOT, Bound, percentile, spread
 from benchmarks.writers import HOUR_MS, cancel_lines, schedule_lines
 
 TIMEOUT_S = 180  # for a machine that is busy; a quick run takes seconds
-FACTS = {"seed", "quick", "machine", "cores", "system", "file_system", "python", "packages", "commit"}
+FACTS = {
+    "seed",
+    "quick",
+    "machine",
+    "cores",
+    "system",
+    "file_system",
+    "python",
+    "packages",
+    "commit",
+    "longest_pause_ms",
+}
 FIGURES = {
     "accuracy": {"tasks", "arrived", "early", "twice", "end_to_end_ms", "timer_ms", "plot"},
     "schedule": {"cells", "round_trip"},
@@ -97,6 +108,7 @@ def test_the_report_holds_machine_and_every_benchmark(tmp_path: Path) -> None:
     for name, met in (("first", True), ("second", False)):
         found = {
             "benchmark": name, "seed": 7, "quick": False, "machine": "a machine", "load_before": 0.5,
+            "longest_pause_ms": 5 if met else 9000,
             "figures": {"parts": {"one": {"per_s": 1234}, "two": {"other": 2}}, "rows": [{"a": 1.5}], "n": 3},
             "bounds": [{"name": "n", "value": 3, "must_be": "at most 2", "met": met}],
         }  # fmt: skip
@@ -105,7 +117,8 @@ def test_the_report_holds_machine_and_every_benchmark(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "benchmarks.report", str(tmp_path)], cwd=ROOT, check=True)
     text = (tmp_path / "report.md").read_text()
     for part in ("- machine: a machine", "- seed: 7", "- n: 3 (at most 2: met)", "- n: 3 (at most 2: MISSED)",
-                 "| one | 1,234 |  |", "| 1.5 |", "![first](first.png)"):  # fmt: skip
+                 "| one | 1,234 |  |", "| 1.5 |", "![first](first.png)",
+                 "stood still for 9000 ms"):  # fmt: skip
         assert part in text
 
 
