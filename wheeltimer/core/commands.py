@@ -217,10 +217,10 @@ def check_headers(headers: dict[str, str], limits: Limits) -> None:
         raise BadValue(f"headers: at most {limits.header_bytes_max} bytes together expected", "headers")
 
 
-def check_depth(raw: bytes, field: str) -> None:
-    """Nesting is bounded, so that whoever reads this JSON later does not run out of stack."""
+def too_deep(raw: bytes) -> bool:
+    """Whether JSON is nested deeper than ``DEPTH_MAX``: whoever reads it later could run out of stack."""
     if len(raw) <= FLAT_BYTES_MAX or raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
-        return
+        return False
     depth, quoted, escaped = 0, False, False
     for byte in raw:
         if quoted:
@@ -230,9 +230,16 @@ def check_depth(raw: bytes, field: str) -> None:
         elif byte in b"[{":
             depth += 1
             if depth > DEPTH_MAX:
-                raise BadValue(f"{field}: nested deeper than {DEPTH_MAX}", field)
+                return True
         elif byte in b"]}":
             depth -= 1
+    return False
+
+
+def check_depth(raw: bytes, field: str) -> None:
+    """Refuse JSON that is ``too_deep``."""
+    if too_deep(raw):
+        raise BadValue(f"{field}: nested deeper than {DEPTH_MAX}", field)
 
 
 def json_body(command: TaskFields, limits: Limits) -> bytes:

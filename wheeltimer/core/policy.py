@@ -10,7 +10,7 @@ from wheeltimer.core.commands import PATH, URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import TargetBlocked
 
-_SEEN_MAX = 65_536  # checked origins (scheme, host, port) remembered; then the memory starts afresh
+_SEEN_MAX = 4_096  # URLs and origins remembered; then the memory starts afresh
 
 
 class QueuePolicy(Struct, frozen=True):
@@ -50,11 +50,7 @@ class Policy:
 
         0.3 us where scheme, host and port were seen before.
         """
-        if url in self.allowed:
-            return
-        path_at = url.find("/", 8)
-        origin = url if path_at < 0 else url[:path_at]
-        if origin in self.allowed and (path_at < 0 or PATH(url, path_at)) and len(url) <= URL_BYTES_MAX:
+        if url in self.allowed or self.passes(url):
             return
         _, host, _, _ = split_url(url, field)
         reason = self._check_host(host)
@@ -62,5 +58,25 @@ class Policy:
             raise TargetBlocked(f"{field}: {reason}")
         if len(self.allowed) >= _SEEN_MAX:
             self.allowed.clear()
-        self.allowed.add(origin)
+        self.allowed.add(_origin(url))
+
+    def passes(self, url: str) -> bool:
+        """Whether this URL is one of an origin that was checked before, and is well formed beyond it."""
+        path_at = url.find("/", 8)
+        if (
+            url[:path_at] not in self.allowed
+            or path_at < 0
+            or not PATH(url, path_at)
+            or len(url) > URL_BYTES_MAX
+        ):
+            return False
+        if len(self.allowed) >= _SEEN_MAX:
+            self.allowed.clear()
         self.allowed.add(url)
+        return True
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port, as they stand in the URL."""
+    path_at = url.find("/", 8)
+    return url if path_at < 0 else url[:path_at]

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 
 SHARDS: Final = 1024
-_MASK: Final = SHARDS - 1
+MASK: Final = SHARDS - 1
+SHIFT: Final = 32  # a shard's own dict goes by the low bits of the hash: they must differ within it
 
 
 class Table:
@@ -21,17 +22,17 @@ class Table:
         self._emptied = [0] * SHARDS
 
     def get(self, key: str) -> bytes | None:
-        return self.shards[hash(key) & _MASK].get(key)
+        return self.shards[hash(key) >> SHIFT & MASK].get(key)
 
     def __getitem__(self, key: str) -> bytes:
-        return self.shards[hash(key) & _MASK][key]
+        return self.shards[hash(key) >> SHIFT & MASK][key]
 
     def __setitem__(self, key: str, row: bytes) -> None:
-        self.shards[hash(key) & _MASK][key] = row
+        self.shards[hash(key) >> SHIFT & MASK][key] = row
 
     def pop(self, key: str) -> None:
         """Remove a key that is there; a shard that has lost most of its rows gives its room back."""
-        number = hash(key) & _MASK
+        number = hash(key) >> SHIFT & MASK
         shard = self.shards[number]
         del shard[key]
         self._emptied[number] += 1

@@ -14,6 +14,7 @@ from typing import Any
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.intake import Run
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import Now, State, Task, split_key
@@ -77,6 +78,17 @@ class Ledger:
             for record in records:
                 for listener in self.listeners.get(type(record), ()):
                     listener(record)
+        return True
+
+    def submit_run(self, run: Run) -> bool:
+        """``submit`` for a run of new tasks at once; False where it must be done one by one."""
+        journal = self.journal
+        if r.Scheduled in self.listeners or run.size > journal.decision_bytes_max:
+            return False
+        if not journal.reserve(run.size):
+            return False
+        self.engine.insert_fresh(run.keys, run.rows, run.deadlines_ns, run.queues)
+        journal.append(run.records, run.size, hold=True)
         return True
 
     def _widen(self, first: r.AnyRecord) -> bool:

@@ -16,6 +16,7 @@ from msgspec import UNSET
 from wheeltimer import __version__
 from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, queries, stopping, wire
+from wheeltimer.core.intake import take_run
 from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
@@ -47,48 +48,41 @@ class Requests:
     async def answer(self, lines: list[bytes], at: int) -> tuple[int, bytes]:
         """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies)."""
         began_ns = await self._turn.take()
-        until_ns = began_ns + SLICE_NS
-        now = self._ledger.now()
         replies: list[object] = []
+        at, long = self._slice(lines, at, replies, began_ns + SLICE_NS)
+        self._turn.spent(began_ns)
+        self._changed()
+        if long is not None and not replies:
+            return at + 1, _encode_lines([await self._long(long)])
+        return at, _encode_lines(replies)
+
+    def _slice(
+        self, lines: list[bytes], at: int, replies: list[object], until_ns: int
+    ) -> tuple[int, c.AnyCommand | None]:
+        """Answer lines until the slice is over: (the first left over, the long request that it is)."""
+        now, ledger = self._ledger.now(), self._ledger
         count = len(lines)
         while at < count:
             line = lines[at]
+            if b'"schedule"' in line and not self.draining:
+                run = take_run(self._engine, ledger.policy, lines, at, now, ledger.journal.next_lsn)
+                if run is not None and ledger.submit_run(run):
+                    replies += run.replies
+                    at += len(run.replies)
+                    continue
+            if line and line != b"\r":
+                try:
+                    command = wire.decode(line)
+                except BadValue as error:
+                    replies.append(wire.refusal(error, wire.seq_of(line)))
+                else:
+                    if _is_long(command):
+                        return at, command  # what was asked before is not held up by what takes long
+                    replies.append(self._short(command, now))
             at += 1
-            if not line or line == b"\r":
-                continue
-            try:
-                command = wire.decode(line)
-            except BadValue as error:
-                replies.append(wire.refusal(error, wire.seq_of(line)))
-                continue
-            if type(command) is c.Schedule and not self.draining:
-                replies.append(self._schedule(command, now))
-            elif self._is_long(command):
-                if replies:  # what was asked before is not held up by what takes long
-                    at -= 1
-                    break
-                self._turn.spent(began_ns)
-                return at, _encode_lines([await self._long(command)])
-            else:
-                replies.append(self._short(command, now))
             if time.perf_counter_ns() > until_ns:
                 break
-        self._turn.spent(began_ns)
-        self._changed()
-        return at, _encode_lines(replies)
-
-    def _schedule(self, command: c.Schedule, now: Now) -> object:
-        ledger = self._ledger
-        try:
-            chance = 0 if command.id is not None else ledger.chance()
-            records, reply = deciding.schedule(
-                self._engine, ledger.policy, command, now, ledger.journal.next_lsn, chance
-            )
-            if records:
-                ledger.submit_or_refuse(records)
-        except (Refused, BadValue, TargetBlocked) as error:
-            return wire.refusal(error, command.seq)
-        return reply
+        return at, None
 
     def _short(self, command: c.AnyCommand, now: Now) -> object:
         try:
@@ -121,6 +115,9 @@ class Requests:
     def _change(self, command: c.AnyCommand, now: Now) -> tuple[deciding.Records, object]:
         engine, policy, lsn = self._engine, self._ledger.policy, self._ledger.journal.next_lsn
         match command:
+            case c.Schedule():
+                chance = 0 if command.id is not None else self._ledger.chance()
+                return deciding.schedule(engine, policy, command, now, lsn, chance)
             case c.Cancel():
                 return stopping.cancel(engine, command, now, lsn)
             case c.Reschedule():
@@ -151,12 +148,6 @@ class Requests:
         return reply if command.seq is None else reply | {"seq": command.seq}
 
     # -- what touches many tasks ----------------------------------------------------------------
-
-    @staticmethod
-    def _is_long(command: c.AnyCommand) -> bool:
-        if isinstance(command, c.List):
-            return True
-        return isinstance(command, (c.Cancel, c.Finish, c.Redrive)) and command.id is None
 
     async def _long(self, command: c.AnyCommand) -> object:
         try:
@@ -237,6 +228,13 @@ class Requests:
         if isinstance(command, c.Finish):
             return stopping.finish_one(engine, key, task, now, lsn, reply)
         return stopping.cancel_one(engine, key, task, now, lsn)
+
+
+def _is_long(command: c.AnyCommand) -> bool:
+    """Whether a command may touch any number of tasks."""
+    if isinstance(command, c.List):
+        return True
+    return isinstance(command, (c.Cancel, c.Finish, c.Redrive)) and command.id is None
 
 
 _SHOWN_LIMITS: Final = (

@@ -38,7 +38,9 @@ from wheeltimer.errors import SettingsError, StorageFailed
 from wheeltimer.journal import Clocks, Journal
 from wheeltimer.settings import Settings
 
-SWITCH_INTERVAL_S = 0.0005  # how long the loop may keep the committer's thread from the interpreter
+GC_YOUNG_MAX = 20_000  # containers made before a young pass, of 0.5 ms; rows and keys are not among them
+    20_000  # containers made before a young pass, of about 0.5 ms; rows and keys are not among them
+)
 IDLE_LOOK_S = 5.0
 STORAGE_GRACE_S = 1.0  # how long clients may take to read that the storage failed
 _log = logging.getLogger("wheeltimer")
@@ -58,7 +60,6 @@ def main(
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     _raise_descriptors()
     daemon = Daemon(settings, SystemClock(), reload)
     daemon.recover(progress)
@@ -116,6 +117,7 @@ class Daemon:
         gc.disable()  # nothing dies during recovery; a pass over a growing heap only takes time
         self._recovered = recover(self.journal, self.engine, clock.boot_id, now, progress)
         gc.enable()
+        gc.set_threshold(GC_YOUNG_MAX, 20, 100)
         gc.freeze()  # what was recovered lives long: later passes need not look at it
         self._recovered_ms = round((time.monotonic() - self._began) * 1000)
 
