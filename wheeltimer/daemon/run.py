@@ -38,9 +38,7 @@ from wheeltimer.errors import SettingsError, StorageFailed
 from wheeltimer.journal import Clocks, Journal
 from wheeltimer.settings import Settings
 
-GC_YOUNG_MAX = 20_000  # containers made before a young pass, of 0.5 ms; rows and keys are not among them
-    20_000  # containers made before a young pass, of about 0.5 ms; rows and keys are not among them
-)
+GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
 IDLE_LOOK_S = 5.0
 STORAGE_GRACE_S = 1.0  # how long clients may take to read that the storage failed
 _log = logging.getLogger("wheeltimer")
