@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Final
 
 from benchmarks import report
-from benchmarks.harness import Options, Pauses, facts
+from benchmarks.harness import Options
+from benchmarks.machine import Pauses, facts
 
 NAMES: Final = ("accuracy", "schedule", "interference", "memory", "delivery")
 

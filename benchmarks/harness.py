@@ -1,6 +1,7 @@
-"""What every benchmark shares: processes that end on every path, a small client, facts about the machine.
+"""What every benchmark shares: processes that end on every path, a small client, percentiles.
 
-No load and no figures are made here (``writers.py``, ``receiver.py``, one file per benchmark).
+No load and no figures are made here (``writers.py``, ``receiver.py``, one file per benchmark), and nothing is
+said about the machine (``machine.py``).
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import select
 import shutil
 import signal
@@ -16,20 +16,16 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Final
 
 READY_TIMEOUT_S: Final = 60
-PAUSE_LOOK_S: Final = 0.02
 STOP_TIMEOUT_S: Final = 40  # the daemon gives attempts in flight 30 s
 ROOT: Final = Path(__file__).resolve().parent.parent
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_PACKAGES: Final = ("trio", "msgspec", "httpx", "h11", "httptools")
 
 Figures = dict[str, Any]
 """What a benchmark found: JSON values by name; names end in their unit."""
@@ -268,25 +264,6 @@ class Client:
         return self._replies.readline()
 
 
-class Pauses:
-    """Watches for moments in which nothing ran here at all, as when a virtual machine is halted.
-
-    ``longest_ms`` is how much longer than asked for a sleep took: a figure measured across a long one
-    says nothing about the daemon.
-    """
-
-    def __init__(self) -> None:
-        self.longest_ms = 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            began_ns = time.monotonic_ns()
-            time.sleep(PAUSE_LOOK_S)
-            over_ms = (time.monotonic_ns() - began_ns) // 1_000_000 - int(PAUSE_LOOK_S * 1000)
-            self.longest_ms = max(self.longest_ms, over_ms)
-
-
 def wall_ms() -> int:
     """Unix time now."""
     return time.time_ns() // 1_000_000
@@ -296,51 +273,3 @@ def sleep_until(instant_ms: int) -> None:
     """Until a Unix instant has come."""
     while (left_ms := instant_ms - wall_ms()) > 0:
         time.sleep(left_ms / 1000)
-
-
-def facts() -> Figures:
-    """Machine, versions and commit: what a figure means nothing without."""
-    versions = {}
-    for name in _PACKAGES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
-    return {
-        "machine": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30), 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "file_system": _file_system(Path(tempfile.gettempdir())),
-        "load_before": round(os.getloadavg()[0], 2),
-        "python": platform.python_version(),
-        "packages": versions,
-        "commit": _commit(),
-    }
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _file_system(folder: Path) -> str:
-    """Type of the file system that holds ``folder``: the longest mount point above it."""
-    found, kind = "", "unknown"
-    for line in Path("/proc/mounts").read_text().splitlines():
-        _, point, this_kind, *_ = line.split()
-        if folder.is_relative_to(point) and len(point) >= len(found):
-            found, kind = point, this_kind
-    return kind
-
-
-def _commit() -> str:
-    """The commit, with ``+`` where files differ from it; ``unknown`` outside a git checkout."""
-    try:
-        text = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
-            cwd=ROOT, capture_output=True, text=True, check=True, timeout=10,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return text.strip()
