@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from array import array
+from itertools import accumulate
 from typing import Final, Literal
 
 import msgspec
@@ -132,7 +134,7 @@ _URL: Final = re.compile(
     re.ASCII | re.IGNORECASE,
 ).fullmatch
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
-_HEADER_VALUE: Final = re.compile(r"[!-~\x80-\xff]?(?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?").fullmatch
+_HEADER_VALUE: Final = re.compile(r"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch
 _RESERVED: Final = frozenset(
     [
         "host",
@@ -149,6 +151,8 @@ _RESERVED: Final = frozenset(
 _RESERVED_PREFIXES: Final = ("webhook-", "wheeltimer-", "proxy-")
 URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_NO_STEP: Final = bytes(set(range(256)) - set(b"[{]}"))
 FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # JSON of so many bytes cannot be nested deeper
 
 
@@ -221,19 +225,11 @@ def too_deep(raw: bytes) -> bool:
     """Whether JSON is nested deeper than ``DEPTH_MAX``: whoever reads it later could run out of stack."""
     if len(raw) <= FLAT_BYTES_MAX or raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return False
-    depth, quoted, escaped = 0, False, False
-    for byte in raw:
-        if quoted:
-            quoted, escaped = escaped or byte != 0x22, byte == 0x5C and not escaped
-        elif byte == 0x22:
-            quoted = True
-        elif byte in b"[{":
-            depth += 1
-            if depth > DEPTH_MAX:
-                return True
-        elif byte in b"]}":
-            depth -= 1
-    return False
+    # Without a Python loop over 64 KiB: strings out (their escapes first), brackets to steps, summed up.
+    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
+    outside = b"".join(unescaped.split(b'"')[::2])
+    steps = array("b", outside.translate(_STEPS, _NO_STEP))
+    return max(accumulate(steps), default=0) > DEPTH_MAX
 
 
 def check_depth(raw: bytes, field: str) -> None:
