@@ -3,6 +3,8 @@
 The disk honours flushes and nothing else: of what was written since a file's last sync any sectors are
 kept, of what was done in the folder since its last sync any steps. Whatever was acknowledged comes back,
 nothing comes back that was not appended, and the start is never refused: a crash is no damage.
+
+A seed fixes a world but for the order in which Trio runs the tasks of one turn.
 """
 
 from __future__ import annotations
