@@ -52,7 +52,11 @@ class LineReader:
                 if len(line.removesuffix(b"\r")) > self._line_bytes_max:
                     self.overlong, self._rest = True, b""
                     return lines[:number]
-        if len(self._rest) > self._line_bytes_max:
+        # A carriage return may be the first half of a line's end.
+        if (
+            len(self._rest) > self._line_bytes_max
+            and len(self._rest.removesuffix(b"\r")) > self._line_bytes_max
+        ):
             self.overlong, self._rest = True, b""
         return lines
 
