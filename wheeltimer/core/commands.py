@@ -16,6 +16,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw, Struct
 
+from wheeltimer.core.headers import check_headers
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.retry import Rule
 from wheeltimer.core.success import SuccessRule
@@ -133,22 +134,6 @@ _URL: Final = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.%]+\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{1,5}))?([/?][!-~]*)?",
     re.ASCII | re.IGNORECASE,
 ).fullmatch
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
-_HEADER_VALUE: Final = re.compile(r"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch
-_RESERVED: Final = frozenset(
-    [
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "upgrade",
-        "te",
-        "trailer",
-        "expect",
-        "keep-alive",
-    ]
-)
-_RESERVED_PREFIXES: Final = ("webhook-", "wheeltimer-", "proxy-")
 URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
@@ -198,27 +183,6 @@ def split_url(url: str, field: str = "url") -> tuple[str, str, int, str]:
     if "#" in target:
         raise BadValue(f"{field}: a URL without a fragment (#...) expected", field)
     return scheme, host.strip("[]").lower(), port, target
-
-
-def check_headers(headers: dict[str, str], limits: Limits) -> None:
-    """At most 32 headers and 8 KiB; none that the daemon sets itself; nothing that could split a line."""
-    if len(headers) > limits.headers_max:
-        raise BadValue(f"headers: at most {limits.headers_max} expected", "headers")
-    size = 0
-    for name, value in headers.items():
-        lower = name.lower()
-        if not _HEADER_NAME(name):
-            raise BadValue("headers: a name is letters, digits and !#$%&'*+-.^_`|~", "headers")
-        if lower in _RESERVED or lower.startswith(_RESERVED_PREFIXES):
-            raise BadValue(f"headers: {name} is set by the daemon", "headers")
-        if not _HEADER_VALUE(value):
-            raise BadValue(
-                f"headers: the value of {name} may hold visible Latin-1 characters, spaces and tabs",
-                "headers",
-            )
-        size += len(name) + len(value) + 4
-    if size > limits.header_bytes_max:
-        raise BadValue(f"headers: at most {limits.header_bytes_max} bytes together expected", "headers")
 
 
 def too_deep(raw: bytes) -> bool:

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Final
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from wheeltimer.core import commands as c
 from wheeltimer.core.deciding import DEFAULT_QUEUE
@@ -37,7 +37,7 @@ class _Plain(Struct, tag_field="op", tag="schedule", forbid_unknown_fields=True,
     delay: int
     queue: str = DEFAULT_QUEUE
     body: Raw = Raw()
-    seq: int | str | None = None
+    seq: int | str | UnsetType = UNSET
 
 
 _decode: Final = msgspec.json.Decoder(_Plain).decode
@@ -75,17 +75,13 @@ def take_run(
 
     ``lsn`` is the first record's. At most ``RUN_MAX`` requests. Nothing is changed.
     """
-    limits, allowed = engine.limits, policy.allowed
-    id_bytes_max, body_bytes_max, delay_max_ms = (
-        limits.id_bytes_max, limits.body_bytes_max, limits.delay_max_ms,
-    )  # fmt: skip
-    flat_bytes_max = min(c.FLAT_BYTES_MAX, body_bytes_max)
+    limits, allowed, shards = engine.limits, policy.allowed, engine.table.shards
+    id_bytes_max, delay_max_ms = limits.id_bytes_max, limits.delay_max_ms
+    flat_bytes_max = min(c.FLAT_BYTES_MAX, limits.body_bytes_max)
     wall_ms, base_ns = now.wall_ms, now.elapsed_at(0)
     run = Run([], [], [], [], [], {})
-    keys, rows, deadlines_ns, records = run.keys, run.rows, run.deadlines_ns, run.records
-    replies, queues = run.replies, run.queues
-    shards, size = engine.table.shards, 0
-    for line in islice(lines, at, at + min(RUN_MAX, limits.tasks_max - engine.live)):
+    keys, queues, size = run.keys, run.queues, 0
+    for line in islice(lines, at, at + max(0, min(RUN_MAX, limits.tasks_max - engine.live))):
         try:
             plain = _decode(line)
         except msgspec.MsgspecError:
@@ -108,23 +104,20 @@ def take_run(
         body = None
         if plain.body:
             body = bytes(plain.body)
-            if len(body) > flat_bytes_max and (len(body) > body_bytes_max or c.too_deep(body)):
+            if len(body) > flat_bytes_max and (len(body) > limits.body_bytes_max or c.too_deep(body)):
                 break
         due_ms = wall_ms + delay
         deadline_ns = due_ms * NS_PER_MS + base_ns
         row = pack(_Fresh(url, body, delay, wall_ms, lsn, deadline_ns))
         record = encode(("s", key, wall_ms, Raw(row)))
-        seq = plain.seq
         lsn += 1
         size += len(record)
         queues[name] += 1
         keys.append(key)
-        rows.append(row)
-        deadlines_ns.append(deadline_ns)
-        records.append(record)
-        replies.append(
-            ScheduleReply(True, id, name, 1, due_ms, "scheduled", False, UNSET if seq is None else seq)
-        )
+        run.rows.append(row)
+        run.deadlines_ns.append(deadline_ns)
+        run.records.append(record)
+        run.replies.append(ScheduleReply(True, id, name, 1, due_ms, "scheduled", False, plain.seq))
         if size > RUN_BYTES_MAX:
             break
     run.size = size

@@ -5,7 +5,6 @@ Nothing here walks all tasks in one go: ``Listing`` is fed a slice of rows at a 
 
 from __future__ import annotations
 
-import heapq
 from base64 import b64encode
 from collections.abc import Iterator
 from typing import Final
@@ -74,7 +73,7 @@ def get(engine: Engine, command: c.Get) -> TaskReply:
 
 
 def _sort_key(key: str, task: Task) -> tuple[int, str, str]:
-    queue, id = split_key(key)
+    queue, _, id = key.partition("/")
     return (_NEVER if task.state >= State.DONE else task.next_ms, queue, id)
 
 
@@ -92,7 +91,8 @@ class Listing:
         self._group = None if command.group is None else c.check_name(command.group, "group")
         self._state = None if command.state is None else STATE_BY_WORD[command.state]
         self._after = None if command.cursor is None else _read_cursor(command.cursor)
-        self._best: list[tuple[tuple[int, str, str], str, Task]] = []
+        self._best: list[tuple[tuple[int, str, str], str, bytes]] = []
+        self._beyond: tuple[int, str, str] = (_NEVER + 1, "", "")
 
     def rows(self, engine: Engine, size: int = 256) -> Iterator[list[tuple[str, bytes]]]:
         """The rows to feed: those of the group where one is asked for, else all."""
@@ -106,7 +106,6 @@ class Listing:
 
     def feed(self, rows: list[tuple[str, bytes]]) -> None:
         """Take one slice; keeps one task more than the page holds, to know whether there is more."""
-        found = self._best
         for key, row in rows:
             if self._prefix is not None and not key.startswith(self._prefix):
                 continue
@@ -116,15 +115,18 @@ class Listing:
             ):
                 continue
             order = _sort_key(key, task)
-            if self._after is None or order > self._after:
-                found.append((order, key, task))
-        if len(found) > self._command.limit + 1:
-            self._best = heapq.nsmallest(self._command.limit + 1, found, key=lambda entry: entry[0])
+            if order < self._beyond and (self._after is None or order > self._after):
+                self._best.append((order, key, row))
+        wanted = self._command.limit + 1
+        if len(self._best) >= 2 * wanted:
+            self._best.sort()
+            del self._best[wanted:]
+            self._beyond = self._best[-1][0]  # nothing behind it can be on this page any more
 
     def reply(self) -> ListReply:
-        page = sorted(self._best, key=lambda entry: entry[0])
+        page = sorted(self._best)[: self._command.limit + 1]
         seq = UNSET if self._command.seq is None else self._command.seq
-        reply = ListReply(True, [view(key, task, whole=False) for _, key, task in page], seq=seq)
+        reply = ListReply(True, [view(key, unpack(row), whole=False) for _, key, row in page], seq=seq)
         if len(page) > self._command.limit:
             del reply.tasks[self._command.limit :]
             reply.cursor = _write_cursor(page[self._command.limit - 1][0])

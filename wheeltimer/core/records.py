@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from wheeltimer.core.task import Attempt, Task
 
@@ -122,5 +122,35 @@ Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forg
 Volatile = Due | Started
 AnyRecord = Written | Volatile
 
+
+class RawScheduled(Record, tag="s", frozen=True):
+    """A ``Scheduled`` as recovery reads it: the task as the row that it already is."""
+
+    key: str
+    time_ms: int
+    task: Raw
+
+
+Replayed = RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
+
+
+class _Timing(Struct, gc=False):
+    """The fields of a row that tell whether its task waits for an elapsed deadline and nothing else."""
+
+    w: int | None = None
+    y: int | None = None
+    Y: int | None = None
+    g: str | None = None
+
+
+_timing: Final = msgspec.msgpack.Decoder(_Timing).decode
+
+
+def plain_deadline(row: bytes) -> int | None:
+    """The deadline in ns of a new task's row, None where it has an expiry, a group or another clock."""
+    timing = _timing(row)
+    return timing.w if timing.y is None and timing.Y is None and timing.g is None else None
+
+
 encode: Final = msgspec.msgpack.Encoder().encode
-decode_all: Final = msgspec.msgpack.Decoder(list[Written]).decode  # a frame's payload, consumed exactly
+decode_all: Final = msgspec.msgpack.Decoder(list[Replayed]).decode  # a frame's payload, consumed exactly

@@ -1,0 +1,170 @@
+"""The rows of all tasks, and all that follows from them: timers, counts, the order of ends, groups.
+
+A row goes in with ``insert`` and out with ``remove``; nothing else changes a timer or a count, so they
+cannot drift from the rows. Which change a record makes is ``engine.py``'s.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Final
+
+from msgspec import Struct
+
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.table import MASK, SHIFT, Table
+from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
+from wheeltimer.core.wheel import HashedWheelTimer
+
+STATES: Final = len(State)
+# Plain integers: comparing with a member of an enumeration takes three times as long.
+_SCHEDULED: Final = int(State.SCHEDULED)
+_READY: Final = int(State.READY)
+_FIRST_END: Final = int(State.DONE)
+
+
+class Queue(Struct, gc=False):
+    """What is known of one queue: its tasks by state, and whether it is paused."""
+
+    counts: list[int]
+    paused: bool = False
+
+
+class Rows:
+    """All tasks at rest. ``tick_ns`` and ``wheel_size`` shape both wheels."""
+
+    def __init__(self, limits: Limits, now: Now, tick_ns: int, wheel_size: int) -> None:
+        self.limits = limits
+        self.table = Table()
+        self.queues: dict[str, Queue] = {}
+        self.groups: dict[str, dict[str, None]] = {}
+        self.counts = [0] * STATES
+        # Ended tasks in the order of their end: those without bodies, and those kept whole.
+        self.kept_done: OrderedDict[str, None] = OrderedDict()
+        self.kept_dead: OrderedDict[str, None] = OrderedDict()
+        self.elapsed = HashedWheelTimer(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
+        self.wall = HashedWheelTimer(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
+        self.soonest_ns = 0
+        self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+
+    # -- asking ---------------------------------------------------------------------------------
+
+    @property
+    def live(self) -> int:
+        """Tasks that have not ended."""
+        return self.counts[0] + self.counts[1] + self.counts[2]
+
+    def get(self, key: str) -> Task | None:
+        """A copy of the task: changing it changes nothing."""
+        row = self.table.get(key)
+        return None if row is None else unpack(row)
+
+    def paused(self, queue: str) -> bool:
+        known = self.queues.get(queue)
+        return known is not None and known.paused
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def hand_over(self, now: Now, limit: int) -> list[str]:
+        """About ``limit`` keys that a wheel says are due. A key stays in its wheel until a record moves it:
+        one that could not be recorded is handed over again.
+        """
+        self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        keys = self.elapsed.expire(now.elapsed_ns, limit)
+        for key in keys:
+            self.elapsed.schedule(key, self._elapsed_deadline(key))
+        for key in self.wall.expire(now.wall_ns, limit):
+            self.wall.schedule(key, self._wall_deadline(key))
+            if key not in keys:
+                keys.append(key)
+        return keys
+
+    # -- changing -------------------------------------------------------------------------------
+
+    def put(self, key: str, old: Task, new: Task) -> None:
+        """Replace ``old`` by ``new``; timers, counts and indexes follow."""
+        self.remove(key, old)
+        self.insert(key, new)
+
+    def insert(self, key: str, task: Task) -> None:
+        """Put in a task that is not there. The way every new task comes: nothing is done twice here."""
+        self.table[key] = pack(task)
+        state = task.state
+        if state == _SCHEDULED and task.expiry_ns is None and task.expiry_ms is None:  # most; see timers()
+            elapsed_ns, wall_ms = task.deadline_ns, None if task.deadline_ns is not None else task.due_ms
+        else:
+            elapsed_ns, wall_ms = timers(task)
+        if elapsed_ns is not None:
+            self.elapsed.schedule(key, elapsed_ns)
+            if elapsed_ns < self.soonest_ns:
+                self.soonest_ns = elapsed_ns
+        if wall_ms is not None:
+            self.wall.schedule(key, wall_ms * NS_PER_MS)
+            self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+        self.counts[state] += 1
+        name = key[: key.index("/")]
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue([0] * STATES)
+        queue.counts[state] += 1
+        if state >= _FIRST_END:
+            self.kept(state)[key] = None
+        if task.group is not None:
+            self.groups.setdefault(task.group, {})[key] = None
+
+    def insert_fresh(
+        self, keys: Sequence[str], rows: Sequence[bytes], deadlines_ns: Sequence[int], queues: dict[str, int]
+    ) -> None:
+        """``insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else."""
+        shards = self.table.shards
+        for key, row in zip(keys, rows, strict=True):
+            shards[hash(key) >> SHIFT & MASK][key] = row
+        self.elapsed.schedule_many(keys, deadlines_ns)
+        self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
+        self.counts[_SCHEDULED] += len(keys)
+        for name, count in queues.items():
+            self.queue(name).counts[_SCHEDULED] += count
+
+    def remove(self, key: str, task: Task) -> None:
+        """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
+        elapsed_ns, wall_ms = timers(task)
+        if elapsed_ns is not None:
+            self.elapsed.cancel(key, elapsed_ns)
+        if wall_ms is not None:
+            self.wall.cancel(key, wall_ms * NS_PER_MS)
+        state = task.state
+        self.counts[state] -= 1
+        self.queues[key[: key.index("/")]].counts[state] -= 1
+        if state >= _FIRST_END:
+            del self.kept(state)[key]
+        if task.group is not None:
+            members = self.groups[task.group]
+            del members[key]
+            if not members:
+                del self.groups[task.group]
+
+    def kept(self, state: int) -> OrderedDict[str, None]:
+        return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
+
+    def queue(self, name: str) -> Queue:
+        queue = self.queues.get(name)
+        if queue is None:
+            queue = self.queues[name] = Queue([0] * STATES)
+        return queue
+
+    def drop_idle_queue(self, name: str) -> None:
+        queue = self.queues[name]
+        if not queue.paused and not any(queue.counts):
+            del self.queues[name]
+
+    def _elapsed_deadline(self, key: str) -> int:
+        deadline_ns, _ = timers(unpack(self.table[key]))
+        assert deadline_ns is not None
+        return deadline_ns
+
+    def _wall_deadline(self, key: str) -> int:
+        _, wall_ms = timers(unpack(self.table[key]))
+        assert wall_ms is not None
+        return wall_ms * NS_PER_MS
