@@ -1,0 +1,583 @@
+"""What time and receivers bring: judgement, retries, polls, expiry, hooks, recovery; accidents by name."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.core.driver import Driver
+from wheeltimer.core import records as r
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.policy import Policy, QueuePolicy
+from wheeltimer.core.retry import CHANCE_MAX, resolve
+from wheeltimer.core.task import NS_PER_MS, State
+
+pytestmark = pytest.mark.quick
+KEY = "default/t"
+FIXED: dict[str, Any] = {"kind": "fixed", "every": 100, "attempts": 3, "jitter": 0}
+
+
+def ready(policy: Policy | None = None, **fields: Any) -> Driver:
+    """A driver with the task ``t``, ready."""
+    driver = Driver(policy=policy)
+    assert driver.ask("schedule", **{"id": "t", "url": "http://r/", "retry": FIXED} | fields)["ok"]
+    driver.tick()
+    return driver
+
+
+def outcome_of(driver: Driver, **answer: Any) -> tuple[str, str]:
+    """(what the history says, the task's state) after one attempt with this answer."""
+    driver.start(KEY)
+    driver.outcome(KEY, Answer(5, 6, 7, **answer))
+    return driver.view(KEY)["history"][-1]["outcome"], driver.state(KEY)
+
+
+POLL = {"poll": {"every": 50, "max": 3}, "success": {"text": "ok"}}
+JSON = {"success": {"json": [{"pointer": "/status", "equals": 200}]}}
+# (fields of the task, the answer, outcome in the history, state)
+JUDGED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
+    ({}, {"status": 200}, "succeeded", "done"),
+    ({}, {"status": 299}, "succeeded", "done"),
+    ({}, {"status": 199}, "failed", "scheduled"),
+    ({}, {"status": 300}, "failed", "scheduled"),
+    ({}, {"status": 302}, "failed", "scheduled"),  # redirects are failures
+    ({}, {"status": 404}, "failed", "scheduled"),
+    ({}, {"status": 410}, "failed", "dead"),
+    ({}, {"status": 401}, "failed", "scheduled"),
+    ({"queue": "default"}, {"status": 422}, "failed", "dead"),  # final in this queue
+    ({}, {"status": 500, "stop": True}, "failed", "dead"),
+    ({}, {"status": 200, "stop": True}, "succeeded", "done"),  # success beats stop
+    ({}, {"error": "dns: no such name"}, "failed", "scheduled"),
+    ({}, {"error": "tls: bad certificate"}, "failed", "scheduled"),
+    ({}, {"status": 200, "error": "body broke off"}, "failed", "scheduled"),
+    ({"success": {"status": [410]}}, {"status": 410}, "succeeded", "done"),  # success beats final
+    ({"success": {"status": [404, "5xx"]}}, {"status": 503}, "succeeded", "done"),
+    ({"success": {"status": [404]}}, {"status": 200}, "failed", "scheduled"),
+    ({"success": {"text": "ok"}}, {"status": 200, "body": b" ok\r\n"}, "succeeded", "done"),
+    ({"success": {"text": "ok"}}, {"status": 200, "body": b"OK"}, "failed", "scheduled"),
+    ({"success": {"text": "ok"}}, {"status": 500, "body": b"ok"}, "failed", "scheduled"),
+    ({"success": {"text": "ok"}}, {"status": 200, "body": b"ok", "truncated": True}, "failed", "scheduled"),
+    (JSON, {"status": 200, "body": b'{"status":200}'}, "succeeded", "done"),
+    (JSON, {"status": 200, "body": b'{"status":"200"}'}, "failed", "scheduled"),
+    (JSON, {"status": 200, "body": b"{"}, "failed", "scheduled"),
+    (POLL, {"status": 200, "body": b"ok"}, "succeeded", "done"),
+    (POLL, {"status": 200, "body": b"wait"}, "not_yet", "scheduled"),
+    (POLL, {"status": 204}, "not_yet", "scheduled"),
+    (POLL, {"status": 200, "body": b"ok", "truncated": True}, "not_yet", "scheduled"),
+    (POLL, {"status": 302}, "failed", "scheduled"),
+    (POLL, {"status": 500, "body": b"ok"}, "failed", "scheduled"),
+    (POLL, {"error": "timeout"}, "failed", "scheduled"),
+    (POLL, {"status": 200, "error": "body broke off"}, "failed", "scheduled"),
+    (POLL, {"status": 410}, "failed", "dead"),
+    (POLL, {"status": 200, "stop": True}, "failed", "dead"),  # final beats not yet
+    (POLL | {"retry": "none"}, {"status": 500}, "failed", "dead"),
+    (POLL | {"retry": "none"}, {"status": 200}, "not_yet", "scheduled"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fields", "answer", "outcome", "state"), JUDGED, ids=[f"{f} {a}" for f, a, *_ in JUDGED]
+)
+def test_an_answer_is_judged(
+    fields: dict[str, Any], answer: dict[str, Any], outcome: str, state: str
+) -> None:
+    policy = Policy(queues={"default": QueuePolicy(None, frozenset({422}))})
+    driver = ready(policy, **fields)
+    assert outcome_of(driver, **answer) == (outcome, state)
+    assert driver.engine.outcomes[outcome] == 1
+    driver.engine.check()
+
+
+# -- retries --------------------------------------------------------------------------------------
+
+
+def run_out(driver: Driver, **answer: Any) -> list[int]:
+    """Fail until the task has ended; ms from the first attempt to each."""
+    began_ms, starts = driver.now.wall_ms, []
+    while not State(driver.task(KEY).state).ended:
+        assert len(starts) < 40
+        driver.pass_ms(driver.view(KEY)["next"] - driver.now.wall_ms - 1)
+        assert KEY not in driver.tick(), "early"
+        driver.pass_ms(1)
+        driver.tick()
+        starts.append(driver.now.wall_ms - began_ms)
+        driver.attempt(KEY, **{"status": 500} | answer)
+    return starts
+
+
+def scheduled_soon(**fields: Any) -> Driver:
+    driver = Driver()
+    assert driver.ask("schedule", **{"id": "t", "url": "http://r/", "delay": 1} | fields)["ok"]
+    return driver
+
+
+def test_every_failed_attempt_is_counted() -> None:
+    """TRAPS 12: a rule of n attempts makes n, whatever fails and through crashes, and then it is dead."""
+    assert run_out(scheduled_soon(retry=FIXED)) == [1, 101, 201]
+    assert run_out(scheduled_soon(retry="none")) == [1]
+    assert run_out(scheduled_soon(retry={"kind": "list", "delays": [5, "1s"], "jitter": 0})) == [1, 6, 1006]
+    linear = {"kind": "linear", "step": 10, "attempts": 4, "jitter": 0}
+    assert run_out(scheduled_soon(retry=linear)) == [1, 11, 31, 61]
+    growing = {"kind": "exponential", "base": 10, "factor": 3, "cap": 50, "attempts": 5, "jitter": 0}
+    assert run_out(scheduled_soon(retry=growing)) == [1, 11, 41, 91, 141]
+    assert len(run_out(scheduled_soon())) == 16
+    assert len(run_out(scheduled_soon(retry="alipay"))) == 8
+    driver = scheduled_soon(retry=FIXED)
+    run_out(driver)
+    view = driver.view(KEY)
+    assert (view["attempts"], view["state"], view["error"]) == (3, "dead", "attempts_used_up")
+    assert [entry["attempt"] for entry in view["history"]] == [1, 2, 3]
+
+
+def test_the_next_attempt_is_never_in_the_past() -> None:
+    """TRAPS 12, its other half: counted from the end of the attempt, picked up, also after a crash."""
+    driver = ready()
+    driver.start(KEY)
+    driver.pass_ms(7000)  # a slow one
+    driver.outcome(KEY, Answer(driver.now.wall_ms - 7000, 7000, 0, 500))
+    assert driver.view(KEY)["next"] == driver.now.wall_ms + 100
+    driver.crash(down_ms=50)
+    assert driver.tick() == []
+    driver.pass_ms(50)
+    assert driver.tick() == [KEY]
+
+
+def test_a_crash_does_not_count_the_attempt_that_it_cut() -> None:
+    driver = ready()
+    for _ in range(5):
+        driver.start(KEY)
+        driver.crash()
+        view = driver.view(KEY)
+        assert (view["state"], view["attempts"], view["history"]) == ("scheduled", 0, [])
+        driver.tick()
+    assert len(run_out_from_ready(driver)) == 3
+    assert driver.state(KEY) == "dead"
+
+
+def run_out_from_ready(driver: Driver) -> list[int]:
+    numbers = []
+    while driver.state(KEY) == "ready":
+        driver.attempt(KEY, 500)
+        numbers.append(driver.view(KEY)["history"][-1]["attempt"])
+        driver.crash()
+        driver.pass_ms(100)
+        driver.tick()
+    return numbers
+
+
+def test_jitter_is_what_chance_says_and_no_more() -> None:
+    for chance, wait_ms in ((0, 800), (CHANCE_MAX, 1200), (CHANCE_MAX // 2, 1000)):
+        driver = ready(retry={"kind": "fixed", "every": "1s", "attempts": 2})
+        driver.attempt(KEY, 500, chance)
+        assert driver.view(KEY)["next"] - driver.now.wall_ms == wait_ms
+
+
+def test_retry_after_takes_the_place_of_the_rule_s_delay_and_uses_its_budget() -> None:
+    for wait_ms in (0, 5, 86_400_000):
+        driver = ready()
+        driver.attempt(KEY, 503, retry_after_ms=wait_ms)
+        assert driver.view(KEY)["next"] == driver.now.wall_ms + wait_ms
+    driver = ready(retry="none")
+    driver.attempt(KEY, 429, retry_after_ms=5)
+    assert driver.state(KEY) == "dead"
+
+
+# -- polls ----------------------------------------------------------------------------------------
+
+
+def test_not_yet_is_no_failure_and_refills_the_budget() -> None:
+    driver = scheduled_soon(**POLL | {"poll": {"every": 50, "max": 99}}, retry=FIXED)
+    for _ in range(3):
+        for status in (500, 500, 204):  # two failures of three allowed, then one not yet
+            driver.pass_ms(100)
+            driver.tick()
+            driver.attempt(KEY, status)
+            assert driver.state(KEY) == "scheduled"
+    view = driver.view(KEY)
+    assert (view["attempts"], view["polls"], view["next"]) == (9, 3, driver.now.wall_ms + 50)
+    for _ in range(3):
+        driver.pass_ms(100)
+        driver.tick()
+        driver.attempt(KEY, 500)
+    assert driver.state(KEY) == "dead"
+
+
+def test_too_many_not_yet_end_it_as_dead() -> None:
+    driver = scheduled_soon(**POLL, on_dead="http://x/")
+    for _ in range(3):
+        driver.pass_ms(50)
+        driver.tick()
+        driver.attempt(KEY, 200, body=b"wait")
+    view = driver.view(KEY)
+    assert (view["state"], view["polls"], view["error"]) == ("dead", 3, "polls_used_up")
+    assert driver.view("default/t/dead/1")["body"]["reply"] == "wait"
+
+
+def test_an_attempt_is_judged_by_the_version_it_was_sent_for() -> None:
+    """A change of what success means, while the attempt runs, is for the next one."""
+    for old, new, body, expected in (
+        ({"success": {"text": "a"}}, {"success": {"text": "b"}}, b"a", "succeeded"),
+        ({"success": {"text": "a"}}, {"success": {"text": "b"}}, b"b", "failed"),
+        (POLL, {"success": {"text": "wait"}}, b"wait", "not_yet"),
+        ({}, POLL, b"wait", "succeeded"),
+    ):
+        for op in ("reschedule", "schedule"):
+            driver = ready(**old)
+            driver.attempt(KEY, 500)
+            driver.pass_ms(100)
+            driver.tick()
+            driver.start(KEY)
+            extra = {"url": "http://r/", "on_conflict": "replace"} if op == "schedule" else {}
+            for _ in range(2):  # also when a third version takes the second's place
+                assert driver.ask(op, id="t", delay=500, **new, **extra)["ok"]
+            driver.outcome(KEY, Answer(0, 0, 0, 200, body=body))
+            last = driver.view(KEY)["history"][-1]
+            assert (last["outcome"], last["version"], last["attempt"]) == (expected, 1, 2)
+            assert (driver.state(KEY), driver.view(KEY)["attempts"]) == ("scheduled", 0)
+            driver.engine.check()
+
+
+# -- history --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("most", [1, 2, 20])
+def test_the_history_holds_the_last_attempts_and_the_last_reply(most: int) -> None:
+    driver = Driver(Limits(history_max=most))
+    driver.ask("schedule", id="t", url="http://r/", retry={"kind": "fixed", "every": 1, "attempts": 50})
+    for number in range(1, 31):
+        driver.pass_ms(2)
+        driver.tick()
+        driver.attempt(KEY, 500, body=b"reply %d" % number)
+        history = driver.view(KEY)["history"]
+        assert [entry["attempt"] for entry in history] == list(range(max(1, number - most + 1), number + 1))
+        assert [entry.get("reply") for entry in history] == [None] * (len(history) - 1) + [f"reply {number}"]
+    driver.crash()
+    assert driver.view(KEY)["history"] == history
+
+
+def test_a_long_reply_and_a_long_error_are_cut_in_the_history() -> None:
+    driver = ready()
+    driver.attempt(KEY, 500, body="é".encode() * 2000)
+    assert driver.view(KEY)["history"][-1]["reply"] == "é" * 512
+    driver.pass_ms(100)
+    driver.tick()
+    driver.attempt(KEY, None, error="x" * 5000)
+    last = driver.view(KEY)["history"][-1]
+    assert len(last["error"]) == 300
+    assert "status" not in last
+
+
+def test_bytes_that_are_no_text_do_not_break_a_reply() -> None:
+    driver = ready()
+    driver.attempt(KEY, 500, body=b"\xff\xfe\x00" + "é".encode()[:1])
+    assert json.loads(msgspec.json.encode(driver.ask("get", id="t")))["ok"]
+
+
+# -- hooks ----------------------------------------------------------------------------------------
+
+HOOKS = {"on_done": "http://d/", "on_dead": "http://x/"}
+
+
+def test_what_a_hook_posts() -> None:
+    driver = Driver()
+    driver.ask(
+        "schedule", id="订单 7", queue="q", url="http://r/", meta={"o": 1}, group="g", retry="none", **HOOKS
+    )
+    driver.tick()
+    driver.start("q/订单 7")
+    driver.outcome("q/订单 7", Answer(1, 2, 3, 502, body=b"bad gateway"))
+    hook = driver.view("q/订单 7/dead/1")
+    assert hook["body"] == {
+        "type": "task.dead", "queue": "q", "id": "订单 7", "version": 1, "group": "g", "meta": {"o": 1},
+        "attempts": 1, "status": 502, "error": "attempts_used_up", "reply": "bad gateway",
+        "ended": driver.now.wall_ms,
+    }  # fmt: skip
+    assert (hook["url"], hook["method"], hook["state"], hook["version"]) == (
+        "http://x/",
+        "POST",
+        "scheduled",
+        1,
+    )
+    assert "group" not in hook
+    assert "on_dead" not in hook
+    assert driver.tick() == ["q/订单 7/dead/1"]
+
+
+def test_each_end_calls_its_own_hook() -> None:
+    for end, word in (
+        ("done", "done"),
+        ("finish", "done"),
+        ("dead", "dead"),
+        ("expired", "dead"),
+        ("cancel", None),
+    ):
+        driver = ready(**HOOKS, expires_in=50)
+        if end == "expired":
+            driver.pass_ms(50)
+            driver.tick()
+        elif end in ("finish", "cancel"):
+            driver.ask(end, id="t")
+        else:
+            driver.attempt(KEY, 200 if end == "done" else 410)
+        keys = {key for key, _ in driver.engine.table.items()} - {KEY}
+        assert keys == (set() if word is None else {f"default/t/{word}/1"}), end
+        if word is not None:
+            body = driver.view(f"default/t/{word}/1")["body"]
+            assert body["type"] == f"task.{driver.state(KEY)}"
+            assert (body["error"] is None) == (word == "done")
+
+
+def test_a_hook_is_stored_in_the_same_decision_as_the_end() -> None:
+    """The records of one decision are one piece of a frame: an end without its hook is never on disk."""
+    driver = ready(**HOOKS)
+    driver.start(KEY)
+    before = len(driver.journal.frames)
+    driver.outcome(KEY, Answer(0, 0, 0, 200))
+    (frame,) = driver.journal.frames[before:]
+    kinds = [type(record).__struct_config__.tag for record in r.decode_all(frame.payload)]
+    assert kinds == ["a", "e", "s"]
+
+
+def test_the_whole_reply_as_read_reaches_the_hook() -> None:
+    for body, expected in (
+        (b"", {"reply": None}),
+        (b"x" * 65_536, {"reply": "x" * 65_536}),
+        ('"\\\n\t订单'.encode() * 1000, {"reply": '"\\\n\t订单' * 1000}),
+        (b"\xff" * 100, {"reply_base64": base64.b64encode(b"\xff" * 100).decode()}),
+    ):
+        driver = ready(**HOOKS)
+        driver.attempt(KEY, 200, body=body)
+        shown = driver.view("default/t/done/1")["body"]
+        assert {name: shown[name] for name in shown if name.startswith("reply")} == expected
+
+
+def test_the_hook_of_finish_tells_finish_s_reply_and_nothing_of_the_attempt() -> None:
+    for state in ("ready", "running", "crashed"):
+        for reply in ({}, {"reply": {"paid": True}}):
+            driver = ready(**HOOKS)
+            if state != "ready":
+                driver.start(KEY)
+            driver.ask("finish", id="t", **reply)
+            if state == "running":
+                driver.outcome(KEY, Answer(0, 0, 0, 500, body=b"late and wrong"))
+            elif state == "crashed":
+                driver.crash()
+            body = driver.view("default/t/done/1")["body"]
+            shown = {name: body[name] for name in ("type", "reply", "status", "error")}
+            assert shown == {"type": "task.done", "reply": reply.get("reply"), "status": None, "error": None}
+
+
+def test_hooks_are_outside_the_limits_and_have_the_default_rule() -> None:
+    policy = Policy(queues={"default": QueuePolicy(retry=resolve("none", {}))})
+    driver = Driver(Limits(tasks_max=1), policy)
+    driver.ask("schedule", id="x" * 256, url="http://r/", meta="m" * 4000, **HOOKS)
+    driver.tick()
+    driver.attempt("default/" + "x" * 256, 200, body=b"\x07" * 65_536)
+    hook = f"default/{'x' * 256}/done/1"
+    assert len(driver.task(hook).body or b"") > 65_536
+    driver.tick()
+    driver.attempt(hook, 500)
+    assert driver.state(hook) == "scheduled"  # the queue's own rule would have given it up
+
+
+def test_each_version_has_a_hook_of_its_own() -> None:
+    driver = ready(**HOOKS)
+    driver.attempt(KEY)
+    for _ in range(2):
+        driver.ask("schedule", id="t", url="http://r/", on_conflict="replace", **HOOKS)
+        driver.tick()
+        driver.attempt(KEY)
+    hooks = sorted(key for key, _ in driver.engine.table.items() if "/done/" in key)
+    assert hooks == ["default/t/done/1", "default/t/done/2", "default/t/done/3"]
+
+
+def test_a_hook_whose_id_is_taken_replaces_what_has_it() -> None:
+    """An id came back after it was forgotten, its hook is still known, and even running."""
+    driver = Driver(Limits(keep_done_ms=0))
+    driver.ask("schedule", id="t", url="http://r/", **HOOKS)
+    driver.tick()
+    driver.attempt(KEY, body=b"first")
+    driver.forget()
+    driver.tick()
+    driver.start("default/t/done/1")
+    driver.ask("schedule", id="t", url="http://r/", **HOOKS)
+    driver.tick()
+    driver.attempt(KEY, body=b"second")
+    hook = driver.view("default/t/done/1")
+    assert (hook["version"], hook["state"], hook["body"]["reply"]) == (2, "running", "second")
+    driver.outcome("default/t/done/1", Answer(0, 0, 0, 500))
+    driver.engine.check()
+    driver.tick()
+    driver.attempt("default/t/done/1")
+    view = driver.view("default/t/done/1")
+    assert [(a["version"], a["attempt"], a["outcome"]) for a in view["history"]] == [
+        (1, 1, "failed"),
+        (2, 1, "succeeded"),
+    ]
+
+
+# -- expiry and recovery --------------------------------------------------------------------------
+
+
+def test_expiry_found_at_start_gives_the_same_event_and_hook() -> None:
+    """TRAPS 24: the daemon was away when the task expired."""
+    records = []
+    for down in (False, True):
+        driver = Driver()
+        driver.ask("schedule", id="t", url="http://r/", delay=10, expires_in=20, meta=1, **HOOKS)
+        if down:
+            driver.crash(down_ms=5000)
+        else:
+            driver.pass_ms(5000)
+        ended, _ = driver.watch(driver.tick)
+        assert isinstance(ended, r.Ended)
+        assert (ended.state, ended.reason, ended.meta) == (State.EXPIRED, "expired", b"1")
+        assert driver.tick() == []
+        records.append(r.encode(ended))
+        shown = driver.view("default/t/dead/1")
+        assert (shown["body"]["type"], shown["state"]) == ("task.expired", "ready")
+    assert records[0] == records[1]
+
+
+def test_a_stored_stop_found_at_start_ends_the_task_with_event_and_hook() -> None:
+    """TRAPS 24: the attempt that a cancel or finish waited for was cut by the crash."""
+    for op, kinds in (("cancel", "e"), ("finish", "es")):
+        for newer in (False, True):
+            driver = ready(**HOOKS)
+            driver.start(KEY)
+            if newer:
+                driver.ask("reschedule", id="t", delay=500)
+            driver.ask(op, id="t")
+            found = driver.watch(lambda driver=driver: driver.crash(boot=True))
+            assert "".join(str(type(one).__struct_config__.tag) for one in found) == kinds
+            assert driver.state(KEY) == ("cancelled" if op == "cancel" else "done")
+            assert driver.watch(driver.crash) == []
+
+
+def test_a_running_attempt_decides_by_its_outcome_when_it_expires() -> None:
+    for answer, state in (
+        ({"status": 200}, "done"),
+        ({"status": 500}, "expired"),
+        ({"status": 410}, "expired"),
+    ):
+        driver = ready(expires_in=50, **HOOKS)
+        driver.start(KEY)
+        driver.pass_ms(60)
+        assert driver.tick() == []
+        driver.outcome(KEY, Answer(0, 0, 0, **answer))
+        assert driver.state(KEY) == state
+
+
+def test_a_retry_that_would_come_after_the_expiry_is_not_made() -> None:
+    driver = ready(expires_in=50, retry=FIXED)
+    driver.attempt(KEY, 500)
+    driver.pass_ms(50)
+    driver.tick()
+    assert driver.state(KEY) == "expired"
+    driver.pass_ms(100)
+    assert driver.tick() == []
+
+
+def test_giving_up_on_a_destination_names_it() -> None:
+    driver = ready(**HOOKS)
+    driver.give_up(KEY)
+    assert (driver.state(KEY), driver.view(KEY)["error"]) == ("dead", "destination_down")
+    assert driver.view("default/t/dead/1")["body"]["error"] == "destination_down"
+    assert driver.ask("redrive", id="t")["redriven"] == 1
+
+
+# -- deadlines over a restart ---------------------------------------------------------------------
+
+
+def test_a_delay_survives_a_restart_on_the_same_boot_whatever_the_wall_clock_does() -> None:
+    """TRAPS 1: not one ms is added for the time of the restart, and a stepped clock changes nothing."""
+    for wall_ms in (0, 3_600_000, -3_600_000):
+        driver = Driver()
+        driver.ask("schedule", id="t", url="http://r/", delay=1000)
+        driver.pass_ms(300)
+        driver.crash(down_ms=400, wall_ms=wall_ms)
+        driver.pass_ms(299)
+        assert driver.tick() == []
+        driver.pass_ms(1)
+        assert driver.tick() == [KEY]
+
+
+def test_a_delay_survives_another_boot_through_the_wall_clock() -> None:
+    driver = Driver()
+    driver.ask("schedule", id="t", url="http://r/", delay=1000, expires_in=500)
+    driver.ask("schedule", id="at", url="http://r/", at=driver.now.wall_ms + 1000)
+    driver.pass_ms(300)
+    driver.crash(boot=True, down_ms=400)
+    driver.pass_ms(299)
+    assert driver.tick() == []
+    driver.pass_ms(2)  # one ms for the reading's rounding: late, never early
+    assert set(driver.tick()) == {KEY, "default/at"}
+    driver.pass_ms(499)
+    driver.tick()
+    assert driver.state(KEY) == "ready"
+    driver.pass_ms(1)
+    driver.tick()
+    assert driver.state(KEY) == "expired"
+
+
+def test_a_wall_clock_that_was_wrong_over_a_boot_cannot_put_a_delay_off_for_ever() -> None:
+    for wall_ms, wait_ms in ((-365 * 86_400_000, 1000), (365 * 86_400_000, 0)):
+        driver = Driver()
+        driver.ask("schedule", id="t", url="http://r/", delay=1000)
+        driver.crash(boot=True, wall_ms=wall_ms)
+        if wait_ms:
+            driver.pass_ms(wait_ms - 1)
+            assert driver.tick() == []
+            driver.pass_ms(1)
+        assert driver.tick() == [KEY]
+
+
+def test_a_retry_waits_its_time_over_another_boot() -> None:
+    driver = ready()
+    driver.attempt(KEY, 500)
+    driver.crash(boot=True, down_ms=40)
+    driver.pass_ms(59)
+    assert driver.tick() == []
+    driver.pass_ms(2)
+    assert driver.tick() == [KEY]
+    deadline_ns = driver.task(KEY).deadline_ns
+    assert deadline_ns is not None
+    assert 0 <= driver.now.elapsed_ns - deadline_ns <= NS_PER_MS
+
+
+# -- room -----------------------------------------------------------------------------------------
+
+
+def test_the_largest_outcome_fits_its_reservation() -> None:
+    """``Driver.outcome`` asserts it for every outcome; here are the largest that can be made."""
+    long_url = "http://r/" + "x" * 8183
+    for body in (
+        b'"' * 65_536,
+        b"\\" * 65_536,
+        b"\x01" * 65_536,
+        "é".encode() * 32_768,
+        b"\xff" * 65_536,
+        b"\t" * 65_536,
+    ):
+        for status in (200, 500):
+            driver = Driver()
+            driver.ask(
+                "schedule", id="单" * 85, url="http://r/", meta="m" * 4090, on_done=long_url,
+                on_dead=long_url, retry="none", group="g" * 128, queue="q" * 128,
+            )  # fmt: skip
+            driver.tick()
+            key = "q" * 128 + "/" + "单" * 85
+            driver.start(key)
+            driver.outcome(key, Answer(2**42, 10**9, 10**9, status, body=body))
+    for op in ("finish", "cancel"):
+        driver.ask("schedule", id="t", url="http://r/", on_done=long_url, meta="m" * 4090)
+        driver.tick()
+        driver.start(KEY)
+        driver.ask(op, id="t", **({"reply": "é" * 32_000} if op == "finish" else {}))
+        driver.outcome(KEY, Answer(0, 0, 0, None, "单" * 300))
+        driver.ask("schedule", id="t", url="http://r/", on_conflict="replace")
