@@ -6,6 +6,7 @@ before the next; the ready line is printed when the port accepts connections.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -40,7 +41,6 @@ from wheeltimer.settings import Settings
 
 GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
 IDLE_LOOK_S = 5.0
-STORAGE_GRACE_S = 1.0  # how long clients may take to read that the storage failed
 _log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]
 
@@ -137,7 +137,6 @@ class Daemon:
         timer = open_timer(self.clock)
         ticker = Ticker(ledger, self.clock, timer)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
-        journal.on_durable.append(lambda lsn: dispatcher.committed())
 
         def changed() -> None:
             journal.flush()
@@ -149,11 +148,12 @@ class Daemon:
         )  # fmt: skip
         server = Server(requests, journal, settings.limits)
         ledger.changed = changed
+        journal.on_durable += [server.committed, lambda lsn: dispatcher.committed()]
         listeners, names = await open_listeners(settings.listen)
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
             outer.start_soon(self._signals, outer, requests, dispatcher, work)
-            await outer.start(self._keep_journal, work)
+            await outer.start(self._keep_journal, server, work)
             try:
                 with work:
                     async with trio.open_nursery() as inner:
@@ -162,10 +162,12 @@ class Daemon:
                         await inner.start(ticker.run)
                         for listener in listeners:
                             await outer.start(trio.serve_listeners, server.serve, [listener])
+                        inner.start_soon(self._hangups, ledger, sender, dispatcher)
+                        inner.start_soon(_close_idle, transport)
                         self._say_ready(names)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
-            await self._end_journal()
+            await server.end(self._end_journal)
             outer.cancel_scope.cancel()
         await transport.aclose()
         timer.close()
@@ -173,7 +175,10 @@ class Daemon:
         return self._exit_code
 
     async def _keep_journal(
-        self, work: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        server: Server,
+        work: trio.CancelScope,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Run the journal beside everything else; when its storage fails, all work ends."""
         try:
@@ -181,14 +186,13 @@ class Daemon:
         except StorageFailed as error:
             _log.critical("storage failed, stopping: %s", error)
             self._exit_code = error.exit_code
+            server.fail(error)
             work.cancel()
 
     async def _end_journal(self) -> None:
-        """Commit what waits and stop cleanly; where the storage failed, let clients read that it did."""
-        try:
+        """Commit what waits and stop cleanly; a failure is told by whoever runs the journal."""
+        with contextlib.suppress(StorageFailed):
             await self.journal.close()
-        except StorageFailed:
-            await trio.sleep(STORAGE_GRACE_S)
 
     async def _signals(
         self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher, work: trio.CancelScope

@@ -1,14 +1,17 @@
 """Listeners and connections: bytes in, slices of work, replies out in the order of the requests.
 
-A connection is two nursery tasks. The reader cuts lines, has a slice of them decided and applied, and
-puts the replies into the outbox with the lsn they were decided at; the writer sends them when that lsn
-is on disk. What a command does is in ``requests.py`` and below.
+The reader cuts lines, has a slice of them decided and applied, and puts the replies into the outbox with
+the lsn they were decided at. The commit that makes that lsn durable sends them at once, as far as the
+socket takes them; what it does not take is left to the connection's second nursery task, which has
+patience for a slow client, up to a limit. What a command does is in ``requests.py`` and below.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -25,63 +28,98 @@ from wheeltimer.settings import Limits
 RECEIVE_BYTES: Final = 131_072
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
 CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before the connection is closed
+END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
 _log = logging.getLogger("wheeltimer.server")
 
 
 class Server:
-    """All connections; ``serve`` is given to Trio's listeners."""
+    """All connections; ``serve`` is given to Trio's listeners, ``committed`` to the journal."""
 
     def __init__(self, requests: Requests, journal: Journal, limits: Limits) -> None:
-        self._requests = requests
-        self._journal = journal
-        self._limits = limits
-        self.connections = 0
+        self.requests = requests
+        self.journal = journal
+        self.limits = limits
+        self.waiting: deque[tuple[int, _Connection]] = deque()  # by the lsn that is waited for
+        self._open: set[_Connection] = set()
+        self._closed = trio.Event()
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._open)
 
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection, kept apart from all others: a bug in it closes it and is logged."""
-        if self.connections >= self._limits.connections_max:
-            reply = ErrorReply(False, "full", f"connections_max ({self._limits.connections_max}) are open")
+        if self.connections >= self.limits.connections_max:
+            reply = ErrorReply(False, "full", f"connections_max ({self.limits.connections_max}) are open")
             await _send_last(stream, wire.encode(reply) + b"\n")
             return
-        self.connections += 1
+        connection = _Connection(stream, self)
+        self._open.add(connection)
         try:
-            await _Connection(stream, self._requests, self._journal, self._limits).run()
+            await connection.run()
         except* trio.BrokenResourceError:
             pass  # the client went away in the middle: nobody is left to tell
         except* Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
             _log.exception("connection failed inside")
         finally:
-            self.connections -= 1
+            self._open.discard(connection)
+            self._closed.set()
             with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE_S):
                 await trio.aclose_forcefully(stream)
+
+    def committed(self, lsn: int) -> None:
+        """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
+        waiting = self.waiting
+        while waiting and waiting[0][0] <= lsn:
+            waiting.popleft()[1].push()
+
+    def fail(self, error: StorageFailed) -> None:
+        """The storage failed: every request that waits is told that its outcome is unknown."""
+        for connection in tuple(self._open):
+            connection.fail(error)
+
+    async def end(self, finish: Callable[[], Awaitable[None]]) -> None:
+        """The daemon stops: after ``finish`` nothing more is read, and what is durable goes out."""
+        await finish()
+        for connection in tuple(self._open):
+            connection.end()
+        with trio.move_on_after(CLOSE_GRACE_S):
+            while self._open:
+                self._closed = trio.Event()
+                await self._closed.wait()
 
 
 class _Connection:
     """One client's stream; see the module."""
 
-    def __init__(
-        self, stream: trio.SocketStream, requests: Requests, journal: Journal, limits: Limits
-    ) -> None:
+    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
         self._stream = stream
-        self._requests = requests
-        self._journal = journal
-        self._limits = limits
-        self._lines = wire.LineReader(limits.line_bytes_max)
+        self._server = server
+        self._requests = server.requests
+        self._journal = server.journal
+        self._limits = server.limits
+        self._lines = wire.LineReader(server.limits.line_bytes_max)
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
         self._outbox: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
         self._unread_bytes = 0
-        self._filled = trio.Event()
+        self._rest = b""  # durable replies that the socket did not take
+        self._stuck = trio.Event()  # there is a rest, or nothing more comes
         self._drained = trio.Event()
         self._closing = False
+        self._reading = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
         self._last: bytes | None = None  # what is sent before the end; None: nobody would read it
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._write, nursery.cancel_scope)
-            await self._read()
+            self._scope = nursery.cancel_scope
+            nursery.start_soon(self._write_rest)
+            with self._reading:
+                await self._read()
             self._closing = True
-            self._filled.set()
+            self._stuck.set()
         if self._last is not None:
             await _send_last(self._stream, self._last)
 
@@ -134,35 +172,64 @@ class _Connection:
                 self._put(replies)
 
     def _put(self, replies: bytes) -> None:
-        self._outbox.append((self._journal.next_lsn - 1, replies))
+        lsn = self._journal.next_lsn - 1
+        self._outbox.append((lsn, replies))
         self._unread_bytes += len(replies)
-        self._filled.set()
+        if lsn <= self._journal.durable_lsn:
+            self.push()
+        else:
+            self._server.waiting.append((lsn, self))
 
-    async def _write(self, scope: trio.CancelScope) -> None:
-        """Send what is durable, in order, as one write."""
+    def push(self) -> None:
+        """Send what is durable, in order, as far as the socket takes it without waiting."""
+        outbox, durable_lsn = self._outbox, self._journal.durable_lsn
+        parts = []
+        while outbox and outbox[0][0] <= durable_lsn:
+            parts.append(outbox.popleft()[1])
+        if self._rest or not parts:
+            self._rest += b"".join(parts)
+        else:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            try:
+                sent = os.write(self._stream.socket.fileno(), data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                outbox.clear()  # the client is gone; the reader sees that too
+                self._stuck.set()
+                return
+            self._unread_bytes -= sent
+            self._rest = data[sent:]
+            self._drained.set()
+        if self._rest or (self._closing and not outbox):
+            self._stuck.set()
+
+    def end(self) -> None:
+        """Read nothing more; what is durable still goes out."""
+        self._reading.cancel()
+
+    def fail(self, error: StorageFailed) -> None:
+        """Tell every request that waits, with its ``seq``, and end."""
+        waiting = b"".join(replies for _, replies in self._outbox).splitlines()
+        self._last = _storage_refusals(error, waiting + self._asked[self._answered :])
+        if self._scope is not None:
+            self._scope.cancel()
+
+    async def _write_rest(self) -> None:
+        """Send what the socket did not take at once, with patience for a slow client."""
         while True:
-            while not self._outbox:
-                if self._closing:
-                    self._last = b""
+            await self._stuck.wait()
+            self._stuck = trio.Event()
+            while self._rest:
+                data = self._rest
+                if not await self._send(data):
+                    _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
+                    assert self._scope is not None
+                    self._scope.cancel()
                     return
-                self._filled = trio.Event()
-                await self._filled.wait()
-            lsn = self._outbox[0][0]
-            if lsn > self._journal.durable_lsn:
-                try:
-                    await self._journal.wait_durable(lsn)
-                except StorageFailed as error:
-                    waiting = b"".join(replies for _, replies in self._outbox).splitlines()
-                    waiting += self._asked[self._answered :]
-                    self._last = _storage_refusals(error, waiting)
-                    scope.cancel()
-                    return
-            parts = []
-            while self._outbox and self._outbox[0][0] <= self._journal.durable_lsn:
-                parts.append(self._outbox.popleft()[1])
-            if not await self._send(b"".join(parts)):
-                _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
-                scope.cancel()
+                self._rest = self._rest[len(data) :]
+            if self._closing and not self._outbox:
+                self._last = b""
                 return
 
     async def _send(self, data: bytes) -> bool:

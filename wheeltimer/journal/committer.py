@@ -28,10 +28,8 @@ from .segment import encode_trim, frame_bytes_max
 from .spares import RESERVED, SPARES_WANTED, Spares
 from .writer import Writer
 
-SETTLE_S: Final = 1.0
-"""An unsynced marker is synced when nothing was committed for so long."""
-ROOM_RETRY_S: Final = 1.0
-"""How often a full file system is asked again."""
+SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
+ROOM_RETRY_S: Final = 1.0  # how often a full file system is asked again
 _CHARGE: Final = FRAME_OVERHEAD_BYTES + SECTOR_BYTES - 1
 
 
