@@ -53,6 +53,11 @@ class _Receiver(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A daemon that is stopped cuts its connections: that is the demo's own end, not an error to show."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
