@@ -69,6 +69,8 @@ class Requests:
                 if run is not None and ledger.submit_run(run):
                     replies += run.replies
                     at += len(run.replies)
+                    if time.perf_counter_ns() > until_ns:
+                        break
                     continue
             if line and line != b"\r":
                 try:

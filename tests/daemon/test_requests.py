@@ -1,0 +1,187 @@
+"""Requests in-process: what is long is done in slices, and a cancel is right at every moment."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import trio_test
+
+from tests.daemon.worlds import URL, World, settle, world
+from wheeltimer.core.queries import Listing
+from wheeltimer.core.task import NS_PER_MS, State
+from wheeltimer.daemon import requests, turn
+from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS
+
+TASKS = 6000
+
+
+class _SlowMachine:
+    """A stopwatch by which every slice takes its whole time: the work per slice can then be counted."""
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        self._now_ns += SLICE_NS
+        return self._now_ns
+
+
+@pytest.fixture
+def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = _SlowMachine()
+    monkeypatch.setattr(turn, "time", slow)
+    monkeypatch.setattr(requests, "time", slow)
+
+
+class Witness:
+    """Somebody else on the loop, who counts how often there was a turn."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.turns = 0
+        nursery.start_soon(self._run)
+
+    async def _run(self) -> None:
+        while True:
+            self.turns += 1
+            await trio.lowlevel.checkpoint()
+
+
+async def fill(daemon: World) -> None:
+    replies = await daemon.ask_all(
+        [
+            {"op": "schedule", "id": f"t{n}", "url": URL, "delay": "1h", "group": "all", "queue": "q"}
+            for n in range(TASKS)
+        ]
+    )
+    assert all(reply["ok"] for reply in replies)
+
+
+@trio_test
+@pytest.mark.usefixtures("_slow")
+async def test_a_list_of_many_tasks_does_not_stop_the_timers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRAPS 28: no more than a slice of rows is looked at between two turns of everybody else."""
+    rows_by_turn: dict[int, int] = {}
+    feed = Listing.feed
+    async with world(tmp_path, segment_bytes=1 << 24) as daemon, trio.open_nursery() as nursery:
+        await fill(daemon)
+        witness = Witness(nursery)
+
+        def counted(listing: Listing, rows: list[tuple[str, bytes]]) -> None:
+            rows_by_turn[witness.turns] = rows_by_turn.get(witness.turns, 0) + len(rows)
+            feed(listing, rows)
+
+        monkeypatch.setattr(Listing, "feed", counted)
+        for fields in ({}, {"queue": "q"}, {"group": "all"}, {"state": "dead"}):
+            rows_by_turn.clear()
+            reply = await daemon.ask(op="list", **fields)
+            assert len(reply["tasks"]) == (0 if "state" in fields else 100)
+            assert sum(rows_by_turn.values()) == TASKS
+            assert max(rows_by_turn.values()) <= SLICE_LINES_MAX, fields
+        nursery.cancel_scope.cancel()
+
+
+@trio_test
+@pytest.mark.usefixtures("_slow")
+async def test_a_group_cancel_does_not_stop_the_timers(tmp_path: Path) -> None:
+    """TRAPS 28, the same for what changes: cancelled in slices, answered after the last."""
+    async with world(tmp_path, segment_bytes=1 << 24) as daemon, trio.open_nursery() as nursery:
+        await fill(daemon)
+        cancelled_at: list[int] = []
+
+        async def look() -> None:
+            while True:
+                cancelled_at.append(daemon.engine.counts[6])
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(look)
+        reply = await daemon.ask(op="cancel", group="all")
+        assert (reply["cancelled"], reply["running"]) == (TASKS, 0)
+        steps = [after - before for before, after in pairwise(cancelled_at)]
+        assert max(steps) <= SLICE_LINES_MAX, max(steps)
+        nursery.cancel_scope.cancel()
+
+
+@trio_test
+@pytest.mark.usefixtures("_slow")
+async def test_a_pipelined_batch_is_answered_in_slices(tmp_path: Path) -> None:
+    lines = [b'{"op":"schedule","id":"t%d","url":"http://a/","delay":1000000}' % n for n in range(3000)]
+    lines += [b'{"op":"ping"}'] * 100
+    async with world(tmp_path, segment_bytes=1 << 24) as daemon:
+        at, sizes = 0, []
+        while at < len(lines):
+            upto, _ = await daemon.requests.answer(lines, at)
+            sizes.append(upto - at)
+            at = upto
+        assert max(sizes) <= 2 * SLICE_LINES_MAX
+        assert daemon.engine.counts[0] == 3000
+
+
+@pytest.mark.parametrize("op", ["cancel", "finish", "reschedule", "replace"])
+@pytest.mark.parametrize("checkpoints", range(12))
+def test_a_task_stopped_at_any_moment_is_not_sent_after_the_answer(
+    tmp_path: Path, op: str, checkpoints: int
+) -> None:
+    """TRAPS 5 and 25: due, waiting for its commit, ready, started, answered, recorded: at every turn of
+    the loop in between the task is cancelled, finished or given another version."""
+
+    async def accident() -> None:
+        async with world(tmp_path) as daemon:
+            await daemon.ask(op="schedule", id="a", url=URL, delay=100)
+            daemon.clock.advance(100 * NS_PER_MS)
+            for _ in range(checkpoints):
+                await trio.lowlevel.checkpoint()
+            before = list(daemon.attempts)
+            request: dict[str, Any] = {"op": op, "id": "a"}
+            if op == "reschedule":
+                request |= {"delay": 5000}
+            elif op == "replace":
+                request |= {"op": "schedule", "url": URL, "delay": 5000, "on_conflict": "replace"}
+            reply = await daemon.ask(**request)
+            sent_in_time = list(daemon.attempts)
+            await settle()
+            assert daemon.attempts == sent_in_time, "an attempt started after the answer"
+            assert len(before) <= 1
+            if op in ("cancel", "finish"):
+                word = {"cancel": "cancelled", "finish": "finished"}[op]
+                if reply["ok"] and reply[word]:
+                    assert daemon.attempts == []
+                else:
+                    assert daemon.attempts == ["a"]
+                await daemon.advance(100_000)
+                assert daemon.attempts == sent_in_time
+            elif reply["ok"]:
+                assert reply["version"] == 2
+                await daemon.advance(4_990)
+                assert daemon.attempts == sent_in_time
+                await daemon.advance(20)
+                assert daemon.attempts == [*sent_in_time, "a"]
+            else:
+                assert reply["error"] == "too_late"
+                assert daemon.attempts == ["a"]
+
+    trio.run(accident)
+
+
+def test_the_moments_of_that_race_are_all_there(tmp_path: Path) -> None:
+    """The test above means something only if its checkpoints reach from before the start to after the end."""
+
+    async def states() -> list[str]:
+        seen = []
+        async with world(tmp_path) as daemon:
+            await daemon.ask(op="schedule", id="a", url=URL, delay=100)
+            daemon.clock.advance(100 * NS_PER_MS)
+            for _ in range(12):
+                task = daemon.engine.get("default/a")
+                assert task is not None
+                seen.append(State(task.state).word)
+                await trio.lowlevel.checkpoint()
+        return seen
+
+    assert set(trio.run(states)) == {"scheduled", "ready", "running", "done"}

@@ -1,0 +1,128 @@
+"""The daemon's parts in one Trio run, put together as ``run.py`` does, on a clock that the test moves.
+
+Real: engine, ledger, requests, ticker, dispatcher, journal (its commits are made at once, in the loop).
+Not there: sockets, HTTP, signals, threads. ``attempts`` says what would have been sent, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+import trio.testing
+
+from tests.clocks import ManualClock, ManualTimer
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.policy import Policy
+from wheeltimer.core.records import Due
+from wheeltimer.core.task import NS_PER_MS, Task, split_key
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.recovery import recover
+from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.ticker import Ticker
+from wheeltimer.daemon.turn import Turn
+from wheeltimer.delivery.dispatcher import Dispatcher
+from wheeltimer.journal import Clocks, Inline, Journal
+
+URL = "http://127.0.0.1:9/never"
+
+
+@dataclass
+class World:
+    """A running daemon without its edges."""
+
+    clock: ManualClock
+    engine: Engine
+    journal: Journal
+    ledger: Ledger
+    ticker: Ticker
+    requests: Requests
+    dispatcher: Dispatcher
+    attempts: list[str] = field(default_factory=list)
+    hold: trio.Event | None = None  # attempts wait for it, where there is one
+
+    async def ask(self, **request: Any) -> dict[str, Any]:
+        """One request and its reply, once that is durable."""
+        (reply,) = await self.ask_all([request])
+        return reply
+
+    async def ask_all(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Requests that come in one piece, and their replies."""
+        lines = [json.dumps(request).encode() for request in requests]
+        replies, at = b"", 0
+        while at < len(lines):
+            at, some = await self.requests.answer(lines, at)
+            replies += some
+        await self.journal.wait_durable(self.journal.next_lsn - 1)
+        return [json.loads(line) for line in replies.splitlines()]
+
+    async def advance(self, ms: int) -> None:
+        """Let time pass, and everybody do what follows from it."""
+        self.clock.advance(ms * NS_PER_MS)
+        await settle()
+
+    async def send(self, key: str, task: Task) -> Answer:
+        """What stands for the transport: every attempt succeeds."""
+        self.attempts.append(split_key(key)[1])
+        if self.hold is not None:
+            await self.hold.wait()
+        await trio.lowlevel.checkpoint()
+        return Answer(task.next_ms, 0, 0, 200)
+
+
+async def settle() -> None:
+    """Until nothing moves any more without the clock."""
+    await trio.testing.wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def world(
+    folder: Path, clock: ManualClock | None = None, *, tick_ms: int = 10, concurrency: int = 64,
+    segment_bytes: int = 1 << 20,
+) -> AsyncIterator[World]:  # fmt: skip
+    """A daemon on ``folder``, recovered and running; left as by a kill, but for its files being closed."""
+    clock = clock or ManualClock()
+
+    def clocks() -> Clocks:
+        now = clock.now()
+        return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
+
+    journal = Journal.open(folder, clock=clocks, segment_bytes=segment_bytes, fsync=False, hand=Inline())
+    engine = Engine(Limits(), clock.now(), tick_ms * NS_PER_MS, 64)
+    stopping = recover(journal, engine, clock.boot_id, clock.now()).stopping
+    ledger = Ledger(engine, journal, clock, Policy())
+    timer = ManualTimer(clock)
+    ticker = Ticker(ledger, clock, timer)
+    made: list[World] = []
+    dispatcher = Dispatcher(
+        ledger, lambda key, task: made[0].send(key, task), lambda: journal.durable_lsn, concurrency
+    )
+    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+    journal.on_durable.append(lambda lsn: dispatcher.committed())
+
+    def changed() -> None:
+        journal.flush()
+        ticker.poke()
+
+    ledger.changed = changed
+    requests = Requests(
+        ledger, Turn(), durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
+    )
+    made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(journal.run)
+        ledger.recovered(stopping)
+        await nursery.start(dispatcher.run)
+        await nursery.start(ticker.run)
+        await settle()
+        yield made[0]
+        engine.check()
+        nursery.cancel_scope.cancel()
+    timer.close()
