@@ -8,7 +8,7 @@ through the daemon's own ``recover``. Nothing here judges: see ``model.py`` and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, outcomes, queries, stopping, wire
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.intake import take_run
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy
@@ -55,7 +56,7 @@ class MemoryJournal:
                 return frame.clocks
         return None
 
-    def append(self, clocks: Clocks, records: list[r.AnyRecord]) -> None:
+    def append(self, clocks: Clocks, records: Sequence[r.AnyRecord | msgspec.Raw]) -> None:
         self.frames.append(MemoryFrame(self.next_lsn, clocks, r.encode(records)))
         self.next_lsn += len(records)
 
@@ -105,6 +106,15 @@ class Driver:
     def ask(self, op: str, chance: int = 0, **fields: Any) -> dict[str, Any]:
         """One request, from its line to the reply as a client reads it."""
         return self.line(json.dumps({"op": op} | fields).encode(), chance)
+
+    def run(self, lines: list[bytes]) -> list[dict[str, Any]]:
+        """The replies to the run of plain schedules that these lines begin with; none: it is no run."""
+        run = take_run(self.engine, self.policy, lines, 0, self.now, self.journal.next_lsn)
+        if run is None:
+            return []
+        self.engine.insert_fresh(run.keys, run.rows, run.deadlines_ns, run.queues)
+        self.journal.append(self._clocks(), [msgspec.Raw(record) for record in run.records])
+        return [json.loads(wire.encode(reply)) for reply in run.replies]
 
     def line(self, line: bytes, chance: int = 0) -> dict[str, Any]:
         command: c.AnyCommand | None = None
@@ -281,11 +291,11 @@ class Driver:
         shown: dict[str, Any] = json.loads(msgspec.json.encode(queries.view(key, self.task(key))))
         return shown
 
-    def written(self) -> list[r.Written]:
+    def written(self) -> list[r.Replayed]:
         """Every record that is in the journal."""
         return [record for frame in self.journal.frames for record in r.decode_all(frame.payload)]
 
-    def watch(self, action: Callable[[], object]) -> list[r.Written]:
+    def watch(self, action: Callable[[], object]) -> list[r.Replayed]:
         """The records that ``action`` writes."""
         before = len(self.written())
         action()

@@ -355,7 +355,7 @@ INPUTS: dict[str, Callable[[Driver], str]] = {
 CELLS = [(state, what) for state, row in TABLE.items() for what in row]
 
 
-def tags(records: list[r.Written]) -> str:
+def tags(records: list[r.Replayed]) -> str:
     return "".join(str(type(record).__struct_config__.tag) for record in records)
 
 

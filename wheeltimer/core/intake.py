@@ -3,7 +3,7 @@
 Nine requests in ten ask for a new task with a URL, a delay in ms and perhaps a body. A run of those is
 parsed into fewer fields, and nothing is looked up or made twice. Whatever asks for more, or concerns an
 id that is known, ends the run and is decided alone; so nothing here refuses. That a run gives the
-same rows, records and replies as one request after the other is held by a test.
+same tasks, records and replies as one request after the other is held by a test.
 """
 
 from __future__ import annotations

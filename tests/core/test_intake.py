@@ -1,0 +1,151 @@
+"""The way in for plain schedules gives what one request after the other gives."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import msgpack
+import pytest
+
+from tests.core.driver import Driver
+from wheeltimer.core.intake import RUN_BYTES_MAX, RUN_MAX, take_run
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.policy import Policy, QueuePolicy
+from wheeltimer.core.retry import BUILT_IN
+from wheeltimer.core.task import Task, unpack
+
+pytestmark = pytest.mark.quick
+
+PLAIN: list[dict[str, Any]] = [
+    {}, {"delay": 0}, {"delay": 3_650 * 86_400_000}, {"queue": "a"}, {"queue": "default"},
+    {"body": {"n": [1]}}, {"body": None}, {"body": "x" * 60_000}, {"seq": 1}, {"seq": "s"}, {"seq": 0},
+    {"seq": ""}, {"seq": 2**70},
+    {"url": "http://r/other"}, {"url": "http://r"}, {"id": "a b/c%"}, {"id": "x" * 256},
+]  # fmt: skip
+# What is no plain request: it is decided alone, and may be refused.
+OTHER: list[dict[str, Any]] = [
+    {"delay": -1}, {"delay": 3_650 * 86_400_000 + 1}, {"delay": "5s"}, {"delay": 1.5}, {"delay": True},
+    {"at": 5}, {"id": ""}, {"id": "é"}, {"id": "x" * 257}, {"id": "a\n"}, {"id": 5}, {"id": None},
+    {"queue": "new"},
+    {"queue": "a b"}, {"queue": "ruled"}, {"queue": None}, {"url": "http://r/#f"}, {"url": "http://r/ "},
+    {"url": "http://other/"}, {"url": "x"}, {"url": "http://blocked/"}, {"seq": 1.5}, {"seq": None},
+    {"body": "é"}, {"body": "x" * 65_535}, {"body": json.loads("[" * 65 + "]" * 65)}, {"body_text": "1"},
+    {"meta": 1},
+    {"group": "g"}, {"retry": "none"}, {"on_conflict": "replace"}, {"on_conflict": "keep"}, {"colour": 1},
+    {"op": "ping", "colour": 1}, {"op": "cancel"}, {"op": "get"}, {"on_done": "http://r/"}, {"method": "PUT"},
+]  # fmt: skip
+
+
+def make() -> Driver:
+    policy = Policy(
+        queues={"ruled": QueuePolicy(retry=BUILT_IN["none"])},
+        check_host=lambda host: "blocked" if host == "blocked" else None,
+    )
+    driver = Driver(Limits(tasks_max=900), policy)
+    for queue in ("a", "default", "ruled"):
+        assert driver.ask("schedule", id="known", queue=queue, url="http://r/", delay=5)["ok"]
+    return driver
+
+
+def by_run(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
+    replies: list[dict[str, Any]] = []
+    while len(replies) < len(lines):
+        left = lines[len(replies) :]
+        replies += driver.run(left) or [driver.line(left[0])]
+    return replies
+
+
+def one_by_one(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
+    return [driver.line(line) for line in lines]
+
+
+def test_a_run_gives_what_one_request_after_the_other_gives() -> None:
+    seed = 17
+    chance = random.Random(seed)
+    for round_ in range(60):
+        lines = []
+        for _ in range(chance.randrange(1, 40)):
+            ask: dict[str, Any] = {
+                "op": "schedule", "id": f"t{chance.randrange(30)}", "url": "http://r/",
+                "delay": chance.randrange(100),
+            }  # fmt: skip
+            for _ in range(chance.randrange(3)):
+                ask |= chance.choice(PLAIN if chance.random() < 0.8 else OTHER)
+            lines.append(json.dumps(ask, ensure_ascii=chance.random() < 0.5).encode())
+        run, alone = make(), make()
+        assert by_run(run, lines) == one_by_one(alone, lines), (seed, round_)
+        assert tasks_of(run) == tasks_of(alone), (seed, round_)
+        assert records_of(run) == records_of(alone), (seed, round_)
+        assert run.engine.counts == alone.engine.counts
+        assert run.engine.soonest_ns == alone.engine.soonest_ns
+        for driver in (run, alone):
+            driver.engine.check()
+            driver.pass_ms(50)
+        assert run.tick() == alone.tick(), (seed, round_)
+        run.crash()
+        alone.crash()
+        assert tasks_of(run) == tasks_of(alone), (seed, round_)
+
+
+def tasks_of(driver: Driver) -> dict[str, Task]:
+    return {key: unpack(row) for key, row in driver.engine.table.items()}
+
+
+def records_of(driver: Driver) -> list[object]:
+    return [record for frame in driver.journal.frames for record in msgpack.unpackb(frame.payload)]
+
+
+@pytest.mark.parametrize("fields", PLAIN, ids=[str(fields)[:40] for fields in PLAIN])
+def test_a_plain_request_takes_the_short_way(fields: dict[str, Any]) -> None:
+    ask = {"op": "schedule", "id": "t", "url": "http://r/", "delay": 5} | fields
+    driver = make()
+    driver.ask("schedule", id="u", url=ask["url"])  # the URL's origin has been checked
+    assert len(driver.run([json.dumps(ask).encode()])) == 1
+
+
+@pytest.mark.parametrize("fields", OTHER, ids=[str(fields)[:40] for fields in OTHER])
+def test_any_other_request_ends_the_run(fields: dict[str, Any]) -> None:
+    if fields == {"seq": None} or fields == {"body": "é"}:
+        return  # may go either way: the same comes of it
+    plain = {"op": "schedule", "url": "http://r/", "delay": 5}
+    lines = [
+        json.dumps(plain | {"id": "t"} | more).encode() for more in ({}, {"id": "u"} | fields, {"id": "v"})
+    ]
+    assert [reply["id"] for reply in make().run(lines)] == ["t"]
+    assert make().run(lines[1:]) == []
+
+
+def test_a_run_keeps_to_its_bounds() -> None:
+    def line(n: int, **fields: Any) -> bytes:
+        return json.dumps({"op": "schedule", "id": f"n{n}", "url": "http://r/", "delay": n} | fields).encode()
+
+    driver = make()
+    assert len(driver.run([line(n) for n in range(RUN_MAX + 50)])) == RUN_MAX
+    assert len(driver.run([line(1000), line(1001), line(1000), line(1002)])) == 2  # the same id twice
+    assert driver.run([line(1000)]) == []  # known
+    big = [line(n, body="x" * 30_000) for n in range(2000, 2010)]
+    run = take_run(driver.engine, driver.policy, big, 0, driver.now, 1)
+    assert run is not None
+    assert len(run.keys) == 3
+    assert run.size == sum(map(len, run.records))
+    assert run.size - len(run.records[-1]) <= RUN_BYTES_MAX
+    room = driver.limits.tasks_max - driver.engine.live
+    for start in range(3000, 3000 + room, RUN_MAX):
+        assert driver.run([line(n) for n in range(start, min(start + RUN_MAX, 3000 + room))])
+    assert driver.engine.live == driver.limits.tasks_max
+    assert driver.run([line(9999)]) == []
+    assert driver.line(line(9999))["error"] == "full"
+    driver.engine.check()
+
+
+def test_a_run_begins_where_it_is_told() -> None:
+    lines = [
+        json.dumps({"op": "schedule", "id": f"t{n}", "url": "http://r/", "delay": 1}).encode()
+        for n in range(5)
+    ]
+    driver = make()
+    run = take_run(driver.engine, driver.policy, lines, 3, driver.now, 50)
+    assert run is not None
+    assert run.keys == ["default/t3", "default/t4"]
