@@ -13,3 +13,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def thorough(request: pytest.FixtureRequest) -> bool:
     """True when the long campaigns were asked for."""
     return bool(request.config.getoption("--thorough"))
+
+
+_QUICK_ROOMS = ("core", "settings", "daemon", "client")
+_LONG = ("test_engine_model.py", "test_wheel.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as ``quick`` what also runs on the other Python versions: rooms without processes or disks."""
+    for item in items:
+        path = item.path
+        if path.parent.name in _QUICK_ROOMS and path.name not in _LONG:
+            item.add_marker("quick")
