@@ -42,6 +42,7 @@ class Server:
         self.waiting: deque[tuple[int, _Connection]] = deque()  # by the lsn that is waited for
         self._open: set[_Connection] = set()
         self._closed = trio.Event()
+        self._ending = False
 
     @property
     def connections(self) -> int:
@@ -56,6 +57,8 @@ class Server:
             return
         connection = _Connection(stream, self)
         self._open.add(connection)
+        if self._ending:
+            connection.end()
         try:
             await connection.run()
         except* trio.BrokenResourceError:
@@ -80,11 +83,12 @@ class Server:
             connection.fail(error)
 
     async def end(self, finish: Callable[[], Awaitable[None]]) -> None:
-        """The daemon stops: after ``finish`` nothing more is read, and what is durable goes out."""
-        await finish()
+        """The daemon stops: nothing more is read, ``finish`` makes durable what was, and that goes out."""
+        self._ending = True
         for connection in tuple(self._open):
             connection.end()
-        with trio.move_on_after(CLOSE_GRACE_S):
+        await finish()
+        with trio.move_on_after(END_GRACE_S):
             while self._open:
                 self._closed = trio.Event()
                 await self._closed.wait()
@@ -125,9 +129,9 @@ class _Connection:
 
     async def _read(self) -> None:
         """Read until the client has no more to say, or said something that ends the connection."""
-        limits, partial_until = self._limits, None
+        limits, partial_until_s = self._limits, None
         while True:
-            data = await self._receive(partial_until)
+            data = await self._receive(partial_until_s)
             if not data:
                 return
             lines = self._lines.feed(data)
@@ -137,15 +141,15 @@ class _Connection:
                 self._put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
                 return
             if not self._lines.partial:
-                partial_until = None
-            elif lines or partial_until is None:  # a line that has begun must end in time, however it drips
-                partial_until = trio.current_time() + limits.partial_line_ms / 1000
+                partial_until_s = None
+            elif lines or partial_until_s is None:  # a line that has begun must end in time, however it drips
+                partial_until_s = trio.current_time() + limits.partial_line_ms / 1000
 
-    async def _receive(self, partial_until: float | None) -> bytes:
+    async def _receive(self, partial_until_s: float | None) -> bytes:
         """What the socket holds; empty at the end of the stream, or where a line took too long."""
-        if partial_until is None:
+        if partial_until_s is None:
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        with trio.CancelScope(deadline=partial_until):
+        with trio.CancelScope(deadline=partial_until_s):
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         text = f"a line begun and not ended within {self._limits.partial_line_ms} ms"
         self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
@@ -195,7 +199,10 @@ class _Connection:
             except BlockingIOError:
                 sent = 0
             except OSError:
-                outbox.clear()  # the client is gone; the reader sees that too
+                # The client is gone. The reader, who may be waiting for room here, goes on and sees it too.
+                outbox.clear()
+                self._unread_bytes = 0
+                self._drained.set()
                 self._stuck.set()
                 return
             self._unread_bytes -= sent
