@@ -98,6 +98,9 @@ def attempt_ended(
     task = engine.get(key)
     assert task is not None
     assert task.state == State.RUNNING
+    reply_bytes_max = engine.limits.reply_bytes_max
+    if len(answer.body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
+        answer = replace(answer, body=answer.body[:reply_bytes_max], truncated=True)
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
     succeeded = answer.error is None and judge(

@@ -83,7 +83,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         _CORE.id_bytes_max
     )
     reply_bytes_max: Annotated[
-        int, _knob("of a callback's reply: how much is read and judged", 1024, _MIB)
+        int, _knob("of a callback's reply: how much is judged and sent on to a hook", 1024, 65_536)
     ] = _CORE.reply_bytes_max
     history_max: Annotated[int, _knob("attempts kept per task", 1, 100)] = _CORE.history_max
     history_reply_bytes_max: Annotated[
