@@ -193,7 +193,10 @@ def test_a_last_line_without_its_end_is_not_obeyed(daemon: Daemon) -> None:
     with daemon.connect() as client:
         client.send_bytes(lines([{"op": "ping"}]) + schedule(id="unended"))
         client.half_close()
-        assert len(client.rest()) == 1
+        pong, refusal = client.rest()
+        assert pong["ok"]
+        assert refusal["error"] == "bad_request"
+        assert "no end" in refusal["message"]
     with daemon.connect() as client:
         assert client.refused("get", id="unended")["error"] == "not_found"
 
@@ -398,3 +401,20 @@ def test_five_hundred_idle_connections_beside_normal_work(daemon: Daemon, receiv
     finally:
         for client in crowd:
             client.close()
+
+
+def test_a_body_nested_too_deep_for_any_parser_is_refused_by_name(daemon: Daemon) -> None:
+    deep = b"[" * 2000 + b"]" * 2000
+    lines = [
+        b'{"op":"schedule","id":"before","delay":60000,"url":"http://127.0.0.1:9/"}',
+        b'{"op":"schedule","id":"deep","delay":60000,"url":"http://127.0.0.1:9/","body":%b}' % deep,
+        b'{"op":"schedule","id":"after","delay":60000,"url":"http://127.0.0.1:9/"}',
+    ]
+    with daemon.connect() as client:
+        client.send_bytes(b"\n".join(lines) + b"\n")
+        client.half_close()
+        before, refusal, after = client.rest()
+    assert before["ok"]
+    assert after["ok"]
+    assert refusal["error"] == "bad_request"
+    assert "nested deeper" in refusal["message"]

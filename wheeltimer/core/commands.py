@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from wheeltimer.core.headers import check_headers
 from wheeltimer.core.limits import Limits
@@ -32,6 +32,11 @@ class Command(Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True, 
     """Base of every request; ``seq`` comes back in the reply."""
 
     seq: int | float | str | None = None
+
+    @property
+    def reply_seq(self) -> int | float | str | UnsetType:
+        """``seq`` as a reply takes it: left out where there was none."""
+        return UNSET if self.seq is None else self.seq
 
 
 class TaskFields(Command):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from wheeltimer.core import commands as c
@@ -17,10 +16,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.identity import make_id
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.replies import (
-    RescheduleReply,
-    ScheduleReply,
-)
+from wheeltimer.core.replies import RescheduleReply, ScheduleReply
 from wheeltimer.core.retry import BUILT_IN, Rule, resolve
 from wheeltimer.core.task import (
     NS_PER_MS,
@@ -73,12 +69,11 @@ def schedule(
         due_ms = task.due_ms
     key = f"{queue}/{id}"
     row = engine.table.get(key)
-    seq = UNSET if command.seq is None else command.seq
     if row is not None:
         return _known(engine, command, key, unpack(row), task, wall_ms)
     if engine.live >= limits.tasks_max:
         raise full(engine)
-    reply = ScheduleReply(True, id, queue, 1, due_ms, "scheduled", False, seq)
+    reply = ScheduleReply(True, id, queue, 1, due_ms, "scheduled", False, command.reply_seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 
 
@@ -87,7 +82,6 @@ def _known(
 ) -> tuple[Records, ScheduleReply]:
     """``schedule`` of an id that is known: a duplicate, a refusal, or a new version."""
     queue, id = split_key(key)
-    seq = UNSET if command.seq is None else command.seq
     state = STATE_WORDS[known.state]
     if command.on_conflict != "replace":
         if command.on_conflict == "error" and content_of(known) != digest(task):
@@ -98,7 +92,7 @@ def _known(
                 state=state,
                 due=known.due_ms,
             )
-        return [], ScheduleReply(True, id, queue, known.version, known.due_ms, state, True, seq)
+        return [], ScheduleReply(True, id, queue, known.version, known.due_ms, state, True, command.reply_seq)
     if known.state >= State.DONE:
         state = "scheduled"
         if engine.live >= engine.limits.tasks_max:
@@ -107,11 +101,12 @@ def _known(
         state = "scheduled"
     task.version, task.revision = known.version + 1, known.revision + 1
     task.born_lsn, task.history = known.born, known.history
-    reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, seq)
+    reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, command.reply_seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 
 
 def full(engine: Engine) -> Refused:
+    """The refusal of one more live task."""
     return Refused(
         "full",
         f"tasks_max ({engine.limits.tasks_max}) live tasks are held; ask again later or raise it",
@@ -193,6 +188,7 @@ def set_expiry(engine: Engine, task: Task) -> None:
 
 
 def find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
+    """Key and task of an id; refused as ``not_found``. Without ``queue``: the one that is called default."""
     name = c.check_name(queue, "queue") if queue is not None else DEFAULT_QUEUE
     key = key_of(name, id)
     task = engine.get(key)
@@ -203,6 +199,7 @@ def find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
 
 
 def check_version(task: Task, if_version: int | None) -> None:
+    """Refuse what was meant for another version."""
     if if_version is not None and if_version != task.version:
         raise Refused(
             "conflict",
@@ -238,8 +235,8 @@ def reschedule(
     if any(getattr(task, name) != getattr(old, name) for name in _SENT_FIELDS):
         task.revision += 1
     _change_due(engine, command, old, task, now)
-    seq = UNSET if command.seq is None else command.seq
-    return [r.Rescheduled(key, now.wall_ms, task)], RescheduleReply(True, task.version, task.due_ms, seq)
+    reply = RescheduleReply(True, task.version, task.due_ms, command.reply_seq)
+    return [r.Rescheduled(key, now.wall_ms, task)], reply
 
 
 _SENT_FIELDS: Final = ("url", "method", "headers", "body", "body_as")  # another webhook-id from here on

@@ -120,6 +120,7 @@ class Engine(Rows):
             task = replace(task, state=state, flight=old.flight)
             if old.flight == old.version:
                 self.superseded[key] = old
+        assert task.state == state, f"a new version that is {State(task.state).word}"
         self.put(key, old, task)
 
     def _attempted(self, record: r.Attempted) -> None:

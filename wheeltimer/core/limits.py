@@ -1,6 +1,6 @@
 """The bounds that the core enforces, each with its default and its reason.
 
-``settings.py`` fills these from ``[limits]``; bounds that only a shell needs (connections, unread
+``settings/knobs.py`` fills these from ``[limits]``; bounds that only a shell needs (connections, unread
 bytes, concurrency) are not here.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-DAY_MS = 86_400_000
+from wheeltimer.core.units import DAY_MS
 
 
 class Limits(Struct, frozen=True, kw_only=True):

@@ -9,13 +9,14 @@ from base64 import b64encode
 from collections.abc import Iterator
 from typing import Final
 
-from msgspec import UNSET, Raw, to_builtins
+from msgspec import Raw, to_builtins
 
 from wheeltimer.core import commands as c
+from wheeltimer.core.deciding import find
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.replies import ListReply, TaskReply
 from wheeltimer.core.task import STATE_BY_WORD, STATE_WORDS, State, Task, key_of, split_key, unpack
-from wheeltimer.errors import BadValue, Refused
+from wheeltimer.errors import BadValue
 
 _NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
 LIST_MAX: Final = 1000
@@ -63,13 +64,8 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
 
 def get(engine: Engine, command: c.Get) -> TaskReply:
     """The one task that ``id`` names."""
-    queue = "default" if command.queue is None else c.check_name(command.queue, "queue")
-    key = key_of(queue, command.id)
-    task = engine.get(key)
-    if task is None:
-        c.check_id(command.id, engine.limits)
-        raise Refused("not_found", f"queue {queue} knows no task with this id")
-    return TaskReply(True, view(key, task), UNSET if command.seq is None else command.seq)
+    key, task = find(engine, command.id, command.queue)
+    return TaskReply(True, view(key, task), command.reply_seq)
 
 
 def _sort_key(key: str, task: Task) -> tuple[int, str, str]:
@@ -125,8 +121,8 @@ class Listing:
 
     def reply(self) -> ListReply:
         page = sorted(self._best)[: self._command.limit + 1]
-        seq = UNSET if self._command.seq is None else self._command.seq
-        reply = ListReply(True, [view(key, unpack(row), whole=False) for _, key, row in page], seq=seq)
+        tasks = [view(key, unpack(row), whole=False) for _, key, row in page]
+        reply = ListReply(True, tasks, seq=self._command.reply_seq)
         if len(page) > self._command.limit:
             del reply.tasks[self._command.limit :]
             reply.cursor = _write_cursor(page[self._command.limit - 1][0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 Seq = int | float | str | UnsetType
 
@@ -82,6 +82,3 @@ class ErrorReply(Struct, gc=False):
     due: int | UnsetType = UNSET
     cursor: str | UnsetType = UNSET
     seq: Seq = UNSET
-
-
-Json = dict[str, object] | Raw

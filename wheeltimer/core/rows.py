@@ -20,7 +20,6 @@ from wheeltimer.core.wheel import HashedWheelTimer
 STATES: Final = len(State)
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
-_READY: Final = int(State.READY)
 _FIRST_END: Final = int(State.DONE)
 
 
@@ -104,11 +103,7 @@ class Rows:
             self.wall.schedule(key, wall_ms * NS_PER_MS)
             self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
         self.counts[state] += 1
-        name = key[: key.index("/")]
-        queue = self.queues.get(name)
-        if queue is None:
-            queue = self.queues[name] = Queue([0] * STATES)
-        queue.counts[state] += 1
+        self.queue(key[: key.index("/")]).counts[state] += 1
         if state >= _FIRST_END:
             self.kept(state)[key] = None
         if task.group is not None:
@@ -149,6 +144,7 @@ class Rows:
         return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
 
     def queue(self, name: str) -> Queue:
+        """What is known of a queue; made where nothing was."""
         queue = self.queues.get(name)
         if queue is None:
             queue = self.queues[name] = Queue([0] * STATES)

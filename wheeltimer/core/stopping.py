@@ -6,7 +6,6 @@ task that was found; requests that name a group or a queue call them for each me
 
 from __future__ import annotations
 
-from msgspec import UNSET
 from msgspec.structs import replace
 
 from wheeltimer.core import commands as c
@@ -53,18 +52,16 @@ def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Recor
     check_version(task, command.if_version)
     records = cancel_one(engine, key, task, now, lsn)
     running = task.state == State.RUNNING
-    seq = UNSET if command.seq is None else command.seq
-    return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), seq)
+    return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), command.reply_seq)
 
 
 def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
     """End the one task that ``id`` names as ``done``, from outside."""
     key, task = _find_one(engine, command)
     reply = finish_reply(engine, command)
-    records = _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
+    records = finish_one(engine, key, task, now, lsn, reply)
     running = task.state == State.RUNNING
-    seq = UNSET if command.seq is None else command.seq
-    return records, FinishReply(True, 0 if running else bool(records) + 0, int(running), seq)
+    return records, FinishReply(True, 0 if running else bool(records) + 0, int(running), command.reply_seq)
 
 
 def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
@@ -91,8 +88,7 @@ def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Rec
     refuse_ended(task, Input.REDRIVE)
     if engine.live >= engine.limits.tasks_max:
         raise full(engine)
-    seq = UNSET if command.seq is None else command.seq
-    return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, seq)
+    return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, command.reply_seq)
 
 
 def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Records:
@@ -112,8 +108,7 @@ def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[Record
     """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
     queue = c.check_name(command.queue, "queue")
     paused = isinstance(command, c.Pause)
-    seq = UNSET if command.seq is None else command.seq
     records: Records = []
     if paused != engine.paused(queue):
         records = [r.Paused(queue, now.wall_ms, paused)]
-    return records, PauseReply(True, queue, paused, seq)
+    return records, PauseReply(True, queue, paused, command.reply_seq)

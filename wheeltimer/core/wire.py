@@ -85,7 +85,7 @@ def _explained(text: str) -> BadValue:
     text = _AT.sub("", text)
     if inner := _UNKNOWN.search(text):
         field = f"{path}.{inner.group(1)}".lstrip(".")
-        return BadValue(f"{field}: no such field; protocol.md lists those of each op", field)
+        return BadValue(f"{field}: no such field here", field)
     if inner := _MISSING.search(text):
         field = f"{path}.{inner.group(1)}".lstrip(".")
         return BadValue(f"{field}: missing", field)

@@ -25,8 +25,9 @@ async def open_listeners(addresses: Sequence[Address]) -> tuple[list[trio.Socket
         try:
             opened = [_open_unix(address.path)] if address.kind == "unix" else await _open_tcp(address)
         except OSError as error:
-            why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used: {error.strerror}"
-            raise ListenError(f"--listen {address} {why}; stop what holds it or choose another") from error
+            in_use = error.errno == errno.EADDRINUSE
+            why = "is in use; stop what holds it" if in_use else f"cannot be used: {error.strerror}"
+            raise ListenError(f"listen {address} {why}, or choose another address") from error
         listeners += opened
         if address.kind == "unix":
             names.append(str(address))
@@ -59,7 +60,7 @@ def _open_unix(path: str) -> trio.SocketListener:
 def _remove_stale(path: Path) -> None:
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
-            raise OSError(errno.EADDRINUSE, "something that is no socket is there")
+            raise OSError(errno.ENOTSOCK, "something that is no socket is there")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -211,7 +211,8 @@ class Requests:
         elif isinstance(command, c.Redrive) and queue is not None:
             members = list(self._engine.kept_dead)
         else:
-            raise BadValue("id: an id or a group expected; nothing is done to all tasks at once", "id")
+            wanted = "an id, a group or a queue" if isinstance(command, c.Redrive) else "an id or a group"
+            raise BadValue(f"id: {wanted} expected; nothing is done to all tasks at once", "id")
         if isinstance(command, c.Cancel) and command.if_version is not None:
             raise BadValue("if_version: goes with id only", "if_version")
         prefix = "" if queue is None else key_of(queue, "")

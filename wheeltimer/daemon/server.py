@@ -133,6 +133,8 @@ class _Connection:
         while True:
             data = await self._receive(partial_until_s)
             if not data:
+                if self._lines.partial:
+                    self._refuse("the last line has no end, so it was not read")
                 return
             lines = self._lines.feed(data)
             await self._answer(lines)
@@ -151,9 +153,12 @@ class _Connection:
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         with trio.CancelScope(deadline=partial_until_s):
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-        text = f"a line begun and not ended within {self._limits.partial_line_ms} ms"
-        self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
+        self._lines = wire.LineReader(self._limits.line_bytes_max)
+        self._refuse(f"a line begun and not ended within {self._limits.partial_line_ms} ms")
         return b""
+
+    def _refuse(self, text: str) -> None:
+        self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
 
     async def _answer(self, lines: list[bytes]) -> None:
         """Have lines answered in slices; replies go to the outbox after each.

@@ -98,7 +98,9 @@ class Ticker:
 
 
 def late_ns_of(task: Task, now: Now) -> int:
-    """How long after its planned instant a task is handed over, in ns."""
+    """How long after its planned instant a task is handed over, in ns. One that was due before it was
+    made could not be earlier than that: it counts from then.
+    """
     if task.deadline_ns is not None:
         return now.elapsed_ns - task.deadline_ns
-    return now.wall_ns - task.next_ms * NS_PER_MS
+    return now.wall_ns - max(task.next_ms, task.created_ms) * NS_PER_MS
