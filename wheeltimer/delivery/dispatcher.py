@@ -11,8 +11,9 @@ tasks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from heapq import heapify, heappop, heappush
+from collections.abc import Awaitable, Callable, Iterator
+from heapq import heappop, heappush
+from itertools import islice
 from typing import Final, Protocol
 
 import trio
@@ -22,13 +23,14 @@ from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.attempt import destination_of, late_ms_of
 from wheeltimer.delivery.held import Held
-from wheeltimer.delivery.lanes import Lane, Lanes, Queue
+from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.window import Window
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 ROOM_RETRY_NS: Final = 1_000_000_000  # how long a start waits that found no room in the journal
 SHARE: Final = 4  # no destination has more than this part of all permits while others wait
+CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 _log = logging.getLogger("wheeltimer.delivery")
@@ -71,9 +73,10 @@ class Dispatcher:
         self._lanes = Lanes(queue_of, window_of)
         self._held = Held(book)
         self._unwritten: list[str] = []  # ready, but their record is not on disk yet
-        self._paused: dict[str, list[Lane]] = {}
-        self._timed: list[tuple[int, int, Lane]] = []  # lanes that wait for an instant: (ns, number, lane)
+        self._timed: list[tuple[int, int, Gate]] = []  # gates that open at an instant: (ns, number, gate)
         self._timed_count = 0
+        self._sieve: Iterator[None] | None = None
+        self._surplus = 0  # keys beyond those of ready tasks that the last sieve left
         self._no_room_until_ns = 0
         self._spawn: Callable[[str, Task, Lane, int], None] | None = None
         self._wake = trio.Event()
@@ -114,10 +117,15 @@ class Dispatcher:
             self._no_room_until_ns = 0
             self._wake.set()
 
+    def paused(self, queue: str) -> None:
+        """A queue was paused: the time that its held tasks have left stands still."""
+        self._held.paused(queue, self._book.now().elapsed_ns)
+
     def resumed(self, queue: str) -> None:
         """A queue is no longer paused: what waited for it may go."""
-        for lane in self._paused.pop(queue, ()):
-            self._lanes.leave(lane)
+        self._held.resumed(queue, self._book.now().elapsed_ns)
+        if queue in self._lanes.queues:
+            self._lanes.wake_all(self._lanes.queues[queue])
         self._wake.set()
 
     def reconfigure(
@@ -125,7 +133,6 @@ class Dispatcher:
     ) -> None:
         """Settings have changed: what waits looks at its limits again."""
         self._lanes.reconfigure(queue_of, window_of)
-        self._untime(lambda lane: True)
         self._wake.set()
 
     # -- choosing -------------------------------------------------------------------------------
@@ -144,70 +151,84 @@ class Dispatcher:
             return self._no_room_until_ns
         self._no_room_until_ns = 0
         self._wake_timed(now_ns)
-        looks, over_share = 0, 0
-        ring = self._lanes.ring
-        while ring and self.in_flight < self._concurrency and over_share < len(ring):
+        looks = tries = 0
+        lanes = self._lanes
+        while self.in_flight < self._concurrency:
+            if not lanes.ring:
+                if not lanes.crowd or tries == CROWD_TRIES:
+                    break
+                tries += 1
+                lanes.uncrowd()
             if looks == LOOKS_MAX:
                 return 0
             looks += 1
-            lane = ring.popleft()
+            lane = lanes.next()
             if not len(lane):
-                self._lanes.leave(lane)
+                lanes.leave(lane, now_ns)
+            elif not self._gates_open(lane, now_ns):
                 continue
-            if not self._gates_open(lane, now_ns):
-                continue
-            window = lane.target.window
-            if window.in_flight >= max(1, self._concurrency // SHARE) and over_share < len(ring):
-                ring.append(lane)
-                over_share += 1
-                continue
-            over_share = 0
-            if not self._start_first(lane, now_ns, spawn):
+            elif self._has_share(lane):
+                lanes.crowd_in(lane)
+            elif self._start_first(lane, now_ns, spawn):
+                tries = 0
+                if lanes.crowd:  # they take turns with those that never had their share
+                    lanes.uncrowd()
+            else:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
                 return self._no_room_until_ns
-        self._drop_stale()
+        if self._drop_stale():
+            return 0
         if self._timed and wait_ns != 0:
             wait_ns = self._timed[0][0] if wait_ns is None else min(wait_ns, self._timed[0][0])
         return wait_ns
 
     def _gates_open(self, lane: Lane, now_ns: int) -> bool:
         """Whether the lane may start something; else it is put in the line of what it waits for."""
-        queue, target = lane.queue, lane.target
         if self._book.engine.paused(lane.name):
-            self._paused.setdefault(lane.name, []).append(lane)
-            self._lanes.wake(target)
+            self._held.paused(lane.name, now_ns)
+            self._lanes.wait(lane, lane.queue)
             return False
-        if queue.concurrency is not None and queue.in_flight >= queue.concurrency:
-            queue.line.append(lane)
-            self._lanes.wake(target)
-            return False
-        wait_ns = target.window.wait_ns(now_ns)
-        if wait_ns is None:
-            target.line.append(lane)
-            self._lanes.wake(queue)
-            return False
-        if queue.bucket is not None:
-            wait_ns = max(wait_ns, queue.bucket.wait_ns(now_ns))
-        if wait_ns:
-            heappush(self._timed, (now_ns + wait_ns, self._timed_count, lane))
-            self._timed_count += 1
-            self._lanes.wake(queue)
-            return False
+        gate: Gate
+        for gate in (lane.queue, lane.target):
+            wait_ns = gate.wait_ns(now_ns)
+            if wait_ns != 0:
+                if wait_ns is not None:
+                    self._time(gate, now_ns + wait_ns)
+                self._lanes.wait(lane, gate)
+                return False
         return True
+
+    def _has_share(self, lane: Lane) -> bool:
+        """Whether the lane's destination has as many permits as it may have now.
+
+        Never more than three times what is free, so whoever comes next, to a destination that has none,
+        finds one, however many slow ones there are (a dynamic threshold, Choudhury and Hahne 1998); nor
+        more than a quarter of all while others wait.
+        """
+        mine = lane.target.window.in_flight
+        if not mine:
+            return False
+        if mine >= (SHARE - 1) * (self._concurrency - self.in_flight):
+            return True
+        return mine >= max(1, self._concurrency // SHARE) and self._lanes.others_go(lane.target)
+
+    def _time(self, gate: Gate, at_ns: int) -> None:
+        """Wake the gate at this instant, unless it is woken before: then it is looked at again."""
+        if gate.look_ns is None or at_ns < gate.look_ns:
+            gate.look_ns = at_ns
+            heappush(self._timed, (at_ns, self._timed_count, gate))
+            self._timed_count += 1
 
     def _wake_timed(self, now_ns: int) -> None:
         while self._timed and self._timed[0][0] <= now_ns:
-            self._lanes.ring.append(heappop(self._timed)[2])
-
-    def _untime(self, wanted: Callable[[Lane], bool]) -> None:
-        """What lanes waited for an instant for has changed: they may try now. O(lanes that wait so)."""
-        self._lanes.ring.extend(lane for _, _, lane in self._timed if wanted(lane))
-        self._timed = [entry for entry in self._timed if not wanted(entry[2])]
-        heapify(self._timed)
+            at_ns, _, gate = heappop(self._timed)
+            if gate.look_ns == at_ns:
+                gate.look_ns = None
+                self._lanes.wake(gate)
 
     def _start_first(self, lane: Lane, now_ns: int, spawn: Callable[[str, Task, Lane, int], None]) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
-        key = self._lanes.take(lane)
+        line, key = self._lanes.take(lane)
         task = self._book.engine.get(key)
         if task is None or task.state != State.READY or destination_of(task) != lane.target.destination:
             pass  # cancelled or changed since it became ready
@@ -221,15 +242,25 @@ class Dispatcher:
                 lane.queue.bucket.take(now_ns)
             spawn(key, task, lane, now_ns)
         else:
-            self._lanes.give_back(lane, key)
+            self._lanes.give_back(lane, line, key)
             return False
-        self._lanes.leave(lane)
+        self._lanes.leave(lane, now_ns)
         return True
 
-    def _drop_stale(self) -> None:
-        """Keys of tasks that are ready no longer must not pile up behind a gate that stays shut."""
-        if self._lanes.size > 2 * self._book.engine.counts[State.READY] + STALE_MIN:
-            self._lanes.keep_only(self._is_ready)
+    def _drop_stale(self) -> bool:
+        """Keys of tasks that are ready no longer must not pile up behind a gate that stays shut: one slice
+        of a pass over all keys; whether there is more to do.
+        """
+        ready = self._book.engine.counts[State.READY]
+        if self._sieve is None:
+            if self._lanes.size <= 2 * ready + self._surplus + STALE_MIN:
+                return False
+            self._sieve = self._lanes.sieve(self._is_ready)
+        if sum(1 for _ in islice(self._sieve, LOOKS_MAX)) == LOOKS_MAX:
+            return True
+        self._sieve = None
+        self._surplus = max(0, self._lanes.size - ready)
+        return False
 
     def _is_ready(self, key: str) -> bool:
         task = self._book.engine.get(key)
@@ -283,7 +314,6 @@ class Dispatcher:
         elif was_held is not None and target.window.held_ns is None:
             _log.info("open destination=%s://%s", target.destination.scheme, target.destination.authority)
             self._held.open(target)
-            self._untime(lambda lane: lane.target is target)
         elif was_held is not None:
             self._held.probed(target)
         self._ended(lane)

@@ -1,8 +1,8 @@
 """Tasks of destinations that are down: when each has waited as long as it would have gone on trying.
 
 A held task uses no attempt. It ends ``dead`` when its own rule would have used up its attempts, had each
-failed at once, counted from when it became held; never before the destination was probed in vain, and not
-while its queue is paused. Everything is done in slices: a destination may go down with a million tasks.
+failed at once, counted from when it became held without the time its queue was paused; never before the
+destination was probed in vain. Everything is done in slices: a destination may go down with a million tasks.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Final, NamedTuple, Protocol
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import rule_of
-from wheeltimer.core.retry import CHANCE_MAX, Rule, next_delay_ms
+from wheeltimer.core.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
 from wheeltimer.delivery.lanes import Target
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
 ROOM_RETRY_NS: Final = 1_000_000_000
+PRUNE_MIN: Final = 4_096  # entries kept before the first look for those that mean nothing any more
 
 
 class Book(Protocol):
@@ -32,24 +33,25 @@ class Book(Protocol):
 
 
 class _Entry(NamedTuple):
-    """``at_ns``: when the task gives up. It counts only while the target is held since ``held_ns``."""
+    """``at_ns``: when the task gives up. It counts only while the target is held since ``held_ns``.
+
+    ``paused_ns``: how long its queue had been paused in all when ``at_ns`` was reckoned.
+    """
 
     at_ns: int
     number: int
     key: str
     lsn: int
     held_ns: int
+    paused_ns: int
     target: Target
 
 
 @lru_cache(maxsize=1024)
 def rest_ms(rule: Rule, failures: int) -> int:
     """From the next attempt to the last, when each fails at once: the rule's nominal delays, added up."""
-    total, failed = 0, failures + 1
-    while (delay_ms := next_delay_ms(rule, failed, CHANCE_MAX // 2)) is not None:
-        total += delay_ms
-        failed += 1
-    return total
+    spent = (next_delay_ms(rule, failed, CHANCE_MAX // 2) or 0 for failed in range(1, failures + 1))
+    return max(0, budget_ms(rule) - sum(spent))
 
 
 class Held:
@@ -61,44 +63,84 @@ class Held:
         self._count = 0
         self._coming: deque[tuple[Target, int, Iterator[str]]] = deque()  # of targets that went down just now
         self._unprobed: dict[Target, deque[_Entry]] = {}
-        self._probed: deque[_Entry] = deque()
+        self._parked: dict[str, deque[_Entry]] = {}  # due, but their queue is paused
+        # Due while their own attempt, the probe, was under way or waited for its retry: lsn by key.
+        self._overdue: dict[Target, dict[str, int]] = {}
+        self._again: deque[_Entry] = deque()  # due before, to be looked at again
+        self._paused_since_ns: dict[str, int] = {}
+        self._paused_ns: dict[str, int] = {}  # of queues that were paused: how long in all, till resumed
+        self._pruning: list[_Entry] = []
+        self._prune_at = PRUNE_MIN
+
+    def __len__(self) -> int:
+        """Entries kept, those that mean nothing any more included."""
+        waiting = sum(map(len, (*self._unprobed.values(), *self._parked.values())))
+        return len(self._heap) + len(self._again) + len(self._pruning) + waiting
+
+    # -- what comes in --------------------------------------------------------------------------
 
     def hold(self, target: Target, now_ns: int) -> None:
         """A destination went down: what is in its lanes is taken in, a slice at each ``sweep``."""
-        keys = [key for lane in target.lanes.values() for key in (*lane.late, *lane.fresh)]
-        self._coming.append((target, now_ns, iter(keys)))
+        for lane in target.lanes.values():
+            self._coming.append((target, now_ns, lane.waiting_keys()))
 
     def add(self, key: str, task: Task, target: Target, now_ns: int) -> None:
-        """A task became ready for a destination that is held."""
+        """A task became held ``now_ns``."""
         held_ns = target.window.held_ns
         assert held_ns is not None
-        at_ns = now_ns + rest_ms(rule_of(task), task.failures) * NS_PER_MS
-        heappush(self._heap, _Entry(at_ns, self._count, key, task.lsn, held_ns, target))
+        at_ns = now_ns
+        if self._overdue.get(target, {}).pop(key, None) != task.lsn:
+            at_ns += rest_ms(rule_of(task), task.failures) * NS_PER_MS
+        paused_ns = self._paused_till(split_key(key)[0], now_ns) if self._paused_ns else 0
+        heappush(self._heap, _Entry(at_ns, self._count, key, task.lsn, held_ns, paused_ns, target))
         self._count += 1
 
     def probed(self, target: Target) -> None:
         """A probe failed: those that waited for one may give up."""
-        self._probed.extend(self._unprobed.pop(target, ()))
+        self._again.extend(self._unprobed.pop(target, ()))
 
     def open(self, target: Target) -> None:
         """The destination answers again; entries of this hold are passed over when they come up."""
         self._unprobed.pop(target, None)
+        self._overdue.pop(target, None)
+
+    def paused(self, queue: str, now_ns: int) -> None:
+        """The queue is paused: the time of its tasks stands still. Said again it changes nothing."""
+        self._paused_since_ns.setdefault(queue, now_ns)
+        self._paused_ns.setdefault(queue, 0)
+
+    def resumed(self, queue: str, now_ns: int) -> None:
+        """The queue is no longer paused: the time of its tasks goes on."""
+        since_ns = self._paused_since_ns.pop(queue, None)
+        if since_ns is not None:
+            self._paused_ns[queue] += now_ns - since_ns
+        self._again.extend(self._parked.pop(queue, ()))
+
+    def _paused_till(self, queue: str, now_ns: int) -> int:
+        since_ns = self._paused_since_ns.get(queue, now_ns)
+        return self._paused_ns.get(queue, 0) + max(0, now_ns - since_ns)
+
+    # -- what goes out --------------------------------------------------------------------------
 
     def sweep(self, now_ns: int) -> int | None:
         """One slice: elapsed ns at which to sweep again (now: more to do at once), None for never."""
-        left = SLICE_MAX
-        left -= self._take_in(left)
-        while left and self._probed:
+        left = SLICE_MAX - self._take_in(SLICE_MAX)
+        left -= self._prune(left)
+        while left and self._again:
             left -= 1
-            if not self._end(self._probed.popleft(), now_ns):
+            if not self._end(self._again.popleft(), now_ns):
                 return now_ns + ROOM_RETRY_NS
         while left and self._heap and self._heap[0].at_ns <= now_ns:
             left -= 1
             if not self._end(heappop(self._heap), now_ns):
                 return now_ns + ROOM_RETRY_NS
-        if self._coming or self._probed:
+        if self._coming or self._again or self._pruning:
             return now_ns
-        return self._heap[0].at_ns if self._heap else None
+        if self._heap:
+            return self._heap[0].at_ns
+        if not self._unprobed and not self._parked:
+            self._paused_ns = {queue: self._paused_ns[queue] for queue in self._paused_since_ns}
+        return None
 
     def _take_in(self, most: int) -> int:
         taken = 0
@@ -116,17 +158,52 @@ class Held:
 
     def _end(self, entry: _Entry, now_ns: int) -> bool:
         """Let the task of a due entry give up, unless it has moved on; False where there was no room."""
-        target = entry.target
-        if target.window.held_ns != entry.held_ns:
+        target, queue = entry.target, split_key(entry.key)[0]
+        state = self._state(entry)
+        if state is None:
             return True
-        task = self._book.engine.get(entry.key)
-        if task is None or task.state != State.READY or task.lsn != entry.lsn:
+        if self._book.engine.paused(queue):
+            self.paused(queue, now_ns)
+            self._parked.setdefault(queue, deque()).append(entry)
             return True
-        if self._book.engine.paused(split_key(entry.key)[0]):
-            self.add(entry.key, task, target, max(now_ns, entry.at_ns) + ROOM_RETRY_NS)
+        paused_ns = self._paused_till(queue, now_ns)
+        if paused_ns > entry.paused_ns:
+            at_ns = entry.at_ns + paused_ns - entry.paused_ns
+            heappush(self._heap, entry._replace(at_ns=at_ns, paused_ns=paused_ns))
+        elif state is not State.READY:
+            self._overdue.setdefault(target, {})[entry.key] = entry.lsn
         elif not target.window.probes:
             self._unprobed.setdefault(target, deque()).append(entry)
         elif not self._book.give_up(entry.key):
             heappush(self._heap, entry)
             return False
         return True
+
+    def _state(self, entry: _Entry) -> State | None:
+        """The state of the entry's task, None where the entry says nothing of it any more."""
+        if entry.target.window.held_ns != entry.held_ns:
+            return None
+        task = self._book.engine.get(entry.key)
+        if task is None or task.lsn != entry.lsn or task.state >= State.DONE:
+            return None
+        return State(task.state)
+
+    def _prune(self, most: int) -> int:
+        """Drop entries of tasks that moved on or destinations that opened: a slice of a pass over all.
+
+        A pass begins when there are twice as many as the last one left, so its cost is spread.
+        """
+        if not self._pruning:
+            if len(self._heap) <= self._prune_at:
+                return 0
+            self._pruning, self._heap = self._heap, []
+            self._pruning.reverse()  # a heap begins with what is due soonest
+        looks = 0
+        while self._pruning and looks < most:
+            looks += 1
+            entry = self._pruning.pop()
+            if self._state(entry) is not None:
+                heappush(self._heap, entry)
+        if not self._pruning:
+            self._prune_at = 2 * len(self._heap) + PRUNE_MIN
+        return looks

@@ -1,31 +1,45 @@
 """What waits to be sent, by queue and destination, and what each of them waits for.
 
 A *lane* is the ready tasks of one queue for one destination, in the order they became ready. A lane
-that holds something stands in exactly one line: the ring of those that may go, or the line of the gate
-(its queue's or its destination's) that is shut. So picking the next attempt costs the same whatever
-the number of tasks, lanes and destinations. Only keys are kept: whether a task is still ready is the
-engine's to say.
+that holds something stands in exactly one line: the ring of those that may go, the crowd of those that
+would take more than their share of the permits, or the line of the gate (its queue's or its
+destination's) that is shut. So picking the next attempt costs the same whatever the number of tasks,
+lanes and destinations. Only keys are kept: whether a task is still ready is the engine's to say.
+
+What keeps a lane from being forgotten: where lanes stand in a gate's line, either the gate is shut and
+whatever opens it will ``wake`` it, or a lane of that gate is in the ring; and a lane that leaves the
+ring for any other reason than this gate wakes the next in its line.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Final
 
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.window import Bucket, Window
 
 WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to them
+FORGET_TRIES: Final = 16  # destinations looked at for one to forget, when there are too many
 
 
 class Gate:
-    """What a lane may have to wait for: ``line`` holds the lanes that do."""
+    """What a lane may have to wait for: ``line`` holds the lanes that do.
 
-    __slots__ = ("line",)
+    ``look_ns``: the instant for which whoever watches the clock was told to wake it, None: none.
+    """
+
+    __slots__ = ("line", "look_ns")
 
     def __init__(self) -> None:
         self.line: deque[Lane] = deque()
+        self.look_ns: int | None = None
+
+    def wait_ns(self, now_ns: int) -> int | None:
+        """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
+        raise NotImplementedError
 
 
 class Queue(Gate):
@@ -40,17 +54,45 @@ class Queue(Gate):
         self.in_flight = 0
         self.lanes = 0
 
+    def wait_ns(self, now_ns: int) -> int | None:
+        if self.concurrency is not None and self.in_flight >= self.concurrency:
+            return None
+        return 0 if self.bucket is None else self.bucket.wait_ns(now_ns)
+
 
 class Target(Gate):
-    """A destination, its window and the lanes that go there."""
+    """A destination, its window and the lanes that go there; ``going``: those in the ring or the crowd."""
 
-    __slots__ = ("destination", "lanes", "window")
+    __slots__ = ("destination", "going", "lanes", "window")
 
     def __init__(self, destination: Destination, window: Window) -> None:
         super().__init__()
         self.destination = destination
         self.window = window
         self.lanes: dict[str, Lane] = {}
+        self.going = 0
+
+    def wait_ns(self, now_ns: int) -> int | None:
+        return self.window.wait_ns(now_ns)
+
+
+class Line:
+    """Keys, first come first. ``sieved``: those that a pass of ``sieve`` has been over; they go first."""
+
+    __slots__ = ("keys", "sieved")
+
+    def __init__(self) -> None:
+        self.keys: deque[str] = deque()
+        self.sieved: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self.keys) + len(self.sieved)
+
+    def take(self) -> str:
+        return (self.sieved or self.keys).popleft()
+
+    def give_back(self, key: str) -> None:
+        (self.sieved or self.keys).appendleft(key)
 
 
 class Lane:
@@ -66,23 +108,29 @@ class Lane:
         self.name = name
         self.queue = queue
         self.target = target
-        self.fresh: deque[str] = deque()
-        self.late: deque[str] = deque()
+        self.fresh = Line()
+        self.late = Line()
         self.turn = False
-        self.waiting = False  # it stands in a line or in the ring
+        self.waiting = False  # it stands in a line, the ring or the crowd
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.late)
 
-    def take(self) -> str:
-        """The next key; the lane holds at least one."""
+    def take(self) -> tuple[Line, str]:
+        """The next key and the line it stood in; the lane holds at least one."""
         self.turn = not self.turn
         first, second = (self.late, self.fresh) if self.turn else (self.fresh, self.late)
-        return first.popleft() if first else second.popleft()
+        line = first if len(first) else second
+        return line, line.take()
+
+    def waiting_keys(self) -> Iterator[str]:
+        """A copy of all keys, in order: 8 bytes and about 5 ns for each."""
+        copies = [list(keys) for line in (self.late, self.fresh) for keys in (line.sieved, line.keys)]
+        return chain.from_iterable(copies)
 
 
 class Lanes:
-    """All lanes, their gates, and the ring of those that may go. ``len`` counts the keys in them."""
+    """All lanes, their gates, the ring of those that may go and the crowd. ``size`` counts their keys."""
 
     def __init__(
         self, new_queue: Callable[[str], Queue], new_window: Callable[[Destination], Window]
@@ -90,6 +138,7 @@ class Lanes:
         self._new_queue = new_queue
         self._new_window = new_window
         self.ring: deque[Lane] = deque()
+        self.crowd: deque[Lane] = deque()
         self.queues: dict[str, Queue] = {}
         self.targets: OrderedDict[Destination, Target] = OrderedDict()
         self.size = 0
@@ -98,8 +147,8 @@ class Lanes:
         """Put a ready task's key at the end of its lane."""
         target = self.targets.get(destination)
         if target is None:
-            target = self.targets[destination] = Target(destination, self._new_window(destination))
             self._forget_idle()
+            target = self.targets[destination] = Target(destination, self._new_window(destination))
         lane = target.lanes.get(name)
         if lane is None:
             queue = self.queues.get(name)
@@ -107,51 +156,88 @@ class Lanes:
                 queue = self.queues[name] = self._new_queue(name)
             queue.lanes += 1
             lane = target.lanes[name] = Lane(name, queue, target)
-        (lane.late if late else lane.fresh).append(key)
+        (lane.late if late else lane.fresh).keys.append(key)
         self.size += 1
         if not lane.waiting:
             lane.waiting = True
-            self.ring.append(lane)
+            self._stand(lane)
         return lane
 
-    def take(self, lane: Lane) -> str:
+    def _stand(self, lane: Lane) -> None:
+        """A lane that has just come does not go past those that wait for its gates already."""
+        for gate in (lane.queue, lane.target):
+            if gate.line:
+                gate.line.append(lane)
+                return
+        self._go(lane)
+
+    # -- the ring and the crowd -----------------------------------------------------------------
+
+    def _go(self, lane: Lane) -> None:
+        self.ring.append(lane)
+        lane.target.going += 1
+
+    def next(self) -> Lane:
+        """Take the first lane out of the ring; it must be put somewhere else, or ``leave``."""
+        lane = self.ring.popleft()
+        lane.target.going -= 1
+        return lane
+
+    def others_go(self, target: Target) -> bool:
+        """Whether anything for another destination waits for a permit."""
+        return len(self.ring) + len(self.crowd) > target.going
+
+    def crowd_in(self, lane: Lane) -> None:
+        """The lane has its share of the permits: it waits for more of them to be free."""
+        self.crowd.append(lane)
+        lane.target.going += 1
+        self.wake(lane.queue)
+
+    def uncrowd(self) -> None:
+        """The first lane of the crowd may try again."""
+        self.ring.append(self.crowd.popleft())
+
+    def take(self, lane: Lane) -> tuple[Line, str]:
         self.size -= 1
         return lane.take()
 
-    def give_back(self, lane: Lane, key: str) -> None:
+    def give_back(self, lane: Lane, line: Line, key: str) -> None:
         """The lane's first key could not start after all: it stays first, and the lane first in the ring."""
-        lane.fresh.appendleft(key)
+        line.give_back(key)
+        lane.turn = not lane.turn
         self.size += 1
         self.ring.appendleft(lane)
+        lane.target.going += 1
 
-    def keep_only(self, wanted: Callable[[str], bool]) -> None:
-        """Drop keys that are not wanted any more, and what was put in twice. O(keys)."""
-        for target in self.targets.values():
-            for lane in target.lanes.values():
-                for line in (lane.fresh, lane.late):
-                    kept = [key for key in dict.fromkeys(line) if wanted(key)]
-                    self.size -= len(line) - len(kept)
-                    line.clear()
-                    line.extend(kept)
-
-    def leave(self, lane: Lane) -> None:
-        """The lane was taken out of the ring or a line: back to the ring, or away when it is empty."""
+    def leave(self, lane: Lane, now_ns: int) -> None:
+        """The lane was taken out of the ring: back to it, or away when it is empty."""
         if len(lane):
-            self.ring.append(lane)
+            self._go(lane)
             return
         lane.waiting = False
         del lane.target.lanes[lane.name]
         lane.queue.lanes -= 1
+        for gate in (lane.queue, lane.target):
+            if gate.line and gate.wait_ns(now_ns) is not None:
+                self.wake(gate)
         self._drop_queue(lane.name, lane.queue)
 
-    def wake(self, gate: Gate) -> None:
-        """A gate has opened: the first lane in its line may try, and wakes the next if it cannot go."""
-        if gate.line:
-            self.ring.append(gate.line.popleft())
+    # -- gates ----------------------------------------------------------------------------------
 
-    def _drop_queue(self, name: str, queue: Queue) -> None:
-        if not queue.lanes and not queue.in_flight and queue.bucket is None:
-            self.queues.pop(name, None)
+    def wait(self, lane: Lane, gate: Gate) -> None:
+        """The lane, taken out of the ring, waits for this gate; what waited for it at the other may try."""
+        gate.line.append(lane)
+        self.wake(lane.target if gate is lane.queue else lane.queue)
+
+    def wake(self, gate: Gate) -> None:
+        """A gate may have opened: the first lane in its line may try, and wakes the next when it is done."""
+        if gate.line:
+            self._go(gate.line.popleft())
+
+    def wake_all(self, gate: Gate) -> None:
+        """The gate's limits have changed. O(lanes that wait for it)."""
+        while gate.line:
+            self._go(gate.line.popleft())
 
     def ended(self, lane: Lane) -> None:
         """An attempt of this lane has ended; its gates may have opened."""
@@ -168,19 +254,49 @@ class Lanes:
         self._new_queue, self._new_window = new_queue, new_window
         for name, queue in self.queues.items():
             fresh = new_queue(name)
-            queue.concurrency, queue.bucket = fresh.concurrency, fresh.bucket
-            self.ring.extend(queue.line)
-            queue.line.clear()
+            queue.concurrency = fresh.concurrency
+            if queue.bucket is None or fresh.bucket is None or queue.bucket.rate != fresh.bucket.rate:
+                queue.bucket = fresh.bucket
+            self.wake_all(queue)
         for destination, target in self.targets.items():
             target.window.limit(new_window(destination))
-            self.ring.extend(target.line)
-            target.line.clear()
+            self.wake_all(target)
+
+    def _drop_queue(self, name: str, queue: Queue) -> None:
+        if not queue.lanes and not queue.in_flight and queue.bucket is None:
+            self.queues.pop(name, None)
 
     def _forget_idle(self) -> None:
-        """Forget the destination that was idle longest, where too many are remembered."""
-        if len(self.targets) <= WINDOWS_MAX:
+        """Forget a destination that nothing waits for, where too many are remembered: idle longest first."""
+        if len(self.targets) < WINDOWS_MAX:
             return
-        for destination, target in self.targets.items():
-            if not target.lanes and not target.window.in_flight and target.window.held_ns is None:
+        for _ in range(FORGET_TRIES):
+            destination, target = next(iter(self.targets.items()))
+            if not target.lanes and not target.window.in_flight:
                 del self.targets[destination]
                 return
+            self.targets.move_to_end(destination)
+
+    # -- keys that are not wanted any more ------------------------------------------------------
+
+    def sieve(self, wanted: Callable[[str], bool]) -> Iterator[None]:
+        """Drop keys that are not wanted and what was put in twice; one key looked at for each step."""
+        for target in list(self.targets.values()):
+            for lane in list(target.lanes.values()):
+                for line in (lane.late, lane.fresh):
+                    yield from self._sieve_line(line, wanted)
+
+    def _sieve_line(self, line: Line, wanted: Callable[[str], bool]) -> Iterator[None]:
+        seen: set[str] = set()
+        for _ in range(len(line.keys)):
+            if not line.keys:  # taken meanwhile
+                break
+            key = line.keys.popleft()
+            if key not in seen and wanted(key):
+                seen.add(key)
+                line.sieved.append(key)
+            else:
+                self.size -= 1
+            yield
+        line.sieved.extend(line.keys)  # only what came meanwhile
+        line.keys, line.sieved = line.sieved, deque()

@@ -48,9 +48,10 @@ def too_much(answer: Answer) -> bool:
 class Bucket:
     """A token bucket with a burst of one second, in integers (GCRA, ITU-T I.371)."""
 
-    __slots__ = ("_burst_ns", "_count", "_period_ns", "_whole_ns")
+    __slots__ = ("_burst_ns", "_count", "_period_ns", "_whole_ns", "rate")
 
     def __init__(self, count: int, period_ms: int) -> None:
+        self.rate = (count, period_ms)
         self._count = count
         self._period_ns = period_ms * 1_000_000
         # One token is period/count ns; kept multiplied by count, so that no fraction is lost.
@@ -94,7 +95,9 @@ class Window:
 
     def limit(self, fresh: Window) -> None:
         """Take the limits of a new setting over; what was learned of the destination stays."""
-        self.size_max, self.bucket = fresh.size_max, fresh.bucket
+        if self.bucket is None or fresh.bucket is None or self.bucket.rate != fresh.bucket.rate:
+            self.bucket = fresh.bucket  # else what was used of this second stays used
+        self.size_max = fresh.size_max
         self.size = min(self.size, self.size_max)
 
     def start(self, now_ns: int) -> None:
