@@ -6,6 +6,7 @@ an answer means for the task is ``core/outcomes.py``.
 
 from __future__ import annotations
 
+import datetime
 import email.utils
 from collections.abc import Callable, Sequence
 from functools import lru_cache
@@ -155,11 +156,11 @@ def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool]:
 def retry_after_ms(value: str, now: Now) -> int | None:
     """``Retry-After`` in either form (RFC 9110 section 10.2.3), at most a day; None where it is neither."""
     if value.isascii() and value.isdigit():
-        return min(int(value[:9]) * 1000, RETRY_AFTER_MAX_MS)
+        return min(int(value.lstrip("0")[:9] or "0") * 1000, RETRY_AFTER_MAX_MS)
     try:
         instant = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the second for a year or an hour of twenty digits
         return None
-    if instant.tzinfo is None:
-        return None
+    if instant.tzinfo is None:  # the asctime form names none and means GMT (RFC 9110 section 5.6.7)
+        instant = instant.replace(tzinfo=datetime.UTC)
     return min(max(0, int(instant.timestamp() * 1000) - now.wall_ms), RETRY_AFTER_MAX_MS)
