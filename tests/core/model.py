@@ -245,7 +245,8 @@ class Model:
             for deadline in (task.deadline, task.expiry):
                 if deadline is not None:
                     deadline.at_ns = self._recovered_ns(deadline, now, last)
-        for key, task in list(self.tasks.items()):
+        for key in sorted(self.tasks, key="/".join):  # in the order that the driver takes
+            task = self.tasks[key]
             if task.stop == "cancel":
                 self._end(key, "cancelled", now)
             elif task.stop == "finish":

@@ -88,9 +88,9 @@ class Play:
 
     def step(self, what: int, target: int, a: int, b: int) -> None:
         kinds: tuple[tuple[int, Callable[[int, int, int], None]], ...] = (
-            (1, self.nothing), (6, self.schedule), (3, self.reschedule), (2, self.cancel), (2, self.finish),
-            (2, self.redrive), (1, self.many), (1, self.pause), (4, self.advance), (4, self.start),
-            (4, self.outcome), (1, self.step_wall), (2, self.crash), (1, self.forget),
+            (1, self.nothing), (5, self.schedule), (3, self.reschedule), (2, self.cancel), (2, self.finish),
+            (1, self.redrive), (1, self.many), (1, self.pause), (2, self.advance), (5, self.start),
+            (8, self.outcome), (1, self.step_wall), (1, self.crash), (1, self.forget),
             (1, self.destination_down), (1, self.page),
         )  # fmt: skip
         for weight, act in kinds:
@@ -105,11 +105,12 @@ class Play:
         pass
 
     def named(self, target: int) -> dict[str, Any]:
-        """A task that is known, a hook perhaps, or now and then one that is not."""
+        """A task that is known, a hook perhaps; often one that is running, now and then one that is not."""
         known = sorted(self.model.tasks)
+        running = [key for key in known if self.model.tasks[key].state == "running"]
         if target == 11 or not known:
             return {"id": "nobody"}
-        queue, id = known[target % len(known)]
+        queue, id = running[target % len(running)] if running and target < 6 else known[target % len(known)]
         return {"id": id} if queue == "default" and target % 2 else {"id": id, "queue": queue}
 
     def same(self, op: str, ask: dict[str, Any], answered: Callable[[Reply], Reply]) -> None:
@@ -133,7 +134,7 @@ class Play:
         if queue != "default":
             ask["queue"] = queue
         # Few combinations, each often, so that the same request comes twice.
-        ask |= DUES[a % len(DUES)] | POLLS[b % 4] | EXPIRIES[b % 6] | CONTENTS[a % 7] | HOOKS[b // 2 % 4]
+        ask |= DUES[a % len(DUES)] | POLLS[a // 3 % 4] | EXPIRIES[b % 6] | CONTENTS[a % 7] | HOOKS[b // 2 % 4]
         ask |= RETRIES[(a + b) % 6] | CONFLICTS[a // 20]
         if b % 5 == 4:  # nothing special: what most clients ask, and its own way in
             ask = {name: ask[name] for name in ("url", "id", "queue") if name in ask} | {"delay": a}
@@ -208,12 +209,15 @@ class Play:
             self.look(b)
 
     def start(self, target: int, a: int, b: int) -> None:
+        """Begin an attempt; where nothing is ready, time passes."""
         keys = self.model.startable()
-        if keys:
-            queue, id = keys[target % len(keys)]
-            self.story.append(f"start {queue}/{id}")
-            self.driver.start(key_of(queue, id))
-            self.model.start((queue, id))
+        if not keys:
+            self.advance(target % 3, a, b)
+            return
+        queue, id = keys[target % len(keys)]
+        self.story.append(f"start {queue}/{id}")
+        self.driver.start(key_of(queue, id))
+        self.model.start((queue, id))
 
     def outcome(self, target: int, a: int, b: int) -> None:
         keys = sorted(key for key, task in self.model.tasks.items() if task.state == "running")
