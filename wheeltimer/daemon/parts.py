@@ -19,8 +19,8 @@ def _bucket(rate: Rate | None) -> Bucket | None:
     return None if rate is None else Bucket(rate.count, rate.period_ms)
 
 
-def policy_of(settings: Settings) -> Policy:
-    """What decisions depend on, from the settings."""
+def policy_of(settings: Settings, rule: AddressRule) -> Policy:
+    """What decisions depend on. ``rule`` is that of the start: listeners and networks stay at a reload."""
     rules = dict(settings.retry)
     queues = {
         name: QueuePolicy(
@@ -28,7 +28,7 @@ def policy_of(settings: Settings) -> Policy:
         )
         for name, queue in settings.queues.items()
     }
-    return Policy(rules=rules, queues=queues, check_host=address_rule(settings).check_host)
+    return Policy(rules=rules, queues=queues, check_host=rule.check_host)
 
 
 def queue_of(settings: Settings) -> Callable[[str], Queue]:

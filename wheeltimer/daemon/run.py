@@ -13,12 +13,12 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable
 
 import trio
 
 from wheeltimer import __version__
+from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS
@@ -87,7 +87,7 @@ class Daemon:
         self.settings = settings
         self.clock = clock
         self._reload = reload
-        self._began = time.monotonic()
+        self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
 
     def recover(self, progress: Progress | None = None) -> None:
@@ -117,13 +117,13 @@ class Daemon:
         gc.enable()
         gc.set_threshold(GC_YOUNG_MAX, 20, 100)
         gc.freeze()  # what was recovered lives long: later passes need not look at it
-        self._recovered_ms = round((time.monotonic() - self._began) * 1000)
+        self._recovered_ms = self._since_began_ms()
 
     async def run(self) -> int:
         """Serve until a signal or a failure of the storage; the exit code."""
         settings, journal = self.settings, self.journal
-        ledger = Ledger(self.engine, journal, self.clock, policy_of(settings))
         rule = address_rule(settings)
+        ledger = Ledger(self.engine, journal, self.clock, policy_of(settings, rule))
         transport = Transport(rule.check)
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
@@ -162,7 +162,7 @@ class Daemon:
                         await inner.start(ticker.run)
                         for listener in listeners:
                             await outer.start(trio.serve_listeners, server.serve, [listener])
-                        inner.start_soon(self._hangups, ledger, sender, dispatcher)
+                        inner.start_soon(self._hangups, rule, ledger, sender, dispatcher)
                         inner.start_soon(_close_idle, transport)
                         self._say_ready(names)
             except* StorageFailed:
@@ -209,7 +209,9 @@ class Daemon:
                 )
                 outer.start_soon(self._drain, dispatcher, work)
 
-    async def _hangups(self, ledger: Ledger, sender: Sender, dispatcher: Dispatcher) -> None:
+    async def _hangups(
+        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher
+    ) -> None:
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
             async for _ in signals:
@@ -220,7 +222,7 @@ class Daemon:
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
                     continue
-                ledger.policy = policy_of(settings)
+                ledger.policy = policy_of(settings, rule)
                 sender.keys_of = keys_of(settings)
                 dispatcher.reconfigure(queue_of(settings), window_of(settings))
                 _log.info("settings reloaded queues=%d", len(settings.queues))
@@ -242,8 +244,11 @@ class Daemon:
             "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
             "lateness_us": late,
             "clock_steps": ticker.steps,
-            "uptime_ms": round((time.monotonic() - self._began) * 1000),
+            "uptime_ms": self._since_began_ms(),
         }
+
+    def _since_began_ms(self) -> int:
+        return (self.clock.elapsed_ns() - self._began_ns) // NS_PER_MS
 
     def _say_ready(self, names: list[str]) -> None:
         print(
