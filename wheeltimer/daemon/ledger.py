@@ -13,6 +13,7 @@ from typing import Any
 
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
+from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.intake import Run
 from wheeltimer.core.outcomes import Answer
@@ -22,7 +23,6 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
-RETRY_FULL_MS = 1_000
 FORGET_MAX = 256  # ended tasks whose retention is over, forgotten per slice
 _VOLATILE = (r.Due, r.Started)
 # Records that make new work need ordinary room; all others may use the reserved segments.
