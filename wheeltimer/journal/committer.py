@@ -99,7 +99,7 @@ class Committer:
         given to :meth:`append` with the same ``size``, or back with :meth:`release`.
         """
         assert 0 <= size <= self.decision_bytes_max, size
-        taken = self._taken + (size + _CHARGE & -SECTOR_BYTES)
+        taken = self._taken + charge(size)
         if taken > (self._room_essential if essential else self._room):
             return False
         self._taken = taken
@@ -126,7 +126,7 @@ class Committer:
             self._close_batch(Kind.BATCH)
             hold = False  # a batch that is full need not wait
         self._size += size
-        self._charge += reserved + _CHARGE & -SECTOR_BYTES
+        self._charge += charge(reserved)
         self._records += records
         lsn = self._last_lsn = self._last_lsn + number
         if not (hold or self._busy):

@@ -58,8 +58,8 @@ CHAINED: Final = frozenset({Kind.BATCH, Kind.SEAL, Kind.TRIM})
 class Clocks(NamedTuple):
     """When a frame was written: elapsed time (CLOCK_BOOTTIME) under a boot id, and wall time.
 
-    ``boot_id`` is 16 bytes. ``wall_ms`` is rounded up by whoever reads the clock: a deadline that goes
-    through it to another boot is then late and never early.
+    ``boot_id`` is 16 bytes. ``wall_ms`` is in whole ms, rounded down: a deadline that goes through it to
+    another boot is late and never early only with one ms more.
     """
 
     boot_id: bytes

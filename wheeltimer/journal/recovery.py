@@ -1,7 +1,7 @@
-"""Folder -> what the journal holds: the rule that tells torn from damaged, and the tail made anew.
+"""Folder -> what the journal holds: the rule that tells torn from damaged.
 
-:func:`scan` judges and changes nothing; :func:`restore` then makes the tail writable again. Both work
-through a :class:`~wheeltimer.journal.disk.Disk` or plain functions, so that tests hand in bytes.
+:func:`scan` judges and changes nothing; it is handed a function that reads, so that tests hand in bytes.
+The tail is made writable again by ``writer.restore``.
 
 The rule. A frame is written only after the one before it was synced, so a crash can spoil the last
 one alone. What does not verify in the last segment, with nothing later that tells of it, is *torn*: it
@@ -43,7 +43,7 @@ class Scan:
     """What a folder holds. ``parts`` in order, without those that were trimmed (``trimmed``: names).
 
     ``boots``: for every boot that wrote frames, the clocks of the last one. ``tail_data``: the last
-    segment's bytes when :func:`restore` has to make it anew, else None.
+    segment's bytes when ``writer.restore`` has to make it anew, else None.
     """
 
     journal_id: bytes = b""
