@@ -9,16 +9,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 import msgspec
 
 from wheeltimer.cli import show
 from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.core.task import STATE_WORDS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_STATES: Final = ("scheduled", "ready", "running", "done", "dead", "expired", "cancelled")
 
 _QUEUE = click.option("--queue", metavar="NAME", help="The task's queue.  [default: default]")
 _IF_VERSION = click.option("--if-version", type=int, metavar="N", help="Only if this is its present version.")
@@ -215,7 +215,7 @@ def get(session: Session, id: str, queue: str | None) -> None:
 
 @click.command("list")
 @_QUEUE
-@click.option("--state", type=click.Choice(_STATES), help="Only tasks in this state.")
+@click.option("--state", type=click.Choice(STATE_WORDS), help="Only tasks in this state.")
 @click.option("--group", metavar="NAME", help="Only tasks of this group.")
 @click.option("--limit", type=int, metavar="N", help="At most so many.  [default: 100, at most 1000]")
 @click.option("--cursor", metavar="CURSOR", help="Go on where an earlier list ended.")

@@ -1,7 +1,7 @@
 """``Client``: the protocol as methods, over one blocking connection.
 
-One method per ``op``, with the protocol's own field names. It sends a request once and never again:
-what a lost connection leaves open is said by the error. Lines and sockets are in ``connection.py``.
+A method for each ``op`` that most callers need, with the protocol's own field names, and ``request`` for
+all others. It sends a request once and never again: what a lost connection leaves open is said by the error. Lines and sockets are in ``connection.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from wheeltimer.errors import Refused, ServerUnreachable
 
 Reply = dict[str, Any]
 
-_READS: Final = frozenset(("hello", "ping", "get", "list", "stats", "forecast"))
+_READS: Final = frozenset(("hello", "ping", "get", "list", "stats"))
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
