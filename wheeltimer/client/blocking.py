@@ -1,7 +1,8 @@
 """``Client``: the protocol as methods, over one blocking connection.
 
 A method for each ``op`` that most callers need, with the protocol's own field names, and ``request`` for
-all others. It sends a request once and never again: what a lost connection leaves open is said by the error. Lines and sockets are in ``connection.py``.
+all others. It sends a request once and never again: what a lost connection leaves open is said by the
+error. Lines and sockets are in ``connection.py``.
 """
 
 from __future__ import annotations
