@@ -37,12 +37,11 @@ from wheeltimer.errors import Refused
 
 DEFAULT_QUEUE: Final = "default"
 RETRY_FULL_MS: Final = 1_000  # after how long a client that was told "full" may ask again
-Records = list[r.AnyRecord]
 
 
 def schedule(
     engine: Engine, policy: Policy, command: c.Schedule, now: Now, lsn: int, chance: int
-) -> tuple[Records, ScheduleReply]:
+) -> tuple[r.Records, ScheduleReply]:
     """One ``Scheduled`` record, or none for a duplicate. ``chance`` is 32 random bits, for an id."""
     # The way every task comes: what most requests do not need is asked for at most once.
     limits, wall_ms = engine.limits, now.wall_ms
@@ -79,7 +78,7 @@ def schedule(
 
 def _known(
     engine: Engine, command: c.Schedule, key: str, known: Task, task: Task, wall_ms: int
-) -> tuple[Records, ScheduleReply]:
+) -> tuple[r.Records, ScheduleReply]:
     """``schedule`` of an id that is known: a duplicate, a refusal, or a new version."""
     queue, id = split_key(key)
     state = STATE_WORDS[known.state]
@@ -219,7 +218,7 @@ def refuse_ended(task: Task, what: Input) -> None:
 
 def reschedule(
     engine: Engine, policy: Policy, command: c.Reschedule, now: Now, lsn: int
-) -> tuple[Records, RescheduleReply]:
+) -> tuple[r.Records, RescheduleReply]:
     """A new version with a new due or new fields; the request that made the task stays its content."""
     key, old = find(engine, command.id, command.queue)
     check_version(old, command.if_version)

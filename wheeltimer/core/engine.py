@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from msgspec.structs import replace
 
@@ -29,12 +28,6 @@ from wheeltimer.core.task import (
     digest,
     unpack,
 )
-
-STATES: Final = len(State)
-# Plain integers: comparing with a member of an enumeration takes three times as long.
-_SCHEDULED: Final = int(State.SCHEDULED)
-_READY: Final = int(State.READY)
-_FIRST_END: Final = int(State.DONE)
 
 
 class Engine(Rows):

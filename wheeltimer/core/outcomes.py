@@ -32,7 +32,6 @@ from wheeltimer.core.task import (
 )
 from wheeltimer.core.units import parse_duration_ms
 
-Records = list[r.AnyRecord]
 ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410
 
@@ -55,7 +54,7 @@ class Answer(Struct, frozen=True, gc=False):
     stop: bool = False
 
 
-def due(engine: Engine, key: str, now: Now, lsn: int) -> Records:
+def due(engine: Engine, key: str, now: Now, lsn: int) -> r.Records:
     """What the wheel's handing over of ``key`` means now: it is due, or it has expired."""
     task = engine.get(key)
     assert task is not None
@@ -93,7 +92,7 @@ def rule_of(task: Task) -> Rule:
 
 def attempt_ended(
     engine: Engine, queue: QueuePolicy, key: str, answer: Answer, now: Now, lsn: int, chance: int
-) -> Records:
+) -> r.Records:
     """The outcome of the attempt in flight: one ``Attempted``, and the task's end where it is one."""
     task = engine.get(key)
     assert task is not None
@@ -187,7 +186,7 @@ def _attempt(engine: Engine, sent: Task, answer: Answer, outcome: str) -> Attemp
 def end(
     engine: Engine, key: str, task: Task, state: State, now: Now, lsn: int, *,
     reason: str | None = None, finish_reply: bytes | None = None, answer: Answer | None = None,
-) -> Records:  # fmt: skip
+) -> r.Records:  # fmt: skip
     """The end of ``task`` and, where the task names one, the hook that is stored with it.
 
     ``lsn`` is that of the ``Ended`` record; the hook's is the next.
@@ -255,7 +254,7 @@ def _plain_text(body: bytes) -> str | None:
         return None
 
 
-def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> Records:
+def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> r.Records:
     """A ready task ends ``dead`` without an attempt: its destination stayed down."""
     task = engine.get(key)
     assert task is not None
@@ -263,7 +262,7 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> Record
     return end(engine, key, task, State.DEAD, now, lsn, reason=reason)
 
 
-def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
+def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
     """The end that a stored cancel or finish asks for, where a crash ended the attempt it waited for."""
     if task.stop == STOP_CANCEL:
         return end(engine, key, task, State.CANCELLED, now, lsn)

@@ -121,10 +121,11 @@ class Started(Record, tag="b", frozen=True):
 Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
 Volatile = Due | Started
 AnyRecord = Written | Volatile
+Records = list[AnyRecord]  # one decision, in the order in which it is applied
 
 
 class RawScheduled(Record, tag="s", frozen=True):
-    """A ``Scheduled`` as recovery reads it: the task as the row that it already is."""
+    """A ``Scheduled`` as recovery reads it, and ``intake.py`` writes it: the task as the row that it is."""
 
     key: str
     time_ms: int

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
-from wheeltimer.core.deciding import Records, check_version, find, full, refuse_ended, set_expiry
+from wheeltimer.core.deciding import check_version, find, full, refuse_ended, set_expiry
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import end
 from wheeltimer.core.replies import CancelReply, FinishReply, PauseReply, RedriveReply
@@ -19,14 +19,14 @@ from wheeltimer.core.units import parse_instant_ms
 from wheeltimer.errors import BadValue, Refused
 
 
-def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> Records:
+def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
     """Records that cancel this task; none where it is cancelled, or being stopped, already."""
     return _stop_one(engine, key, task, now, lsn, STOP_CANCEL, None)
 
 
 def _stop_one(
     engine: Engine, key: str, task: Task, now: Now, lsn: int, stop: int, reply: bytes | None
-) -> Records:
+) -> r.Records:
     what = Input.CANCEL if stop == STOP_CANCEL else Input.FINISH
     refuse_ended(task, what)
     if task.state == State.RUNNING:
@@ -46,7 +46,7 @@ def _find_one(engine: Engine, command: c.Cancel | c.Finish | c.Redrive) -> tuple
     return find(engine, command.id, command.queue)
 
 
-def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Records, CancelReply]:
+def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[r.Records, CancelReply]:
     """Cancel the one task that ``id`` names."""
     key, task = _find_one(engine, command)
     check_version(task, command.if_version)
@@ -55,7 +55,7 @@ def cancel(engine: Engine, command: c.Cancel, now: Now, lsn: int) -> tuple[Recor
     return records, CancelReply(True, 0 if running else bool(records) + 0, int(running), command.reply_seq)
 
 
-def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[Records, FinishReply]:
+def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[r.Records, FinishReply]:
     """End the one task that ``id`` names as ``done``, from outside."""
     key, task = _find_one(engine, command)
     reply = finish_reply(engine, command)
@@ -77,12 +77,12 @@ def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
     return reply
 
 
-def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> Records:
+def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> r.Records:
     """Records that finish this task; none where it is done, or being stopped, already."""
     return _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
 
 
-def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Records, RedriveReply]:
+def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[r.Records, RedriveReply]:
     """Start the one dead or expired task that ``id`` names again."""
     key, task = _find_one(engine, command)
     refuse_ended(task, Input.REDRIVE)
@@ -91,7 +91,7 @@ def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[Rec
     return redrive_one(engine, key, task, now, lsn), RedriveReply(True, 1, command.reply_seq)
 
 
-def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Records:
+def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> r.Records:
     """A new version, due now, of a dead or expired task."""
     task = replace(
         old, version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0, attempts=0, failures=0, polls=0,
@@ -104,11 +104,11 @@ def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> Reco
     return [r.Rescheduled(key, now.wall_ms, task)]
 
 
-def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[Records, PauseReply]:
+def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[r.Records, PauseReply]:
     """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
     queue = c.check_name(command.queue, "queue")
     paused = isinstance(command, c.Pause)
-    records: Records = []
+    records: r.Records = []
     if paused != engine.paused(queue):
         records = [r.Paused(queue, now.wall_ms, paused)]
     return records, PauseReply(True, queue, paused, command.reply_seq)

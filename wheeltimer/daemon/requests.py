@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
-from msgspec import UNSET
 
 from wheeltimer import __version__
 from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, queries, stopping, wire
+from wheeltimer.core import records as r
 from wheeltimer.core.intake import take_run
 from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
@@ -88,18 +88,20 @@ class Requests:
 
     def _short(self, command: c.AnyCommand, now: Now) -> object:
         try:
-            if self.draining and isinstance(command, _REFUSED_IN_DRAIN):
-                raise Refused("draining", "the daemon is stopping; ask its successor")
+            self._refuse_in_drain(command)
             return self._decide(command, now)
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
+    def _refuse_in_drain(self, command: c.AnyCommand) -> None:
+        if self.draining and isinstance(command, _REFUSED_IN_DRAIN):
+            raise Refused("draining", "the daemon is stopping; ask its successor")
+
     def _decide(self, command: c.AnyCommand, now: Now) -> object:
         engine, ledger = self._engine, self._ledger
-        seq = UNSET if command.seq is None else command.seq
         match command:
             case c.Ping():
-                return PingReply(True, now.wall_ms, seq)
+                return PingReply(True, now.wall_ms, command.reply_seq)
             case c.Hello():
                 return self._hello(command, now)
             case c.Get():
@@ -114,7 +116,7 @@ class Requests:
                 self._resumed(command.queue)
         return reply
 
-    def _change(self, command: c.AnyCommand, now: Now) -> tuple[deciding.Records, object]:
+    def _change(self, command: c.AnyCommand, now: Now) -> tuple[r.Records, object]:
         engine, policy, lsn = self._engine, self._ledger.policy, self._ledger.journal.next_lsn
         match command:
             case c.Schedule():
@@ -156,8 +158,7 @@ class Requests:
             if isinstance(command, c.List):
                 return await self._list(command)
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
-            if self.draining and isinstance(command, c.Redrive):
-                raise Refused("draining", "the daemon is stopping; ask its successor")
+            self._refuse_in_drain(command)
             return await self._many(command)
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
@@ -195,12 +196,11 @@ class Requests:
             self._turn.spent(began_ns)
             self._changed()
         self._changed()
-        seq = UNSET if command.seq is None else command.seq
         if isinstance(command, c.Cancel):
-            return CancelReply(True, changed, running, seq)
+            return CancelReply(True, changed, running, command.reply_seq)
         if isinstance(command, c.Finish):
-            return FinishReply(True, changed, running, seq)
-        return RedriveReply(True, changed, seq)
+            return FinishReply(True, changed, running, command.reply_seq)
+        return RedriveReply(True, changed, command.reply_seq)
 
     def _members(self, command: c.Cancel | c.Finish | c.Redrive) -> Iterator[str]:
         """The keys that a request without ``id`` names. A filter is required: none never means all."""
@@ -220,7 +220,7 @@ class Requests:
 
     def _one(
         self, command: c.Cancel | c.Finish | c.Redrive, key: str, task: Task, now: Now, reply: bytes | None
-    ) -> deciding.Records:
+    ) -> r.Records:
         engine, lsn = self._engine, self._ledger.journal.next_lsn
         if isinstance(command, c.Redrive):
             if task.state not in (State.DEAD, State.EXPIRED):
