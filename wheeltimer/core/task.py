@@ -248,6 +248,15 @@ class Task(Spec, omit_defaults=True, gc=False, rename={
         """The lsn of the first scheduling of this id."""
         return self.born_lsn or self.lsn
 
+    def late_ns(self, now: Now) -> int:
+        """How long ``now`` is after the planned instant, in ns; negative before it.
+
+        A task that was due before it was made could not be earlier than that: it counts from then.
+        """
+        if self.deadline_ns is not None:
+            return now.elapsed_ns - self.deadline_ns
+        return now.wall_ns - max(self.next_ms, self.created_ms) * NS_PER_MS
+
 
 STOP_CANCEL: Final = 1
 STOP_FINISH: Final = 2

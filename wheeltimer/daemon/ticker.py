@@ -14,7 +14,7 @@ import trio
 
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
-from wheeltimer.core.task import NS_PER_MS, Now, Task
+from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.daemon.clock import Clock, stepped
 from wheeltimer.daemon.lateness import Lateness
 from wheeltimer.daemon.ledger import Ledger
@@ -79,7 +79,7 @@ class Ticker:
             assert task is not None
             records = outcomes.due(self._engine, key, now, self._ledger.journal.next_lsn)
             if records and isinstance(records[0], r.Due):
-                self.lateness.add(late_ns_of(task, self._clock.now()))
+                self.lateness.add(task.late_ns(self._clock.now()))
             if records and not self._ledger.submit(records):
                 return False
         return True
@@ -95,12 +95,3 @@ class Ticker:
     def _arm(self, wake_ns: int) -> None:
         self._armed_ns = wake_ns
         self._timer.arm(wake_ns)
-
-
-def late_ns_of(task: Task, now: Now) -> int:
-    """How long after its planned instant a task is handed over, in ns. One that was due before it was
-    made could not be earlier than that: it counts from then.
-    """
-    if task.deadline_ns is not None:
-        return now.elapsed_ns - task.deadline_ns
-    return now.wall_ns - max(task.next_ms, task.created_ms) * NS_PER_MS
