@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.process.daemon import Connection, Daemon, Home
+from tests.process.daemon import Connection, Daemon, Home, until
 from tests.process.otherboot import BOOT_ID, UPTIME_NS
 from tests.process.receiver import Callback, Receiver
 from tests.process.tools import need
@@ -234,8 +234,9 @@ def test_a_step_while_running_and_then_a_reboot(world: World, step_s: float) -> 
     with daemon.connect() as client:
         long = world.delay(client, "long", 4.0)
         world.step(step_s)
-        while client.done("stats")["clock_steps"] < 1:
-            threading.Event().wait(0.02)
+        for _ in until():
+            if client.done("stats")["clock_steps"] == 1:
+                break
         world.delay(client, "other", 24 * HOUR)
     daemon.kill()
     world.reboot()
@@ -246,14 +247,20 @@ def test_a_step_while_running_and_then_a_reboot(world: World, step_s: float) -> 
 
 @STEPS
 def test_a_step_seen_just_before_the_machine_went_down(world: World, step_s: float) -> None:
-    """No record follows the step: its marker alone tells of it."""
+    """No record and no clean stop follows the step: the marker that it caused alone tells of it."""
     daemon = world.start()
     with daemon.connect() as client:
         long = world.delay(client, "long", 4.0)
+        world.nothing_for(0.3, "long")  # the commit's own marker is written
+        (segment,) = world.home.segments()
+        before = segment.read_bytes()
         world.step(step_s)
-        while client.done("stats")["clock_steps"] < 1:
-            threading.Event().wait(0.02)
-    daemon.stop()
+        for _ in until(3.0):
+            if segment.read_bytes() != before:
+                break
+        assert not world.receiver.callbacks
+        assert client.done("stats")["clock_steps"] == 1
+    daemon.kill()
     world.reboot()
     daemon = world.start()
     world.came_on_time("long", long)
