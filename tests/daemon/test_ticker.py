@@ -23,13 +23,18 @@ async def test_nothing_is_early_on_the_exact_boundary(tmp_path: Path) -> None:
     async with world(tmp_path) as daemon:
         now_ms = (await daemon.ask(op="ping"))["now"]
         await daemon.ask(op="schedule", id="by-delay", url=URL, delay=1000)
+        # Once a queue is known, plain requests go another way than the rest: the same instant by each.
+        await daemon.ask(op="schedule", id="plain", url=URL, delay=1000)
+        await daemon.ask(op="schedule", id="with-fields", url=URL, delay="1s", timeout="2s")
         await daemon.ask(op="schedule", id="by-wall", url=URL, at=now_ms + 1000)
+        await daemon.ask(op="schedule", id="moved", url=URL, delay=1)
+        await daemon.ask(op="reschedule", id="moved", delay=1000)
         daemon.clock.advance(1000 * NS_PER_MS - 1)
         await settle()
         assert daemon.attempts == []
         daemon.clock.advance(1)
         await settle()
-        assert sorted(daemon.attempts) == ["by-delay", "by-wall"]
+        assert sorted(daemon.attempts) == ["by-delay", "by-wall", "moved", "plain", "with-fields"]
 
 
 @trio_test
