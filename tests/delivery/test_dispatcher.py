@@ -276,6 +276,25 @@ def test_a_hundred_slow_destinations_beside_a_fast_one(slow_ms: int) -> None:
     assert max(late) <= 2
 
 
+@pytest.mark.parametrize("slow", [3, 12, 15, 20, 31])
+@pytest.mark.parametrize("together", [False, True])
+def test_the_last_permit_is_for_a_destination_that_has_none(slow: int, together: bool) -> None:
+    """Whether the slow ones come together, or each finds what those before it have left."""
+    world = World(concurrency=200)
+    for number in range(slow):
+        fill(world, 40, f"slow{number}")
+        if not together:
+            world.settle()
+    world.settle()
+    assert len(world.flights) >= min(8 * slow, 150)
+    for number in range(20):
+        key = world.schedule(str(number), "fast")
+        world.check(world.settle())
+        assert key in world.flights
+        world.end(key)
+        world.settle()
+
+
 def test_no_more_than_a_quarter_while_others_wait() -> None:
     world = World(concurrency=32)
     for host in "ab":
@@ -298,7 +317,7 @@ def test_few_permits_are_used_too(concurrency: int) -> None:
     world.settle()
     for _ in range(12):
         world.end_all()
-    assert len(world.flights) == {1: 1, 2: 2, 3: 3, 4: 3, 5: 4, 8: 6, 32: 24}[concurrency]
+    assert len(world.flights) == {1: 1, 2: 2, 3: 3, 4: 3, 5: 3, 8: 6, 32: 24}[concurrency]
     fill(world, 1, "b")
     world.settle()
     if concurrency > 3:

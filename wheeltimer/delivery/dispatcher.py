@@ -201,14 +201,17 @@ class Dispatcher:
     def _has_share(self, lane: Lane) -> bool:
         """Whether the lane's destination has as many permits as it may have now.
 
-        Never more than three times what is free, so whoever comes next, to a destination that has none,
+        Never more than three times what stays free, so whoever comes next, to a destination that has none,
         finds one, however many slow ones there are (a dynamic threshold, Choudhury and Hahne 1998); nor
-        more than a quarter of all while others wait.
+        more than a quarter of all while others wait. Fewer than four permits are not worth saving.
         """
         mine = lane.target.window.in_flight
         if not mine:
             return False
-        if mine >= (SHARE - 1) * (self._concurrency - self.in_flight):
+        spare = self._concurrency - self.in_flight - 1
+        if self.in_flight > mine:  # not alone: an eighth is for first attempts only
+            spare -= self._concurrency // (2 * SHARE)
+        if mine >= (SHARE - 1) * spare and self._concurrency >= SHARE:
             return True
         return mine >= max(1, self._concurrency // SHARE) and self._lanes.others_go(lane.target)
 
