@@ -14,7 +14,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
+from wheeltimer.core.commands import URL_BYTES_MAX
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import QueuePolicy
 from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, resolve
 from wheeltimer.core.success import DEFAULT_SUCCESS, judge
@@ -206,7 +208,6 @@ def end(
     known = engine.get(hook_key)
     if known is not None:
         hook.version, hook.revision, hook.born_lsn = known.version + 1, known.revision + 1, known.born
-        hook.history = known.history
     return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]
 
 
@@ -283,3 +284,16 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
             hook + 2048 + 2 * limits.id_bytes_max + 2 * max(limits.reply_bytes_max, len(finish_reply or b""))
         )
     return size
+
+
+def decision_bytes_needed(limits: Limits) -> int:
+    """The most that one decision can take in the journal under these limits: an outcome with its hook, or a
+    task with the history that it keeps through a new version.
+    """
+    outcome = (
+        8192 + 4 * ERROR_CHARS_MAX + URL_BYTES_MAX + 3 * limits.history_reply_bytes_max
+        + 2 * limits.meta_bytes_max + 2 * limits.id_bytes_max
+        + 2 * max(limits.reply_bytes_max, limits.body_bytes_max)
+    )  # fmt: skip
+    history = limits.history_max * (256 + 4 * ERROR_CHARS_MAX) + 3 * limits.history_reply_bytes_max
+    return max(outcome, limits.line_bytes_max + history)

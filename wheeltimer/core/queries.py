@@ -40,7 +40,7 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
         elif task.body_as == "base64":
             shown["body_base64"] = b64encode(task.body).decode()
         else:
-            shown["body"] = Raw(task.body)
+            shown["body"] = Raw(task.body.replace(b"\r", b" "))  # white space; it could end a line here
     if task.meta is not None:
         shown["meta"] = Raw(task.meta)
     ended = task.state >= State.DONE

@@ -100,21 +100,28 @@ class Ledger:
             assert task is not None
         else:
             task, reply = first.task, None
-        more = outcomes.outcome_bytes_max(self.engine, task, reply) - self._held[first.key]
-        if more > 0:
-            if not self.journal.reserve(more, essential=isinstance(first, r.Stopping)):
+        size, held = outcomes.outcome_bytes_max(self.engine, task, reply), self._held[first.key]
+        if size > held:
+            # Taken whole before the old is given back: room is counted in sectors for each reservation.
+            if not self.journal.reserve(size, essential=isinstance(first, r.Stopping)):
                 return False
-            self._held[first.key] += more
+            self.journal.release(held)
+            self._held[first.key] = size
         return True
 
     def submit_or_refuse(self, records: Sequence[r.AnyRecord]) -> None:
         """``submit`` for a client's request: no room is the refusal ``full``."""
         if not self.submit(records):
-            raise Refused(
-                "full",
-                "the journal's disk has no room; free some, or ask again later",
-                retry_after_ms=RETRY_FULL_MS,
-            )
+            raise self.no_room()
+
+    @staticmethod
+    def no_room() -> Refused:
+        """The refusal of a request that the journal has no room for."""
+        return Refused(
+            "full",
+            "the journal has no room just now; ask again, and free some of its disk if that goes on",
+            retry_after_ms=RETRY_FULL_MS,
+        )
 
     # -- attempts -------------------------------------------------------------------------------
 

@@ -182,10 +182,13 @@ class Requests:
             until_ns = began_ns + SLICE_NS
             for key in keys:
                 task = self._engine.get(key)
-                if task is not None:
+                # A member may have left the group since the keys were taken.
+                if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
-                    if records:
-                        self._ledger.submit_or_refuse(records)
+                    if records and not self._ledger.submit(records):
+                        if changed or running:
+                            return self._counted(command, changed, running)  # the rest: ask again
+                        raise self._ledger.no_room()
                     running += task.state == State.RUNNING and not isinstance(command, c.Redrive)
                     changed += bool(records) and task.state != State.RUNNING
                 if time.perf_counter_ns() > until_ns:
@@ -196,6 +199,9 @@ class Requests:
             self._turn.spent(began_ns)
             self._changed()
         self._changed()
+        return self._counted(command, changed, running)
+
+    def _counted(self, command: c.Cancel | c.Finish | c.Redrive, changed: int, running: int) -> object:
         if isinstance(command, c.Cancel):
             return CancelReply(True, changed, running, command.reply_seq)
         if isinstance(command, c.Finish):
@@ -225,7 +231,9 @@ class Requests:
         if isinstance(command, c.Redrive):
             if task.state not in (State.DEAD, State.EXPIRED):
                 return []
-            return stopping.redrive_one(engine, key, task, now, lsn)
+            # What tasks_max leaves no room for stays as it is; the count in the reply tells.
+            room = engine.live < engine.limits.tasks_max
+            return stopping.redrive_one(engine, key, task, now, lsn) if room else []
         if task.state >= State.DONE:
             return []
         if isinstance(command, c.Finish):

@@ -20,6 +20,7 @@ import trio
 from wheeltimer import __version__
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.outcomes import decision_bytes_needed
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import Clock, SystemClock
@@ -104,6 +105,7 @@ class Daemon:
             segment_bytes=settings.journal.segment_bytes,
             fsync=settings.fsync == "group",
         )
+        self._check_segments()
         if self.journal.found.torn is not None:
             part, offset, size = self.journal.found.torn
             _log.warning(
@@ -118,6 +120,17 @@ class Daemon:
         gc.set_threshold(GC_YOUNG_MAX, 20, 100)
         gc.freeze()  # what was recovered lives long: later passes need not look at it
         self._recovered_ms = self._since_began_ms()
+
+    def _check_segments(self) -> None:
+        """Any decision that the limits allow must fit a segment, also where a small disk made it smaller."""
+        needed, most = decision_bytes_needed(self.settings.limits), self.journal.decision_bytes_max
+        if needed > most:
+            self.journal.abandon()
+            raise SettingsError(
+                f"journal.segment_bytes: with these [limits] a task and its outcome may take {needed} bytes,"
+                f" and segments of {self.journal.segment_bytes} bytes take {most} at a time;"
+                " raise it, free disk space, or lower reply_bytes_max, history_max or line_bytes_max"
+            )
 
     async def run(self) -> int:
         """Serve until a signal or a failure of the storage; the exit code."""

@@ -222,7 +222,7 @@ class _Connection:
 
     def fail(self, error: StorageFailed) -> None:
         """Tell every request that waits, with its ``seq``, and end."""
-        waiting = b"".join(replies for _, replies in self._outbox).splitlines()
+        waiting = b"".join(replies for _, replies in self._outbox).split(b"\n")
         self._last = _storage_refusals(error, waiting + self._asked[self._answered :])
         if self._scope is not None:
             self._scope.cancel()

@@ -11,17 +11,18 @@ tasks.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from heapq import heappop, heappush
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
-from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import Answer
-from wheeltimer.core.task import Now, State, Task, split_key
+from wheeltimer.core.task import State, Task, split_key
 from wheeltimer.delivery.attempt import destination_of, late_ms_of
+from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
@@ -34,19 +35,6 @@ CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when n
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 _log = logging.getLogger("wheeltimer.delivery")
-
-
-class Book(Protocol):
-    """What the dispatcher needs of the ledger."""
-
-    @property
-    def engine(self) -> Engine: ...
-    @property
-    def now(self) -> Callable[[], Now]: ...
-    def start(self, key: str, task: Task) -> bool: ...
-    def outcome(self, key: str, answer: Answer) -> None: ...
-    def dropped(self, key: str) -> None: ...
-    def give_up(self, key: str) -> bool: ...
 
 
 class Dispatcher:
@@ -73,12 +61,12 @@ class Dispatcher:
         self._lanes = Lanes(queue_of, window_of)
         self._held = Held(book)
         self._unwritten: list[str] = []  # ready, but their record is not on disk yet
+        self._written: deque[str] = deque()  # those whose record may be by now
         self._timed: list[tuple[int, int, Gate]] = []  # gates that open at an instant: (ns, number, gate)
         self._timed_count = 0
         self._sieve: Iterator[None] | None = None
         self._surplus = 0  # keys beyond those of ready tasks that the last sieve left
         self._no_room_until_ns = 0
-        self._spawn: Callable[[str, Task, Lane, int], None] | None = None
         self._wake = trio.Event()
         self._idle = trio.Event()
         self.in_flight = 0
@@ -86,9 +74,7 @@ class Dispatcher:
 
     def __len__(self) -> int:
         """Keys that wait here."""
-        return self._lanes.size + len(self._unwritten)
-
-    # -- what comes in --------------------------------------------------------------------------
+        return self._lanes.size + len(self._unwritten) + len(self._written)
 
     def offer(self, key: str) -> None:
         """A task became ready. O(1)."""
@@ -108,14 +94,21 @@ class Dispatcher:
     def committed(self) -> None:
         """More records are on disk: what waited for that may go."""
         if self._unwritten:
-            keys, self._unwritten = self._unwritten, []
-            for key in keys:
-                task = self._book.engine.get(key)
-                if task is not None and task.state == State.READY:
-                    self.offer(key)
+            self._written.extend(self._unwritten)
+            self._unwritten.clear()
+            self._wake.set()
         if self._no_room_until_ns:
             self._no_room_until_ns = 0
             self._wake.set()
+
+    def _offer_written(self) -> bool:
+        """A slice of what waited for the disk goes to its lanes; True where there is more."""
+        for _ in range(min(LOOKS_MAX, len(self._written))):
+            key = self._written.popleft()
+            task = self._book.engine.get(key)
+            if task is not None and task.state == State.READY:
+                self.offer(key)
+        return bool(self._written)
 
     def paused(self, queue: str) -> None:
         """A queue was paused: the time that its held tasks have left stands still."""
@@ -135,8 +128,6 @@ class Dispatcher:
         self._lanes.reconfigure(queue_of, window_of)
         self._wake.set()
 
-    # -- choosing -------------------------------------------------------------------------------
-
     def pump(self, spawn: Callable[[str, Task, Lane, int], None]) -> int | None:
         """Start what may start, one slice: 0 where there is more to do at once, else the elapsed ns at
         which to look again, None for never. ``spawn`` is given (key, task, lane, started_ns).
@@ -144,6 +135,8 @@ class Dispatcher:
         now_ns = self._book.now().elapsed_ns
         wait_ns = self._held.sweep(now_ns)
         if wait_ns is not None and wait_ns <= now_ns:
+            wait_ns = 0
+        if self._offer_written():
             wait_ns = 0
         if self.draining:
             return None

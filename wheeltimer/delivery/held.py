@@ -11,25 +11,17 @@ from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
 from heapq import heappop, heappush
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import rule_of
 from wheeltimer.core.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
+from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
 ROOM_RETRY_NS: Final = 1_000_000_000
 PRUNE_MIN: Final = 4_096  # entries kept before the first look for those that mean nothing any more
-
-
-class Book(Protocol):
-    """What is needed of the ledger."""
-
-    @property
-    def engine(self) -> Engine: ...
-    def give_up(self, key: str) -> bool: ...
 
 
 class _Entry(NamedTuple):

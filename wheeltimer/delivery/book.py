@@ -1,0 +1,23 @@
+"""The ledger as delivery knows it: where attempts begin and end. Delivery imports nothing of the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.task import Now, Task
+
+
+class Book(Protocol):
+    """What the dispatcher needs of the ledger."""
+
+    @property
+    def engine(self) -> Engine: ...
+    @property
+    def now(self) -> Callable[[], Now]: ...
+    def start(self, key: str, task: Task) -> bool: ...
+    def outcome(self, key: str, answer: Answer) -> None: ...
+    def dropped(self, key: str) -> None: ...
+    def give_up(self, key: str) -> bool: ...
