@@ -75,8 +75,8 @@ def test_help_does_not_wait_for_trio_or_httpx(args: tuple[str, ...]) -> None:
         (("get", "a", "--frobnicate"), "--frobnicate"),
         (("cancel",), "--group"),
         (("cancel", "a", "--group", "g"), "--group"),
-        (("schedule", "http://x/", "--in", "1s", "--at", "5"), "--at"),
-        (("reschedule", "a", "--in", "1s", "--at", "5"), "--at"),
+        (("schedule", "http://x/", "--in", "1s", "--at", "2030-01-31T08:00:00Z"), "--at"),
+        (("reschedule", "a", "--in", "1s", "--at", "2030-01-31T08:00:00Z"), "--at"),
         (("schedule", "http://x/", "--body", "{not json"), "--body"),
         (("schedule", "http://x/", "--body", "@/no/such/file"), "/no/such/file"),
         (("schedule", "http://x/", "--meta", "nope"), "--meta"),
@@ -119,13 +119,22 @@ def test_a_connection_that_dies_exits_69_and_says_what_is_open() -> None:
     assert "may or may not" in one_line(result)
 
 
-@pytest.mark.parametrize("as_json", [(), ("--json",)])
-def test_a_refusal_exits_1_with_code_and_message(as_json: tuple[str, ...]) -> None:
-    refusal = {"ok": False, "error": "not_found", "message": "queue default knows\nno such \x1b[2Jtask"}
-    with ScriptedServer([refusal]) as server:
-        result = run("get", "a", *as_json, server=server)
+REFUSAL = {"ok": False, "error": "not_found", "message": "queue default knows\nno such \x1b[2Jtask"}
+
+
+def test_a_refusal_exits_1_with_code_and_message() -> None:
+    with ScriptedServer([REFUSAL]) as server:
+        result = run("get", "a", server=server)
     assert result.exit_code == 1
     assert one_line(result) == "wheeltimer: refused (not_found): queue default knows no such \\x1b[2Jtask\n"
+
+
+def test_with_json_a_refusal_is_the_reply_on_standard_output_too() -> None:
+    with ScriptedServer([REFUSAL]) as server:
+        result = run("get", "a", "--json", server=server)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout) == REFUSAL
+    assert result.stderr.startswith("wheeltimer: refused (not_found): ")
 
 
 def test_server_and_token_come_from_the_environment_and_flags_beat_them() -> None:
@@ -167,4 +176,48 @@ def test_json_is_the_reply_as_it_came_on_one_line() -> None:
         result = run("list", "--json", server=server)
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
-    assert json.loads(result.stdout) == {key: value for key, value in reply.items() if key != "ok"}
+    assert result.stdout == json.dumps(reply) + "\n"
+
+
+def test_a_web_server_is_told_from_a_daemon() -> None:
+    with ScriptedServer([b"HTTP/1.1 400 Bad Request\r\n\r\n"]) as server:
+        result = run("schedule", "http://x/", server=server)
+    assert result.exit_code == 69
+    line = one_line(result)
+    assert f"what answers at {server.address} does not speak wheeltimer's protocol" in line
+    assert "400 Bad Request" in line
+    assert "may or may not" not in line
+
+
+@pytest.mark.parametrize("option", ["--in", "--timeout", "--connect-timeout", "--expires-in"])
+@pytest.mark.parametrize("text", ["5", "0", "-5", "1.5", "30000"])
+def test_a_duration_without_a_unit_is_refused(option: str, text: str) -> None:
+    """``--in 5`` was 5 ms, and nobody meant that."""
+    for command in (("schedule", "http://x/"), ("reschedule", "a")):
+        result = run(*command, f"{option}={text}")
+        assert result.exit_code == 2
+        assert f"{option}: '{text}' has no unit; write {text}s, {text}m or {text}ms" in one_line(result)
+
+
+@pytest.mark.parametrize("option", ["--at", "--expires-at"])
+@pytest.mark.parametrize("text", ["2030", "1800000000", "-1", "99999999999", "1800000000000.5"])
+def test_a_number_that_is_no_unix_milliseconds_is_refused(option: str, text: str) -> None:
+    result = run("schedule", "http://x/", f"{option}={text}")
+    assert result.exit_code == 2
+    assert f"{option}: '{text}' is no time in Unix milliseconds" in one_line(result)
+
+
+def test_help_shows_no_default_that_would_not_be_used() -> None:
+    """``reschedule`` leaves alone what is not named, and ``list`` without ``--queue`` lists all."""
+    schedule, reschedule = run("schedule", "--help").stdout, run("reschedule", "--help").stdout
+    assert schedule.count("[default: ") == reschedule.count("[default: ") + 3
+    assert "[default: 15s]" in schedule
+    assert "[default: 15s]" not in reschedule
+    assert "[default: all]" in run("list", "--help").stdout
+    assert "[default: default]" not in run("list", "--help").stdout
+
+
+def test_help_offers_nothing_that_is_not_served() -> None:
+    text = run("serve", "--help").stdout
+    assert "--http" not in text
+    assert "tls:" not in text

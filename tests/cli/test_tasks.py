@@ -39,7 +39,7 @@ def sent(*args: str, reply: dict[str, Any], stdin: str | None = None) -> dict[st
     [
         ((), {}),
         (("--in", "30m"), {"delay": "30m"}),
-        (("--in", "1500"), {"delay": 1500}),
+        (("--in", "1500ms"), {"delay": "1500ms"}),
         (("--at", "2027-01-01T09:00:00+01:00"), {"at": "2027-01-01T09:00:00+01:00"}),
         (("--at", "1800000000000"), {"at": 1_800_000_000_000}),
         (("--id", "a b", "--queue", "q"), {"id": "a b", "queue": "q"}),
@@ -50,8 +50,9 @@ def sent(*args: str, reply: dict[str, Any], stdin: str | None = None) -> dict[st
         (("--method", "PUT", "--group", "g"), {"method": "PUT", "group": "g"}),
         (("--retry", "standard"), {"retry": "standard"}),
         (("--retry", '{"kind":"fixed","every":"3s"}'), {"retry": {"kind": "fixed", "every": "3s"}}),
-        (("--timeout", "5s", "--connect-timeout", "250"), {"timeout": "5s", "connect_timeout": 250}),
-        (("--expires-in", "1h", "--expires-at", "9"), {"expires_in": "1h", "expires_at": 9}),
+        (("--timeout", "5s", "--connect-timeout", "250ms"), {"timeout": "5s", "connect_timeout": "250ms"}),
+        (("--expires-in", "1h"), {"expires_in": "1h"}),
+        (("--expires-at", "100000000000"), {"expires_at": 10**11}),
         (("--success", '{"status":[200]}'), {"success": {"status": [200]}}),
         (("--poll", '{"every":"5s"}'), {"poll": {"every": "5s"}}),
         (("--meta", "[1,2]"), {"meta": [1, 2]}),
@@ -136,6 +137,12 @@ def test_cancel_counts_what_still_runs() -> None:
     assert text == "cancelled: 2, 1 after the attempt in flight\n"
 
 
+def test_cancel_of_what_was_cancelled_says_so() -> None:
+    reply = {"ok": True, "cancelled": 0, "running": 0}
+    assert shown("cancel", "a", reply=reply) == "a was cancelled before\n"
+    assert shown("cancel", "--group", "g", reply=reply) == "cancelled: 0\n"
+
+
 def test_reschedule_says_the_new_due() -> None:
     text = shown("reschedule", "a", "--in", "1h", reply={"ok": True, "version": 2, "due": NOW_MS + 3_600_000})
     assert "version  2" in text
@@ -155,11 +162,11 @@ def test_list_is_aligned_text_in_a_pipe() -> None:
         _task(next=NOW_MS + 1_798_000),
         _task(id="b", queue="q", state="done", next=None, ended=NOW_MS - 90_000, attempts=12),
     ]
-    assert shown("list", reply={"ok": True, "tasks": tasks, "cursor": "5/q/b"}).splitlines() == [
-        "QUEUE   ID        STATE      NEXT              ATTEMPTS  URL",
-        "orders  order-42  scheduled  in 29m 58s               0  https://example.org/hook",
-        "q       b         done       ended 1m 30s ago        12  https://example.org/hook",
-        "more: --cursor 5/q/b",
+    assert shown("list", reply={"ok": True, "tasks": tasks, "cursor": "5/q/it's b"}).splitlines() == [
+        "ID        QUEUE   STATE      NEXT              ATTEMPTS  URL",
+        "order-42  orders  scheduled  in 29m 58s               0  https://example.org/hook",
+        "b         q       done       ended 1m 30s ago        12  https://example.org/hook",
+        """more: --cursor '5/q/it'"'"'s b'""",
     ]
 
 
@@ -189,13 +196,13 @@ def test_get_shows_every_field_and_the_history() -> None:
             "reply": "fine",
         },
     ]
-    task = _task(body={"a": [1]}, meta=None, group="g", history=history, brand_new_field="x")
+    task = _task(body={"a": [1]}, group="g", history=history, brand_new_field="x")
     text = shown("get", "order-42", reply={"ok": True, "task": task})
     lines = text.splitlines()
     assert lines[0] == "orders/order-42  scheduled"
     for needle in (
         "(in 5.0s)",
-        '{"a":[1]}',
+        '{"a": [1]}',  # as it came
         "group",
         "brand_new_field",
         "connect: refused",
@@ -240,4 +247,26 @@ def test_stats() -> None:
 
 @pytest.mark.parametrize("command", [("list",), ("get", "a"), ("stats",), ("cancel", "a")])
 def test_json_is_for_every_command(command: tuple[str, ...]) -> None:
-    assert json.loads(shown(*command, "--json", reply={"ok": True, "x": [1]})) == {"x": [1]}
+    assert json.loads(shown(*command, "--json", reply={"ok": True, "x": [1]})) == {"ok": True, "x": [1]}
+
+
+def test_get_shows_a_body_as_it_was_given() -> None:
+    body = '{"b":  1.50, "a": 12345678901234567890, "n": [ ]}'
+    line = json.dumps({"ok": True, "task": _task(body="BODY")}).replace('"BODY"', body)
+    with ScriptedServer([line.encode() + b"\n"]) as server:
+        result = run("get", "order-42", server=server)
+    assert f"  {body}\n" in result.stdout
+
+
+def test_a_body_beyond_the_daemons_limit_is_refused_before_it_is_sent() -> None:
+    """A line that is too long could only be answered by hanging up."""
+    limits = {"ok": True, "limits": {"body_bytes_max": 70_000}}
+    large = '"' + "x" * 199_998 + '"'
+    for option, text, size in (("--body", large, 200_000), ("--body-text", "ä" * 40_000, 80_000)):
+        with ScriptedServer([limits]) as server:
+            result = run("schedule", URL, option, text, server=server)
+        assert result.exit_code == 2
+        assert result.stderr == f"wheeltimer: {option}: at most 70000 bytes; these are {size}\n"
+    with ScriptedServer([limits, SCHEDULED]) as server:
+        assert run("schedule", URL, "--body-text", "x" * 70_000, server=server).exit_code == 0
+    assert [request["op"] for request in server.requests] == ["hello", "schedule"]

@@ -126,10 +126,24 @@ def test_nobody_listens(tmp_path: Path) -> None:
         assert caught.value.exit_code == 69
 
 
-@pytest.mark.parametrize("answer", [CLOSE, b"half a line", b"not json\n", b"[1]\n", b'{"no":"ok"}\n'])
+NO_REPLIES = (b"not json\n", b"[1]\n", b'{"no":"ok"}\n')
+
+
+@pytest.mark.parametrize("answer", NO_REPLIES)
+def test_what_is_no_daemon_is_said_to_be_none(answer: bytes) -> None:
+    with ScriptedServer([answer, CLOSE]) as server, Client(server.address) as client:
+        with pytest.raises(ServerUnreachable, match="does not speak wheeltimer's protocol") as caught:
+            client.schedule("http://x/", id="a")
+        assert not isinstance(caught.value, OutcomeUnknown)
+        with pytest.raises(ServerUnreachable, match="make a new client"):
+            client.ping()
+
+
+@pytest.mark.parametrize("answer", [CLOSE, b"half a line", *NO_REPLIES])
 def test_a_write_whose_answer_is_lost_has_an_unknown_outcome(answer: object) -> None:
-    closing = [CLOSE] if answer is CLOSE else [answer, CLOSE]
+    closing = [OK, CLOSE] if answer is CLOSE else [OK, answer, CLOSE]
     with ScriptedServer(closing) as server, Client(server.address, timeout_ms=200) as client:
+        client.ping()
         with pytest.raises(OutcomeUnknown, match="may or may not"):
             client.schedule("http://x/", id="a")
         with pytest.raises(

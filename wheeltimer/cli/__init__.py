@@ -1,8 +1,8 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``stats.py``, ``demo.py``;
-``show.py`` draws, ``connect.py`` holds what every client command has. Trio and httpx are imported by the
-functions that need them: ``wheeltimer --help`` answers at once.
+``values.py`` reads options, ``show.py`` draws, ``connect.py`` holds what every client command has. Trio and
+httpx are imported by the functions that need them: ``wheeltimer --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class _Main(click.Group):
             error.show()
             sys.exit(_EXIT_USAGE)
         except click.UsageError as error:
+            if type(error) is click.BadParameter and isinstance(error.param, click.Option):
+                _fail(f"{error.param.opts[0]}: {error.message}", _EXIT_USAGE)
             command = error.ctx.command_path if error.ctx else "wheeltimer"
             _fail(f"{error.format_message()} Try `{command} --help`.", _EXIT_USAGE)
         except click.ClickException as error:

@@ -14,8 +14,12 @@ import click
 import msgspec
 
 from wheeltimer.client import Client
+from wheeltimer.client.blocking import refused
+from wheeltimer.core.limits import Limits
+from wheeltimer.errors import BadValue
 
 _TIMEOUT_MS: Final = 30_000
+_LARGE_BYTES: Final = Limits().body_bytes_max
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -27,12 +31,30 @@ class Session(msgspec.Struct, frozen=True):
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
         """One request. With ``--json`` the reply is printed as it came, and None is returned."""
+        line = self.ask_line(op, **fields)
+        return None if line is None else msgspec.json.decode(line, type=dict[str, Any])
+
+    def ask_line(self, op: str, **fields: Any) -> bytes | None:
+        """The same, with the reply's own bytes."""
         with Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS) as client:
-            reply = client.request(op, **fields)
-        if not self.as_json:
-            return reply
-        click.echo(msgspec.json.encode({key: value for key, value in reply.items() if key != "ok"}))
-        return None
+            _check_body(client, fields)
+            reply, line = client.exchange(op, **fields)
+        if self.as_json:
+            click.echo(line)
+        if not reply["ok"]:
+            raise refused(reply)
+        return None if self.as_json else line
+
+
+def _check_body(client: Client, fields: dict[str, Any]) -> None:
+    """A large body is held against the daemon's limit first: beyond a line's, it could only hang up."""
+    for option in ("body", "body_text"):
+        value = fields.get(option)
+        size = 0 if value is None else len(value.encode() if isinstance(value, str) else bytes(value))
+        if size > _LARGE_BYTES:
+            limit = client.hello()["limits"]["body_bytes_max"]
+            if size > limit:
+                raise BadValue(f"--{option.replace('_', '-')}: at most {limit} bytes; these are {size}")
 
 
 def with_session(command: Callable[..., None]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import click
 
+from wheeltimer.cli import values
 from wheeltimer.settings import load
 
 
@@ -18,11 +19,9 @@ from wheeltimer.settings import load
     multiple=True,
     metavar="HOST:PORT",
     help="Where to speak the protocol; port 0: any free one;"
-    " also unix:PATH, tls:HOST:PORT; repeatable.  [default: 127.0.0.1:8463]",
+    " also unix:PATH; repeatable.  [default: 127.0.0.1:8463]",
 )
-@click.option(
-    "--http", metavar="HOST:PORT", help="Metrics, health and dashboard; needs the web extra.  [default: off]"
-)
+@click.option("--http", metavar="HOST:PORT", hidden=True, help="Not served by this version.")
 @click.option(
     "--data-dir",
     metavar="DIR",
@@ -30,7 +29,9 @@ from wheeltimer.settings import load
     " else the user's state folder]",
 )
 @click.option("--config", metavar="FILE", help="TOML; flags beat WHEELTIMER_* variables beat the file.")
-@click.option("--tick", metavar="DURATION", help="Length of one tick.  [default: 10ms]")
+@click.option(
+    "--tick", callback=values.duration, metavar="DURATION", help="Length of one tick.  [default: 10ms]"
+)
 @click.option("--wheel-size", metavar="N", help="Buckets, a power of two.  [default: 4096]")
 @click.option(
     "--allow-net",
@@ -45,7 +46,7 @@ from wheeltimer.settings import load
 )
 @click.option("--concurrency", metavar="N", help="Attempts in flight, all destinations.  [default: 512]")
 @click.option("--max-tasks", metavar="N", help="Live tasks; more are refused.  [default: 10000000]")
-@click.option("--insecure", is_flag=True, help="An open listener without tokens is meant.")
+@click.option("--insecure", is_flag=True, help="A listener that other machines reach is meant.")
 def serve(**flags: object) -> int:
     """Run the daemon, until SIGTERM or Ctrl-C.
 

@@ -28,6 +28,8 @@ _COLOURS: Final = {
     "not_yet": "yellow",
 }
 _COLOURED_COLUMNS: Final = frozenset(("state", "outcome", "tasks", "attempts"))
+_BENDING_COLUMNS: Final = frozenset(("url", "error"))
+_BENT_WIDTH: Final = 10
 _UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
 
 
@@ -37,19 +39,20 @@ def now_ms() -> int:
 
 
 def span(ms: int) -> str:
-    """A length for the eye, in its two largest units: ``3d 4h``, ``29m 58s``, ``1.7s``, ``250ms``."""
+    """A length for the eye, rounded to its two largest units: ``3d 4h``, ``29m 58s``, ``1.7s``, ``250ms``."""
     if ms < 1000:
         return f"{ms}ms"
-    if ms < 10_000:
+    if ms < 9_950:
         return f"{ms / 1000:.1f}s"
+    largest = next(at for at, (_, length_ms) in enumerate(_UNITS_MS) if ms >= length_ms)
+    _, finest_ms = _UNITS_MS[min(largest + 1, len(_UNITS_MS) - 1)]
+    left_ms = (ms + finest_ms // 2) // finest_ms * finest_ms
     parts: list[str] = []
     for unit, length_ms in _UNITS_MS:
-        count, ms = divmod(ms, length_ms)
-        if count or parts:
+        count, left_ms = divmod(left_ms, length_ms)
+        if count:
             parts.append(f"{count}{unit}")
-        if len(parts) == 2:
-            break
-    return " ".join(part for part in parts if not part.startswith("0"))
+    return " ".join(parts)
 
 
 def relative(instant_ms: int, now: int) -> str:
@@ -68,6 +71,11 @@ def instant(instant_ms: int) -> str:
     except (ValueError, OverflowError, OSError):  # beyond the calendar of the C library
         return f"{instant_ms} ms"
     return f"{local:%Y-%m-%d %H:%M:%S}.{ms:03d} {local:%z}"
+
+
+def moment(instant_ms: int) -> str:
+    """The same for a narrow column: without year and offset, ``03-01 12:00:00.000``."""
+    return instant(instant_ms)[5:23]
 
 
 def when(instant_ms: int | None, now: int) -> str:
@@ -118,13 +126,26 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     from rich.table import Table
     from rich.text import Text
 
-    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column, is_right in zip(columns, right, strict=True):
-        drawn.add_column(column, justify="right" if is_right else "left", overflow="fold")
+    # Only these give way where the terminal is narrow: an id that is cut in two cannot be copied.
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    console = Console()
+    needed = 2 * (len(columns) - 1)
+    for at, (column, is_right) in enumerate(zip(columns, right, strict=True)):
+        width = max(len(row[at]) for row in [columns, *cells])
+        bends = column in _BENDING_COLUMNS
+        needed += min(width, _BENT_WIDTH) if bends else width
+        drawn.add_column(
+            column,
+            justify="right" if is_right else "left",
+            overflow="fold",
+            no_wrap=not bends,
+            min_width=min(width, _BENT_WIDTH) if bends else width,
+        )
     for row in cells:
         styles = (
             _COLOURS.get(cell, "") if column in _COLOURED_COLUMNS else ""
             for column, cell in zip(columns, row, strict=True)
         )
         drawn.add_row(*map(Text, row, styles))  # Text, not str: no markup is read from a cell
-    Console().print(drawn)
+    console.width = max(console.width, needed)
+    console.print(drawn, crop=False)

@@ -1,118 +1,79 @@
 """``schedule``, ``get``, ``list``, ``cancel``, ``reschedule``: one request each.
 
-Values go to the daemon as they were typed, it is the one that knows what fits; only what cannot be put
-on a line of JSON is refused here.
+How options are read is in ``values.py``, how answers are drawn in ``show.py``.
 """
 
 from __future__ import annotations
 
-import sys
+import shlex
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import click
 import msgspec
 
-from wheeltimer.cli import show
+from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.core.commands import Method
 from wheeltimer.core.task import STATE_WORDS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _QUEUE = click.option("--queue", metavar="NAME", help="The task's queue.  [default: default]")
+_QUEUES = click.option("--queue", metavar="NAME", help="Only tasks of this queue.  [default: all]")
 _IF_VERSION = click.option("--if-version", type=int, metavar="N", help="Only if this is its present version.")
-
-
-def _moment(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
-    """A duration or an instant: a bare number is milliseconds, the rest is the daemon's to read."""
-    return int(text) if text and text.removeprefix("-").isdecimal() else text
-
-
-def _json(_context: click.Context, _parameter: click.Parameter, text: str | None) -> msgspec.Raw | None:
-    """JSON, ``@FILE`` or ``-``: its own bytes, but for line ends, which would end the request."""
-    if text is None:
-        return None
-    try:
-        if text == "-":
-            raw = sys.stdin.buffer.read()
-        elif text.startswith("@"):
-            raw = Path(text[1:]).read_bytes()
-        else:
-            raw = text.encode()
-        msgspec.json.decode(raw)
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {text[1:]}: {error.strerror}.") from error
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise click.BadParameter(f"not JSON ({error}); a text stands in quotes, as '\"hello\"'.") from error
-    # Inside a JSON text line ends are white space only: strings hold them escaped.
-    return msgspec.Raw(raw.replace(b"\r", b" ").replace(b"\n", b" ").strip())
-
-
-def _name_or_json(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    return _json(context, parameter, text) if text and text.startswith("{") else text
-
-
-def _headers(
-    _context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]
-) -> dict[str, str] | None:
-    headers = {}
-    for pair in pairs:
-        name, colon, value = pair.partition(":")
-        if not colon:
-            raise click.BadParameter(f"{pair!r} has no colon; write 'NAME: VALUE'.")
-        headers[name.strip()] = value.strip()
-    return headers or None
 
 
 def _task_fields(command: _F) -> _F:
     """The options that ``schedule`` and ``reschedule`` share, in the order of the help text."""
+    # They are sent only where given, so their defaults are ``schedule``'s alone.
+    default = "  [default: {}]".format if command.__name__ == "schedule" else lambda _value: ""
     options = (
         click.option(
-            "--in", "delay", callback=_moment, metavar="DURATION", help="So long from now: 90s, 1h30m, 7d."
+            "--in", "delay", callback=values.duration, metavar="DURATION",
+            help="So long from now: 90s, 1h30m, 7d.",
         ),
         click.option(
-            "--at", callback=_moment, metavar="INSTANT", help="At this time: RFC 3339, or Unix milliseconds."
+            "--at", callback=values.instant, metavar="INSTANT",
+            help="At this time: RFC 3339, or Unix milliseconds.",
         ),
         click.option(
-            "--body", callback=_json, metavar="JSON|@FILE|-", help="Sent as it is, as application/json."
+            "--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent byte for byte, as JSON.",
         ),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
         click.option(
-            "--header",
-            "headers",
-            multiple=True,
-            callback=_headers,
-            metavar="'NAME: VALUE'",
+            "--header", "headers", multiple=True, callback=values.headers, metavar="'NAME: VALUE'",
             help="Repeatable.",
         ),
         click.option(
-            "--method", type=click.Choice(["POST", "GET", "PUT", "PATCH", "DELETE"]), help="[default: POST]"
+            "--method", type=click.Choice(get_args(Method)), help=f"The request's.{default('POST')}",
         ),
         click.option(
-            "--retry", callback=_name_or_json, metavar="RULE", help="A rule's name, or one in JSON."
-        ),
-        click.option("--timeout", callback=_moment, metavar="DURATION", help="Per attempt.  [default: 15s]"),
-        click.option("--connect-timeout", callback=_moment, metavar="DURATION", help="[default: 3s]"),
-        click.option(
-            "--expires-in", callback=_moment, metavar="DURATION", help="Give up so long after it is due."
-        ),
-        click.option("--expires-at", callback=_moment, metavar="INSTANT", help="Give up at this time."),
-        click.option(
-            "--success", callback=_json, metavar="JSON", help='What counts as done: {"status":["2xx"]}.'
+            "--retry", callback=values.name_or_json, metavar="RULE", help="A rule's name, or one in JSON.",
         ),
         click.option(
-            "--poll", callback=_json, metavar="JSON", help='Ask until done: {"every":"5s","max":120}.'
+            "--timeout", callback=values.duration, metavar="DURATION", help=f"Per attempt.{default('15s')}",
         ),
         click.option(
-            "--group", metavar="NAME", help="A name that tasks share, to list or cancel them together."
+            "--connect-timeout", callback=values.duration, metavar="DURATION",
+            help=f"To connect.{default('3s')}",
         ),
         click.option(
-            "--meta", callback=_json, metavar="JSON", help="Kept with the task, never sent to the URL."
+            "--expires-in", callback=values.duration, metavar="DURATION",
+            help="Give up so long after it is due.",
         ),
+        click.option("--expires-at", callback=values.instant, metavar="INSTANT", help="Give up then."),
+        click.option(
+            "--success", callback=values.json, metavar="JSON", help='What is done: {"status":["2xx"]}.',
+        ),
+        click.option(
+            "--poll", callback=values.json, metavar="JSON", help='Ask until done: {"every":"5s","max":120}.',
+        ),
+        click.option("--group", metavar="NAME", help="Shared by tasks to list or cancel together."),
+        click.option("--meta", callback=values.json, metavar="JSON", help="Kept, never sent to the URL."),
         click.option("--on-done", metavar="URL", help="Told when the task is done."),
         click.option("--on-dead", metavar="URL", help="Told when the task is dead or expired."),
-    )
+    )  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
@@ -161,7 +122,7 @@ def schedule(session: Session, url: str, **fields: Any) -> None:
 def reschedule(session: Session, id: str, **fields: Any) -> None:
     """Change when a task is due, or what it sends.
 
-    Its attempts start anew, under the next version.
+    What is not named stays. Its attempts start anew, under the next version.
 
     \b
     Examples:
@@ -178,7 +139,7 @@ def reschedule(session: Session, id: str, **fields: Any) -> None:
 @click.command()
 @click.argument("id", required=False)
 @click.option("--group", metavar="NAME", help="All tasks of this group instead of one.")
-@_QUEUE
+@click.option("--queue", metavar="NAME", help="[default: default; with --group: all queues]")
 @_IF_VERSION
 @with_session
 def cancel(session: Session, id: str | None, group: str | None, **fields: Any) -> None:
@@ -193,6 +154,9 @@ def cancel(session: Session, id: str | None, group: str | None, **fields: Any) -
         raise click.UsageError("Give either an ID or --group.")
     reply = session.ask("cancel", id=id, group=group, **fields)
     if reply is not None:
+        if id is not None and not reply["cancelled"] and not reply["running"]:
+            click.echo(f"{show.clean(id)} was cancelled before")
+            return
         rest = f", {reply['running']} after the attempt in flight" if reply["running"] else ""
         click.echo(f"cancelled: {reply['cancelled']}{rest}")
 
@@ -208,13 +172,13 @@ def get(session: Session, id: str, queue: str | None) -> None:
     Example:
       wheeltimer get order-42 --queue orders
     """
-    reply = session.ask("get", id=id, queue=queue)
-    if reply is not None:
-        _show_task(reply["task"], show.now_ms())
+    line = session.ask_line("get", id=id, queue=queue)
+    if line is not None:
+        _show_task(msgspec.json.decode(line, type=_TaskReply).task, show.now_ms())
 
 
 @click.command("list")
-@_QUEUE
+@_QUEUES
 @click.option("--state", type=click.Choice(STATE_WORDS), help="Only tasks in this state.")
 @click.option("--group", metavar="NAME", help="Only tasks of this group.")
 @click.option("--limit", type=int, metavar="N", help="At most so many.  [default: 100, at most 1000]")
@@ -234,15 +198,15 @@ def list_(session: Session, **fields: Any) -> None:
         return
     now = show.now_ms()
     rows = [
-        (task["queue"], task["id"], task["state"], _next(task, now), task["attempts"], task["url"])
+        (task["id"], task["queue"], task["state"], _next(task, now), task["attempts"], task["url"])
         for task in reply["tasks"]
     ]
     if not rows:
         click.echo("no such tasks")
         return
-    show.table(("queue", "id", "state", "next", "attempts", "url"), rows)
+    show.table(("id", "queue", "state", "next", "attempts", "url"), rows)
     if reply.get("cursor"):
-        click.echo(f"more: --cursor {show.clean(reply['cursor'])}")
+        click.echo(f"more: --cursor {show.clean(shlex.quote(reply['cursor']))}")
 
 
 def _either(fields: dict[str, Any], one: str, other: str, shown: str) -> None:
@@ -257,32 +221,47 @@ def _next(task: dict[str, Any], now: int) -> str:
     return "" if task.get("next") is None else show.relative(task["next"], now)
 
 
+class _TaskReply(msgspec.Struct):
+    """A task member by member, each as the bytes that came: a body is shown as it was given."""
+
+    task: dict[str, msgspec.Raw]
+
+
 _TIMES = ("created", "due", "next", "ended")
-_FIRST = ("state", "url", "method", *_TIMES, "version", "attempts", "polls")
+_FIRST = ("url", "method", *_TIMES, "version", "attempts", "polls")
+_HEAD = ("id", "queue", "state", "history")
 
 
-def _show_task(task: dict[str, Any], now: int) -> None:
+def _show_task(raw: dict[str, msgspec.Raw], now: int) -> None:
     """Every field the daemon sent: the known ones first, any other after them."""
+    task = {name: msgspec.json.decode(value) for name, value in raw.items()}
     click.echo(f"{show.clean(task['queue'])}/{show.clean(task['id'])}  {show.state(task['state'])}")
     pairs: list[tuple[str, object]] = []
-    for name in (*_FIRST[1:], *(name for name in task if name not in _FIRST)):
+    for name in (*_FIRST, *(name for name in task if name not in _FIRST)):
         value = task.get(name)
-        if name in ("id", "queue", "state", "history") or value is None:
+        if name in _HEAD or (value is None and name not in ("body", "meta")):
             continue
         if name in _TIMES:
             value = show.when(value, now)
-        elif not isinstance(value, str | int):
-            value = msgspec.json.encode(value).decode()
+        elif name in ("body", "meta") or not isinstance(value, str | int):
+            value = bytes(raw[name]).decode() if name in raw else None
         pairs.append((name, value))
     show.fields(pairs)
     history = task.get("history") or []
     if history:
-        columns = ("attempt", "version", "started", "late_ms", "ms", "outcome", "status", "error")
-        rows = [
-            [show.instant(entry["started"]) if name == "started" else entry.get(name) for name in columns]
-            for entry in history
-        ]
         click.echo()
-        show.table(columns, rows)
-        if history[-1].get("reply"):
-            click.echo(f"last reply: {show.clean(history[-1]['reply'])}")
+        _show_history(history, task["version"])
+
+
+def _show_history(history: list[dict[str, Any]], version: int) -> None:
+    """One row an attempt; versions only where there are several, for 80 columns are few."""
+    columns = ["attempt", "started", "late_ms", "ms", "outcome", "status", "error"]
+    if any(entry["version"] != version for entry in history):
+        columns.insert(1, "version")
+    rows = [
+        [show.moment(entry["started"]) if name == "started" else entry.get(name) for name in columns]
+        for entry in history
+    ]
+    show.table(columns, rows)
+    if history[-1].get("reply"):
+        click.echo(f"last reply: {show.clean(history[-1]['reply'])}")

@@ -21,6 +21,7 @@ Reply = dict[str, Any]
 
 _READS: Final = frozenset(("hello", "ping", "get", "list", "stats"))
 _encode: Final = msgspec.json.Encoder().encode
+_SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -44,6 +45,7 @@ class Client:
         self, server: str = "127.0.0.1:8463", *, token: str | None = None, timeout_ms: int = 30_000
     ) -> None:
         self._connection = LineConnection(server, timeout_ms)
+        self._greeted = False  # whether it has shown that it is a daemon
         if token is not None:
             try:
                 self.hello(token=token)
@@ -65,11 +67,15 @@ class Client:
 
     def request(self, op: str, **fields: Any) -> Reply:
         """Send one request and return its reply; a field that is None is left out."""
-        self._connection.put(_line({"op": op, **fields}))
-        reply = self._reply(op)
+        reply, _ = self.exchange(op, **fields)
         if not reply["ok"]:
             raise refused(reply)
         return reply
+
+    def exchange(self, op: str, **fields: Any) -> tuple[Reply, bytes]:
+        """The same with the line that the reply came in, its own bytes; a refusal is returned, not raised."""
+        self._connection.put(_line({"op": op, **fields}))
+        return self._reply(op)
 
     def request_many(self, requests: Iterable[Reply], depth: int = 500) -> Iterator[Reply]:
         """Send requests (each with its ``op``) up to ``depth`` ahead; yield the replies in order.
@@ -83,10 +89,10 @@ class Client:
             self._connection.put(_line(request))
             ahead.append(str(request["op"]))
             if len(ahead) >= depth:
-                yield self._reply(ahead[0])
+                yield self._reply(ahead[0])[0]
                 ahead.popleft()
         while ahead:
-            yield self._reply(ahead[0])
+            yield self._reply(ahead[0])[0]
             ahead.popleft()
 
     def hello(self, *, token: str | None = None) -> Reply:
@@ -141,14 +147,24 @@ class Client:
         """Counts, journal, lateness."""
         return self.request("stats")
 
-    def _reply(self, op: str) -> Reply:
+    def _reply(self, op: str) -> tuple[Reply, bytes]:
         try:
-            reply = _decode(self._connection.read_line())
-        except (OSError, msgspec.DecodeError) as error:
+            line = self._connection.read_line()
+            reply = _decode(line)
+            if not isinstance(reply.get("ok"), bool):
+                raise msgspec.DecodeError("there is no ok in it")
+        except OSError as error:
             self._lost(op, error)
-        if not isinstance(reply.get("ok"), bool):
-            self._lost(op, ValueError("its answer is not the protocol's"))
-        return reply
+        except msgspec.DecodeError as error:
+            if self._greeted:
+                self._lost(op, ValueError(f"not a reply: {error}"))
+            self.close()
+            raise ServerUnreachable(
+                f"what answers at {self._connection.server} does not speak wheeltimer's protocol;"
+                f" it said {line[:_SHOWN_BYTES]!r}"
+            ) from error
+        self._greeted = True
+        return reply, line
 
     def _lost(self, op: str, error: Exception) -> NoReturn:
         self.close()  # a late answer would be taken for the next request's

@@ -1,0 +1,76 @@
+"""Values of options as people type them: durations, instants, JSON, headers.
+
+Only what cannot be meant, or cannot be put on a line of JSON, is refused here; what fits, the daemon
+knows.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+
+_UNIX_MS_MIN: Final = 10**11  # 1973; what is less is a year, or seconds
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("+-").replace(".", "", 1).isdecimal()
+
+
+def duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
+    """Text with units. A bare number would be milliseconds on the wire, and hardly ever is meant so."""
+    if text and _is_number(text):
+        raise click.BadParameter(f"{text!r} has no unit; write {text}s, {text}m or {text}ms")
+    return text
+
+
+def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
+    """RFC 3339, or Unix milliseconds where the number can be no other."""
+    if text is None or not _is_number(text):
+        return text
+    if not text.isdecimal() or int(text) < _UNIX_MS_MIN:
+        raise click.BadParameter(
+            f"{text!r} is no time in Unix milliseconds; write those, or 2030-01-31T08:00:00Z"
+        )
+    return int(text)
+
+
+def json(_context: click.Context, _parameter: click.Parameter, text: str | None) -> msgspec.Raw | None:
+    """JSON, ``@FILE`` or ``-``: its own bytes, but for line ends, which would end the request."""
+    if text is None:
+        return None
+    try:
+        if text == "-":
+            raw = sys.stdin.buffer.read()
+        elif text.startswith("@"):
+            raw = Path(text[1:]).read_bytes()
+        else:
+            raw = text.encode()
+        msgspec.json.decode(raw)
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {text[1:]}: {error.strerror}.") from error
+    except (msgspec.DecodeError, UnicodeError) as error:
+        raise click.BadParameter(f"not JSON ({error}); a text stands in quotes, as '\"hello\"'.") from error
+    # Inside a JSON text line ends are white space only: strings hold them escaped.
+    return msgspec.Raw(raw.replace(b"\r", b" ").replace(b"\n", b" ").strip())
+
+
+def name_or_json(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """A name, or JSON where it begins like an object."""
+    return json(context, parameter, text) if text and text.startswith("{") else text
+
+
+def headers(
+    _context: click.Context, _parameter: click.Parameter, pairs: tuple[str, ...]
+) -> dict[str, str] | None:
+    """``NAME: VALUE``, any number of them."""
+    given = {}
+    for pair in pairs:
+        name, colon, value = pair.partition(":")
+        if not colon:
+            raise click.BadParameter(f"{pair!r} has no colon; write 'NAME: VALUE'.")
+        given[name.strip()] = value.strip()
+    return given or None
