@@ -93,6 +93,70 @@ def test_a_queue_at_its_limit_does_not_hold_up_another() -> None:
     assert world.to_hosts() == {"a": 2}
 
 
+def test_woken_by_a_destination_and_stopped_by_its_queue_lets_the_next_go() -> None:
+    """Its queue's rate was used up elsewhere while it stood in the destination's line."""
+    world = World(config=Config({"q": (None, (1, 3_600_000))}, {"a": (1, None)}))
+    first = world.schedule("first")
+    world.settle()
+    world.schedule("stopped", queue="q")
+    world.settle()
+    other = world.schedule("other", queue="r")
+    world.settle()
+    elsewhere = world.schedule("elsewhere", "b", queue="q")
+    world.settle()
+    world.end(elsewhere)
+    world.end(first)
+    world.check(world.settle())
+    assert list(world.flights) == [other]
+
+
+def test_woken_by_a_queue_and_stopped_by_its_destination_lets_the_next_go() -> None:
+    """Its destination was filled by another queue while it stood in its own queue's line."""
+    world = World(config=Config({"q": (1, None)}, {"b": (1, None)}))
+    first = world.schedule("first", "a", queue="q")
+    world.settle()
+    world.schedule("stopped", "b", queue="q")
+    world.settle()
+    other = world.schedule("other", "c", queue="q")
+    world.settle()
+    filling = world.schedule("filling", "b", queue="r")
+    world.settle()
+    assert set(world.flights) == {first, filling}
+    world.end(first)
+    world.check(world.settle())
+    assert set(world.flights) == {filling, other}
+
+
+def test_who_comes_last_does_not_take_the_place_that_a_success_adds() -> None:
+    world = World()
+    fill(world, 8)
+    world.settle()
+    waiting = []
+    for name in ("p", "q"):
+        waiting.append(world.schedule("x", "a", queue=name))
+        world.settle()
+    world.end(next(iter(world.flights)))
+    world.schedule("x", "a", queue="late")
+    world.check(world.settle())
+    assert len(world.flights) == 9
+    assert set(waiting) < set(world.flights)
+
+
+def test_a_task_that_comes_again_and_again_is_kept_once() -> None:
+    """Rescheduled behind a paused queue, it becomes ready each time; its older keys are dropped."""
+    world = World()
+    world.pause("default")
+    keys = fill(world, 4)
+    for _ in range(STALE_MIN):
+        for key in keys:
+            world.ask("reschedule", id=split_key(key)[1], delay=0)
+        world.settle()
+    assert len(world.dispatcher) <= STALE_MIN + 16
+    world.resume("default")
+    world.settle()
+    assert sorted(world.flights) == keys
+
+
 def test_new_queues_do_not_go_past_those_that_wait() -> None:
     """One permit and ever new queues: who waits longest is next."""
     world = World(config=Config(hosts={"a": (1, None)}))
