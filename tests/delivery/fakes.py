@@ -266,7 +266,7 @@ class World:
             stands.update(map(id, gate.line))
         assert set(stands.values()) <= {1}, "a lane stands in two lines"
         going = Counter(id(lane.target) for lane in (*lanes.ring, *lanes.crowd))
-        in_lanes: set[str] = set(dispatcher._unwritten)
+        in_lanes: set[str] = {*dispatcher._unwritten, *dispatcher._written}
         size = all_lanes = 0
         for target in lanes.targets.values():
             mine = sum(flight.lane.target is target for flight in flights)
