@@ -10,13 +10,13 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
 from tests.process.daemon import Connection, Home, until
-from wheeltimer.core import commands, replies, retry, success
+from wheeltimer.core import commands, records, replies, retry, success
 from wheeltimer.core.headers import _RESERVED, _RESERVED_PREFIXES
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.task import TRANSITIONS, Attempt, Poll, State
@@ -132,6 +132,12 @@ def test_every_built_in_rule_is_named_with_its_delays() -> None:
     assert all(kind in "".join(BLOCKS) for kind in ('"exponential"', '"fixed"', '"linear"', '"list"'))
 
 
+def test_how_long_the_default_rule_goes_on() -> None:
+    minutes = retry.budget_ms(retry.DEFAULT_RULE) // 60_000
+    assert f"about {minutes // 60} h {minutes % 60} m in all" in section("Retry rules")
+    assert minutes // 60 == 4, "the README says about four hours"
+
+
 def test_states_are_those_of_the_code() -> None:
     table = section("A task's life").split("### Identity")[0]
     assert rows(table) == {state.word for state in State}
@@ -170,6 +176,15 @@ def test_links_inside_the_page_lead_somewhere() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", TEXT)) <= titles
 
 
+def test_the_journals_records_are_those_of_the_code() -> None:
+    text = (PACKAGE / "docs" / "journal-format.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\| `(\w)` \| (\w+) \| ([^|]+) \|", text, re.MULTILINE)
+    assert {(kind, name): tuple(re.findall(r"`(\w+)`", fields)) for kind, name, fields in table} == {
+        (record.__struct_config__.tag, record.__name__.lower()): record.__struct_fields__
+        for record in get_args(records.Written)
+    }
+
+
 # --- the examples run ------------------------------------------------------------------------------
 
 
@@ -182,6 +197,8 @@ def _examples() -> Iterator[tuple[str, str]]:
 
 
 EXAMPLES = list(_examples())
+README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+SESSION = README.split("$ nc 127.0.0.1 8463\n")[1].split("```")[0].splitlines()
 HOOKS = [block.strip() for block in BLOCKS if not block.startswith('{"op"')]
 _SERVER_ID = re.compile(r'"id":"[0-9a-hjkmnp-tv-z]{26}"')
 
@@ -258,11 +275,11 @@ def converse(connection: Connection, receiver: Receiver, request: str, wanted: s
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[tuple[str, str, str]], Receiver]]:
-    """(request, the page's reply, the daemon's reply) of every example, in order, on one connection."""
+    """(request, the page's reply, the daemon's), in order, on one connection; then the README's session."""
     with Receiver() as receiver, Home(tmp_path_factory.mktemp("protocol")) as home:
         with home.start().connect() as connection:
             run = []
-            for request, reply in EXAMPLES:
+            for request, reply in [*EXAMPLES, *zip(SESSION[::2], SESSION[1::2], strict=True)]:
                 run.append((request, reply, converse(connection, receiver, request, reply)))
             for _ in until():
                 if "/done" in receiver.seen:

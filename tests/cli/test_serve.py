@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -144,6 +145,14 @@ def test_a_bad_setting_is_one_line_and_the_daemon_never_starts(
     assert result.exit_code == exit_code
     assert named in one_line(result)
     assert daemon.settings == []
+
+
+def test_a_data_folder_that_cannot_be_made_exits_73() -> None:
+    """It was 74 and a raw errno, as if a disk had failed."""
+    command = [sys.executable, "-m", "wheeltimer", "serve", "--data-dir", "/proc/nope"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 73
+    assert done.stderr == "wheeltimer: data folder /proc/nope cannot be made: No such file or directory\n"
 
 
 def test_a_person_who_waits_for_the_recovery_sees_how_far_it_is(

@@ -123,6 +123,13 @@ def test_an_unknown_key_is_refused_by_its_full_name(
         assert message.endswith(f"did you mean {meant}?")
 
 
+@pytest.mark.parametrize("name", ["MAX", "TOKENS", "HOST", "LOG_LEVEL", "PORT_X"])
+def test_a_guess_that_is_no_more_than_one_is_not_made(name: str) -> None:
+    """``WHEELTIMER_MAX`` was answered with the first of a dozen limits."""
+    with pytest.raises(SettingsError, match=rf"^WHEELTIMER_{name}: no such setting$"):
+        load({}, {f"WHEELTIMER_{name}": "1"})
+
+
 def test_an_unknown_variable_is_refused_by_its_full_name() -> None:
     with pytest.raises(
         SettingsError, match=r"^WHEELTIMER_TIKC: .* did you mean WHEELTIMER_TICK\?$"
@@ -139,14 +146,15 @@ def test_an_unknown_variable_is_refused_by_its_full_name() -> None:
         ({"tick": "0"}, {}, 2, "--tick: "),
         ({"max_tasks": "0"}, {}, 2, "--max-tasks: "),
         ({"wheel_size": "abc"}, {}, 2, "--wheel-size: "),
-        ({"fsync": "maybe"}, {}, 2, "--fsync: .*group or off"),
+        ({"fsync": "maybe"}, {}, 2, "^--fsync: 'maybe': give group or off$"),
+        ({"concurrency": "many"}, {}, 2, "^--concurrency: 'many': give 1 to 100000$"),
         ({"listen": ("127.0.0.1",)}, {}, 2, "--listen: "),
         ({"listen": ("127.0.0.1:1", "127.0.0.1:1")}, {}, 2, "--listen: .*twice"),
         ({"allow_net": ("10.0.0.1/8",)}, {}, 2, "--allow-net: .*host bits"),
         ({"allow_net": ("ten",)}, {}, 2, "--allow-net: .*10.20.0.0/16"),
         ({"data_dir": ""}, {}, 2, "--data-dir: "),
         ({}, {"WHEELTIMER_TICK": "0"}, 78, "WHEELTIMER_TICK: "),
-        ({}, {"WHEELTIMER_INSECURE": "perhaps"}, 78, "WHEELTIMER_INSECURE: "),
+        ({}, {"WHEELTIMER_INSECURE": "maybe"}, 78, "^WHEELTIMER_INSECURE: 'maybe': give true or false$"),
         ({}, {"WHEELTIMER_CONFIG": "/no/such/file"}, 78, "/no/such/file: No such file"),
     ],
 )
@@ -181,6 +189,7 @@ def test_an_open_listener_without_tokens_is_refused(tmp_path: Path, flags: dict[
         load(flags, {})
     assert caught.value.exit_code == 78
     assert load(flags | {"insecure": True}, {}).insecure
+    assert "token" not in str(caught.value), "tokens are not served yet: no hint may lead there"
     assert load_toml(tmp_path, TOKEN, **flags).tokens
 
 

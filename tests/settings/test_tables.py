@@ -216,7 +216,7 @@ def test_one_destination_under_two_spellings_is_refused(tmp_path: Path) -> None:
     [
         (("name", '""'), None),
         (("sha256", '"abc"'), "64 hex digits"),
-        (("scopes", '["write"]'), "scopes"),
+        (("scopes", '["write"]'), "give produce, read or admin"),
         (("scopes", "[]"), "scopes is empty"),
         (("queues", '["a*b"]'), "queues"),
         (("queues", '["**"]'), "queues"),

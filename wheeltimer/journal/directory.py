@@ -24,7 +24,8 @@ from .disk import Disk
 
 _SEGMENT: Final = re.compile(r"(\d{10})\.segment")
 _SPARE: Final = re.compile(r"spare-(\d+)\.zeros")
-_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST})
+_NO_PATH: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG})  # /proc/nope, a loop of links
+_REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, *_NO_PATH})
 
 
 def segment_name(number: int) -> str:
@@ -63,7 +64,8 @@ class Directory:
             lock_fd = _lock(path, disk)
         except OSError as exc:
             if exc.errno in _REFUSED:
-                raise JournalInUse(f"data folder {path} cannot be written: {exc.strerror}") from exc
+                what = "made" if exc.errno in _NO_PATH else "written"
+                raise JournalInUse(f"data folder {path} cannot be {what}: {exc.strerror}") from exc
             raise StorageFailed(f"data folder {path} cannot be opened: {exc}") from exc
         directory = cls(path, disk, lock_fd)
         try:

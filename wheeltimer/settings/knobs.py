@@ -172,7 +172,7 @@ class Token(Struct, frozen=True, kw_only=True):
     """``[[tokens]]``: who may do what. The token itself is nowhere, only its SHA-256."""
 
     name: Annotated[str, _knob("what logs call its holder", parse=parse_name)]
-    sha256: Annotated[bytes, _knob("of the token; `wheeltimer token new` prints it", parse=parse_sha256)]
+    sha256: Annotated[bytes, _knob("of the token, 64 hex digits", parse=parse_sha256)]
     scopes: Annotated[tuple[Literal["produce", "read", "admin"], ...], _knob("what it allows; at least one")]
     queues: Annotated[
         tuple[str, ...],

@@ -48,6 +48,7 @@ _TABLES: Final[tuple[str, ...]] = ("retry", "queues", "destinations", "tokens", 
 _KNOBS: Final[dict[str, Knob]] = {knob.key: knob for knob in knobs(Settings)} | {
     f"{table}.{knob.key}": knob for table, struct in _FLAT.items() for knob in knobs(struct)
 }
+_CLOSE: Final = 0.66  # "retries" is close to "retry", "http" is not to "path"
 _EXIT_FLAG: Final = 2
 _S = TypeVar("_S", bound=Struct)
 
@@ -178,7 +179,9 @@ def _value(knob: Knob, given: _Given) -> Any:
     except BadValue as error:
         raise given.error(str(error)) from error
     except msgspec.ValidationError as error:
-        raise given.error(f"{given.value!r}: {_plain(error)}; give {_range(knob)}") from error
+        # Where a range says it all, msgspec's sentence would only say it again.
+        why = "" if given.is_text or _choices(knob.type) else f" {_plain(error)};"
+        raise given.error(f"{given.value!r}:{why} give {_range(knob)}") from error
     too_low = knob.low is not None and value is not None and value < knob.low
     if too_low or (knob.high is not None and value is not None and value > knob.high):
         raise given.error(f"{given.value!r} is out of bounds ({knob.reason}); give {_range(knob)}")
@@ -191,10 +194,19 @@ def _plain(error: msgspec.ValidationError) -> str:
     return f"{text[0].lower()}{text[1:]}"
 
 
+def _choices(kind: Any) -> tuple[str, ...]:
+    """The values of a type that has few: its own, or those of its members."""
+    if kind is bool:
+        return "true", "false"
+    if typing.get_origin(kind) is tuple:
+        return _choices(typing.get_args(kind)[0])
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
 def _range(knob: Knob) -> str:
     """What would do, in the words of the setting."""
-    if typing.get_origin(knob.type) is Literal:
-        return " or ".join(typing.get_args(knob.type))
+    if choices := _choices(knob.type):
+        return f"{', '.join(choices[:-1])} or {choices[-1]}"
     if knob.low is None:
         return knob.reason
     assert knob.high is not None
@@ -208,7 +220,9 @@ def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = list(known)
     lower = name.lower()
     same_end = [key for key in known if key.lower().endswith((f".{lower}", f"_{lower}"))]
-    close = same_end or difflib.get_close_matches(name, known, 1, 0.6)
+    if len(same_end) > 1:  # "max" could be any of a dozen
+        return ""
+    close = same_end or difflib.get_close_matches(name, known, 1, _CLOSE)
     return f"; did you mean {prefix}{close[0]}?" if close else ""
 
 
@@ -312,11 +326,13 @@ def _check_together(settings: Settings) -> None:
     if not settings.listen:
         raise SettingsError("listen: empty; give at least one address, as 127.0.0.1:8463")
     if any(address.kind == "tls" for address in listeners) and settings.tls is None:
-        raise SettingsError("listen: a tls: address needs [tls] with cert and key in the configuration file")
+        raise SettingsError(
+            "listen: a tls: address needs [tls] with cert and key, and this version does not serve it yet;"
+            " listen on 127.0.0.1 or a unix: socket and let a proxy in front speak TLS"
+        )
     exposed = [str(address) for address in listeners if not address.is_local]
     if exposed and not settings.tokens and not settings.insecure:
         raise SettingsError(
-            f"listen: {', '.join(exposed)} can be reached from other machines and nobody needs a token;"
-            " add [[tokens]] to the configuration file, listen on 127.0.0.1 or a unix: socket,"
-            " or pass --insecure where the network itself is trusted"
+            f"listen: {', '.join(exposed)} can be reached from other machines, and whoever reaches it may do"
+            " all; listen on 127.0.0.1 or a unix: socket, or pass --insecure where the network is trusted"
         )

@@ -54,7 +54,7 @@ class Address(Struct, frozen=True):
 
 def parse_address(text: object, folder: Path = Path()) -> Address:
     """``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``."""
-    help_text = "write HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH"
+    help_text = "write HOST:PORT, [IPV6]:PORT or unix:PATH"
     if not isinstance(text, str):
         raise BadValue(f"{text!r} is not an address; {help_text}")
     if text.startswith("unix:"):
@@ -187,7 +187,7 @@ def parse_name(value: object, folder: Path = Path()) -> str:
 def parse_sha256(value: object, folder: Path = Path()) -> bytes:
     """64 hex digits; the digest's 32 bytes."""
     if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{64}", value):
-        raise BadValue("not a SHA-256 in 64 hex digits; `wheeltimer token new` prints one")
+        raise BadValue("not a SHA-256 in 64 hex digits, as sha256sum prints it")
     return bytes.fromhex(value)
 
 
