@@ -14,6 +14,7 @@ from tests.process.daemon import SMALL, Connection, Daemon, Home, until
 from tests.process.receiver import Receiver
 
 FLAGS = ("--fsync", "off")
+ROOMY = "[journal]\nsegment_bytes = 33554432\n"  # hundreds of attempts in flight reserve 8 KiB each
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def test_no_backlog_grows_at_a_receiver_that_takes_its_time(
 ) -> None:
     """Callbacks at an even rate to one that answers in 50 ms; ready tasks are counted all the while."""
     rate, seconds = (1000, 30) if thorough else (400, 4)
-    daemon = home.start(*FLAGS)
+    daemon = home.start(*FLAGS, config=ROOMY)
     with daemon.connect() as client, deaf() as nowhere:
         if dead:
             client.send(*(
@@ -78,7 +79,7 @@ def test_no_backlog_grows_at_a_receiver_that_takes_its_time(
 
 def test_slow_destinations_leave_room_for_a_fast_one(home: Home, receiver: Receiver) -> None:
     """Twenty that never answer, with more waiting for each than all permits together."""
-    daemon = home.start(*FLAGS, "--concurrency", "128")
+    daemon = home.start(*FLAGS, "--concurrency", "128", config=ROOMY)
     with daemon.connect() as client, ExitStack() as stack:
         for number in range(20):
             url = stack.enter_context(deaf())
