@@ -62,12 +62,12 @@ def test_an_id_is_never_cut_in_two(
     length: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     narrow(monkeypatch)
-    row = ("x" * length, "default", "scheduled", "in 29m 58s", 0, "https://example.org/" + "y" * 60)
+    row = ("x" * length, "default", "scheduled", "29m 58s ago", 0, "https://example.org/" + "y" * 60)
     show.table(("id", "queue", "state", "next", "attempts", "url"), [row])
     text = click.unstyle(capsys.readouterr().out)
     assert "QUEUE" not in text, "it is drawn"
     assert "x" * length in text
-    assert text.count("y") == 60
+    assert text.count("\n") == 3, "one task, one line"
     if length == 26:
         assert max(map(len, text.splitlines())) <= 80
 

@@ -163,9 +163,9 @@ def test_list_is_aligned_text_in_a_pipe() -> None:
         _task(id="b", queue="q", state="done", next=None, ended=NOW_MS - 90_000, attempts=12),
     ]
     assert shown("list", reply={"ok": True, "tasks": tasks, "cursor": "5/q/it's b"}).splitlines() == [
-        "ID        QUEUE   STATE      NEXT              ATTEMPTS  URL",
-        "order-42  orders  scheduled  in 29m 58s               0  https://example.org/hook",
-        "b         q       done       ended 1m 30s ago        12  https://example.org/hook",
+        "ID        QUEUE   STATE      NEXT        ATTEMPTS  URL",
+        "order-42  orders  scheduled  in 29m 58s         0  https://example.org/hook",
+        "b         q       done       1m 30s ago        12  https://example.org/hook",
         """more: --cursor '5/q/it'"'"'s b'""",
     ]
 

@@ -28,7 +28,7 @@ from wheeltimer.core.task import State, Task, key_of, split_key, unpack
 from wheeltimer.core.units import format_instant
 
 STEPS = 50
-LIMITS = Limits(tasks_max=9, keep_done_ms=400, keep_done_max=4, keep_dead_ms=900, keep_dead_max=3)
+LIMITS = Limits(tasks_max=5, keep_done_ms=400, keep_done_max=4, keep_dead_ms=900, keep_dead_max=3)
 START_MS = START_WALL_NS // MS
 JOURNAL_ID = b"journal-of-tests"
 
@@ -45,7 +45,7 @@ RETRIES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 POLLS: tuple[dict[str, Any], ...] = (
     {}, {"poll": {"every": "9ms", "max": 2}, "success": {"text": "ok"}},
-    {"success": {"status": [304, "2xx"]}}, {"poll": {"every": 30}, "success": {"status": [201]}},
+    {"success": {"status": [304, "2xx"]}}, {"poll": {"every": 30, "max": 1}, "success": {"status": [201]}},
 )  # fmt: skip
 EXPIRIES: tuple[dict[str, Any], ...] = (
     {}, {}, {"expires_in": 12}, {"expires_in": "60ms"}, {"expires_at": START_MS + 50},
@@ -80,6 +80,7 @@ class Play:
         self.driver = Driver(LIMITS, policy)
         self.model = Model(LIMITS, self.driver.boot, finals)
         self.story: list[str] = []
+        self.asked: list[dict[str, Any]] = []
         self.webhook_ids: dict[tuple[int, int], str] = {}
         self.looked = True  # the wheels know the clocks as they are
         self.due_ns: int | None = None  # the earliest timer after the last step, if the ticker knows it
@@ -138,6 +139,10 @@ class Play:
         ask |= RETRIES[(a + b) % 6] | CONFLICTS[a // 20]
         if b % 5 == 4:  # nothing special: what most clients ask, and its own way in
             ask = {name: ask[name] for name in ("url", "id", "queue") if name in ask} | {"delay": a}
+        if self.asked and a % 4 == 3:  # what was asked before, once more
+            ask = self.asked[b % len(self.asked)]
+        elif id is not None:
+            self.asked.append(ask)
         now, model = self.driver.now, self.model
         self.same("schedule", ask, lambda got: model.schedule(ask, now, ask.get("id") or got.get("id", "")))
 

@@ -102,7 +102,7 @@ def test_an_id_with_a_slash_is_no_other_queue(driver: Driver) -> None:
 
 
 def test_a_wanted_repeat_is_not_swallowed_by_the_dedupe_window() -> None:
-    """TRAPS 19: an ended task answers for its id as long as it is kept; replace re-opens it at once."""
+    """An ended task answers for its id as long as it is kept; replace re-opens it at once."""
     driver = scheduled(body={"n": 1})
     driver.tick()
     driver.attempt(KEY)
@@ -184,7 +184,7 @@ def test_a_deadline_is_rounded_late_never_early() -> None:
 
 
 def test_nothing_is_due_one_nanosecond_early() -> None:
-    """TRAPS 7, with the engine's own deadlines: a ns before, on the boundary, and a ns later."""
+    """A ns before, on the boundary, and a ns later."""
     for fields in ({"delay": 20}, {"at": (Driver().now.wall_ns // NS_PER_MS) + 20}):
         driver = scheduled(**fields)
         driver.pass_ns(20 * NS_PER_MS - 1)
@@ -226,7 +226,7 @@ def test_ten_years_of_delay_is_the_most(driver: Driver) -> None:
 
 
 def test_the_timer_of_an_old_version_never_fires() -> None:
-    """TRAPS 25: moved later before it is due, while it is ready, and while its attempt runs."""
+    """Moved later before it is due, while it is ready, and while its attempt runs."""
     driver = scheduled(delay=100)
     driver.ask("reschedule", id="t", delay=200)
     driver.pass_ms(100)
@@ -251,7 +251,7 @@ def test_the_timer_of_an_old_version_never_fires() -> None:
 
 
 def test_moving_a_task_around_its_due_for_ever_fires_it_once() -> None:
-    """TRAPS 25 and 4, by chance: many reschedules, one firing for each version that is let be."""
+    """Many reschedules, one firing for each version that is let be."""
     seed = 12
     chance = random.Random(seed)
     driver = Driver()
@@ -418,7 +418,7 @@ def test_expires_in_given_between_two_attempts_counts_from_the_due_too() -> None
 
 
 def test_late_is_no_reason_to_drop() -> None:
-    """TRAPS 17: a task that the daemon comes to a year late goes out, unless it says when it expires."""
+    """A task that the daemon comes to a year late goes out, unless it says when it expires."""
     driver = Driver()
     driver.ask("schedule", id="t", url="http://r/", delay=20)
     driver.ask("schedule", id="at", url="http://r/", at=driver.now.wall_ms + 20)

@@ -130,7 +130,7 @@ def test_the_attempt_in_flight_keeps_the_webhook_id_it_was_sent_with() -> None:
 
 @pytest.mark.parametrize("how", ["done", "cancelled", "dead", "expired"])
 def test_an_id_that_comes_back_after_its_retention_has_another_webhook_id(how: str) -> None:
-    """TRAPS 30: a receiver that drops duplicates would drop the new event."""
+    """A receiver that drops duplicates would drop the new event."""
     driver = Driver(Limits(keep_done_ms=1000, keep_dead_ms=1000))
     seen = set()
     for _ in range(3):
@@ -156,7 +156,7 @@ def test_an_id_that_comes_back_after_its_retention_has_another_webhook_id(how: s
 
 
 def test_a_hook_of_a_second_life_has_another_webhook_id() -> None:
-    """TRAPS 30 once more: the hook ``t/done/1`` of the second life is another event than the first's."""
+    """Once more: the hook ``t/done/1`` of the second life is another event than the first's."""
     driver = Driver(Limits(keep_done_ms=0))
     seen = set()
     for _ in range(3):

@@ -117,7 +117,7 @@ def scheduled_soon(**fields: Any) -> Driver:
 
 
 def test_every_failed_attempt_is_counted() -> None:
-    """TRAPS 12: a rule of n attempts makes n, whatever fails and through crashes, and then it is dead."""
+    """A rule of n attempts makes n, whatever fails and through crashes, and then it is dead."""
     assert run_out(scheduled_soon(retry=FIXED)) == [1, 101, 201]
     assert run_out(scheduled_soon(retry="none")) == [1]
     assert run_out(scheduled_soon(retry={"kind": "list", "delays": [5, "1s"], "jitter": 0})) == [1, 6, 1006]
@@ -135,7 +135,7 @@ def test_every_failed_attempt_is_counted() -> None:
 
 
 def test_the_next_attempt_is_never_in_the_past() -> None:
-    """TRAPS 12, its other half: counted from the end of the attempt, picked up, also after a crash."""
+    """Counted from the end of the attempt, picked up, also after a crash."""
     driver = ready()
     driver.start(KEY)
     driver.pass_ms(7000)  # a slow one
@@ -282,7 +282,7 @@ def test_bytes_that_are_no_text_do_not_break_a_reply() -> None:
 
 
 def test_expiry_found_at_start_gives_the_same_event_and_hook() -> None:
-    """TRAPS 24: the daemon was away when the task expired."""
+    """The daemon was away when the task expired."""
     records = []
     for down in (False, True):
         driver = Driver()
@@ -302,7 +302,7 @@ def test_expiry_found_at_start_gives_the_same_event_and_hook() -> None:
 
 
 def test_a_stored_stop_found_at_start_ends_the_task_with_event_and_hook() -> None:
-    """TRAPS 24: the attempt that a cancel or finish waited for was cut by the crash."""
+    """The attempt that a cancel or finish waited for was cut by the crash."""
     for op, kinds in (("cancel", "e"), ("finish", "es")):
         for newer in (False, True):
             driver = ready(**HOOKS)
@@ -352,7 +352,7 @@ def test_giving_up_on_a_destination_names_it() -> None:
 
 
 def test_a_delay_survives_a_restart_on_the_same_boot_whatever_the_wall_clock_does() -> None:
-    """TRAPS 1: not one ms is added for the time of the restart, and a stepped clock changes nothing."""
+    """Not one ms is added for the time of the restart, and a stepped clock changes nothing."""
     for wall_ms in (0, 3_600_000, -3_600_000):
         driver = Driver()
         driver.ask("schedule", id="t", url="http://r/", delay=1000)

@@ -165,7 +165,7 @@ def test_a_cursor_survives_ids_with_slashes_and_a_task_that_has_gone() -> None:
 
 
 def test_a_list_sees_one_slice_at_a_time_while_tasks_change() -> None:
-    """TRAPS 28: whoever scans gives way between slices; the rows that stay are all in the page."""
+    """Whoever scans gives way between slices; the rows that stay are all in the page."""
     driver = Driver()
     for n in range(300):
         driver.ask("schedule", id=f"t{n:03}", url="http://r/", delay=n)

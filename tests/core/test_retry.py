@@ -85,7 +85,7 @@ def test_the_default_rule_is_the_one_that_is_promised() -> None:
 
 
 def test_attempts_counts_attempts_not_retries() -> None:
-    """TRAPS 12: a rule of n attempts has n - 1 delays, and is dead for good after that."""
+    """A rule of n attempts has n - 1 delays, and is dead for good after that."""
     for attempts in (1, 2, ATTEMPTS_MAX):
         rule = FixedRule(every=1, attempts=attempts)
         delays = 0

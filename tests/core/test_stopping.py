@@ -34,7 +34,7 @@ def scheduled(**fields: Any) -> Driver:
 
 
 def test_a_task_cancelled_between_due_and_sent_is_not_sent() -> None:
-    """TRAPS 5: handed over by the wheel, waiting for its permit, and cancelled there."""
+    """Handed over by the wheel, waiting for its permit, and cancelled there."""
     driver = scheduled(delay=5)
     driver.pass_ms(5)
     assert driver.tick() == [KEY]
@@ -48,7 +48,7 @@ def test_a_task_cancelled_between_due_and_sent_is_not_sent() -> None:
 
 
 def test_a_task_cancelled_while_the_wheel_holds_it_open_is_not_handed_over() -> None:
-    """TRAPS 5, one step earlier: two tasks of one tick, the first is handed over, the second cancelled."""
+    """Two tasks of one tick, the first is handed over, the second cancelled."""
     driver = Driver()
     for id, delay in (("a", 3), ("b", 4)):
         driver.ask("schedule", id=id, url="http://r/", delay=delay)
@@ -142,7 +142,7 @@ def test_a_redrive_keeps_an_instant_that_is_still_to_come() -> None:
 
 @pytest.mark.parametrize("op", ["cancel", "finish", "redrive"])
 def test_a_bulk_call_with_no_filter_is_not_all(op: str) -> None:
-    """TRAPS 18: neither ``id`` nor ``group``; an empty one is no filter either; both are a mistake."""
+    """Neither ``id`` nor ``group``; an empty one is no filter either; both are a mistake."""
     driver = scheduled(group="g")
     for fields, field in (({"group": ""}, "group"), ({"id": ""}, "id"), ({"id": "t", "group": "g"}, "group")):
         reply = driver.ask(op, **{"id": "t"} | fields)
@@ -231,7 +231,7 @@ def test_a_task_keeps_the_rule_as_it_was_when_scheduled() -> None:
 
 
 def test_the_pending_count_never_drifts() -> None:
-    """TRAPS 4: ten thousand steps by chance; the counts are derived again and never below zero."""
+    """Ten thousand steps by chance; the counts are derived again and never below zero."""
     seed = 21
     chance = random.Random(seed)
     driver = Driver(Limits(keep_done_max=5, keep_dead_max=5))

@@ -33,7 +33,7 @@ def test_the_table_does_what_a_dict_does() -> None:
 
 
 def test_a_walk_sees_every_row_that_stays_exactly_once() -> None:
-    """TRAPS 28: a list goes on in slices while others add, change and cancel."""
+    """A list goes on in slices while others add, change and cancel."""
     seed = 6
     chance = random.Random(seed)
     table = Table()

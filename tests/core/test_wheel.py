@@ -210,7 +210,7 @@ def test_every_key_expires_at_its_own_instant() -> None:
 
 @pytest.mark.quick
 def test_pending_count_does_not_drift() -> None:
-    """TRAPS 4: cancelled while open, cancelled when expired, moved and overdue keys are all counted once."""
+    """Cancelled while open, cancelled when expired, moved and overdue keys are all counted once."""
     wheel, put = make()
     for n in range(40):
         put(f"q/{n}", 45 + n % 3)
@@ -257,7 +257,7 @@ def test_a_key_that_is_in_twice_is_found_by_check() -> None:
 @pytest.mark.quick
 @pytest.mark.parametrize("ticks", [1, 2, WHEEL_SIZE - 1, WHEEL_SIZE, WHEEL_SIZE + 1, 3 * WHEEL_SIZE, 10**12])
 def test_a_late_wake_takes_all_ticks_that_passed(ticks: int) -> None:
-    """TRAPS 6: one wake after many ticks, also after more than the wheel has."""
+    """One wake after many ticks, also after more than the wheel has."""
     wheel, put = make()
     expected = []
     for tick in range(1, min(ticks, 4 * WHEEL_SIZE) + 1):
@@ -310,7 +310,7 @@ def counted_buckets(init: Callable[..., None], kind: type[dict[int, object]]) ->
 @pytest.mark.parametrize("deadline_ns", [30, 29, 31, 39, 40])
 @pytest.mark.parametrize("as_open", [False, True])
 def test_nothing_is_released_early_on_the_boundary(deadline_ns: int, as_open: bool) -> None:
-    """TRAPS 7: the deadline on a tick's edge, one less, one more; put before and while its tick is open."""
+    """The deadline on a tick's edge, one less, one more; put before and while its tick is open."""
     wheel, put = make()
     if as_open:
         put("opener", deadline_ns // TICK_NS * TICK_NS)
@@ -395,7 +395,7 @@ def test_cancel_and_schedule_in_the_open_tick_for_ever_does_not_pile_up() -> Non
 
 @pytest.mark.quick
 def test_the_entry_of_an_old_deadline_does_not_fire_the_new_one() -> None:
-    """TRAPS 25, within one open tick: cancelled entries stay in the heap for a while."""
+    """Cancelled entries stay in the heap for a while."""
     wheel, put = make()
     put("q/1", 32)
     assert wheel.expire(30, 10) == []  # opened

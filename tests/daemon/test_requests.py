@@ -66,7 +66,7 @@ async def fill(daemon: World) -> None:
 async def test_a_list_of_many_tasks_does_not_stop_the_timers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TRAPS 28: no more than a slice of rows is looked at between two turns of everybody else."""
+    """No more than a slice of rows is looked at between two turns of everybody else."""
     rows_by_turn: dict[int, int] = {}
     feed = Listing.feed
     async with world(tmp_path, segment_bytes=1 << 24) as daemon, trio.open_nursery() as nursery:
@@ -90,7 +90,7 @@ async def test_a_list_of_many_tasks_does_not_stop_the_timers(
 @trio_test
 @pytest.mark.usefixtures("_slow")
 async def test_a_group_cancel_does_not_stop_the_timers(tmp_path: Path) -> None:
-    """TRAPS 28, the same for what changes: cancelled in slices, answered after the last."""
+    """Cancelled in slices, answered after the last."""
     async with world(tmp_path, segment_bytes=1 << 24) as daemon, trio.open_nursery() as nursery:
         await fill(daemon)
         cancelled_at: list[int] = []
@@ -128,7 +128,7 @@ async def test_a_pipelined_batch_is_answered_in_slices(tmp_path: Path) -> None:
 def test_a_task_stopped_at_any_moment_is_not_sent_after_the_answer(
     tmp_path: Path, op: str, checkpoints: int
 ) -> None:
-    """TRAPS 5 and 25: due, waiting for its commit, ready, started, answered, recorded: at every turn of
+    """Due, waiting for its commit, ready, started, answered, recorded: at every turn of
     the loop in between the task is cancelled, finished or given another version."""
 
     async def accident() -> None:

@@ -19,7 +19,7 @@ HOUR_MS = 3_600_000
 
 @trio_test
 async def test_nothing_is_early_on_the_exact_boundary(tmp_path: Path) -> None:
-    """TRAPS 7: one ns less is too early, and the boundary itself is not; for both wheels."""
+    """One ns less is too early, and the boundary itself is not; for both wheels."""
     async with world(tmp_path) as daemon:
         now_ms = (await daemon.ask(op="ping"))["now"]
         await daemon.ask(op="schedule", id="by-delay", url=URL, delay=1000)
@@ -39,7 +39,7 @@ async def test_nothing_is_early_on_the_exact_boundary(tmp_path: Path) -> None:
 
 @trio_test
 async def test_all_ticks_passed_are_worked_off_at_one_wake_up(tmp_path: Path) -> None:
-    """TRAPS 6: an hour in one piece, more than the wheel has buckets many times over."""
+    """An hour in one piece, more than the wheel has buckets many times over."""
     async with world(tmp_path, segment_bytes=1 << 24) as daemon:
         ids = [f"t{n}" for n in range(2000)]
         replies = await daemon.ask_all(
@@ -62,7 +62,7 @@ async def test_a_nearer_deadline_wakes_earlier(tmp_path: Path) -> None:
 
 @trio_test
 async def test_an_idle_ticker_looks_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TRAPS 8: neither a far task nor a near one makes the wait come out as zero."""
+    """Neither a far task nor a near one makes the wait come out as zero."""
     waits = 0
     wait = ManualTimer.wait
 
@@ -85,7 +85,7 @@ async def test_an_idle_ticker_looks_once_a_second(tmp_path: Path, monkeypatch: p
 
 @trio_test
 async def test_a_million_due_at_once_are_handed_over_in_slices(tmp_path: Path) -> None:
-    """TRAPS 28: between two slices everybody else gets a turn (5000 stand for the million)."""
+    """Between two slices everybody else gets a turn (5000 stand for the million)."""
     async with (
         world(tmp_path, segment_bytes=1 << 24, concurrency=1) as daemon,
         trio.open_nursery() as nursery,
@@ -136,7 +136,7 @@ async def test_steps_move_what_follows_the_wall_and_nothing_else(tmp_path: Path)
 @pytest.mark.parametrize("same_boot", [True, False])
 @pytest.mark.parametrize("down_ms", [0, 3_000, 3 * HOUR_MS])
 def test_a_delay_is_not_rebased_at_replay(tmp_path: Path, same_boot: bool, down_ms: int) -> None:
-    """TRAPS 1, to the ns: over any restart the deadline stays where it was, and what is past is due."""
+    """Over any restart the deadline stays where it was, and what is past is due."""
     clock = ManualClock()
 
     async def before() -> int:

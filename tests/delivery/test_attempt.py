@@ -298,7 +298,7 @@ def test_whatever_goes_wrong_is_a_value(kind: Any) -> None:
 
 
 def test_dns_failures_are_tried_again() -> None:
-    """TRAPS 13."""
+    """A name that does not resolve today may resolve tomorrow."""
 
     async def check() -> None:
         desk = Desk(AttemptError("dns", "lookup of h: NXDOMAIN"))
@@ -307,7 +307,7 @@ def test_dns_failures_are_tried_again() -> None:
         desk.driver.outcome("default/a", answer)
         task = desk.driver.task("default/a")
         assert (desk.driver.state("default/a"), task.attempts, task.failures) == ("scheduled", 1, 1)
-        assert task.next_ms > desk.driver.now.wall_ms, "and not in the past (TRAPS 12)"
+        assert task.next_ms > desk.driver.now.wall_ms, "and not in the past"
 
     trio.run(check)
 

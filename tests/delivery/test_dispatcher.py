@@ -210,7 +210,7 @@ def test_order_is_kept_when_there_was_no_room() -> None:
 
 
 def test_nothing_goes_out_before_its_record_is_durable() -> None:
-    """TRAPS 29: also a later version of a task that was, and also where its key came first."""
+    """Also a later version of a task that was, and also where its key came first."""
     world = World()
     world.schedule("a")
     world.autocommit = False
@@ -248,7 +248,7 @@ def test_replaced_while_it_waits_goes_out_once_and_when_durable() -> None:
 
 
 def test_cancelled_between_due_and_sent_is_not_sent() -> None:
-    """TRAPS 5."""
+    """Ready, and cancelled before its turn came."""
     world = World()
     keys = fill(world, 30)
     world.tick()
@@ -277,7 +277,7 @@ def test_moved_to_another_destination_while_it_waits() -> None:
 
 
 def test_one_slow_destination_delays_no_other() -> None:
-    """TRAPS 16: a backlog to one that answers in 15 s, a task each 10 ms to one that answers in 1 ms."""
+    """A backlog to one that answers in 15 s, a task each 10 ms to one that answers in 1 ms."""
     late: list[int] = []
 
     def receive(task: Task) -> tuple[int, Answer]:
@@ -642,7 +642,7 @@ class Bug(Exception):
 
 @trio_test
 async def test_one_bad_task_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    """TRAPS 10: an attempt that raises is a failed attempt, logged; all others go on."""
+    """An attempt that raises is a failed attempt, logged; all others go on."""
     world = World()
     done = []
 

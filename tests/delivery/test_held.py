@@ -55,7 +55,7 @@ def ended_after(world: World, key: str, since_ns: int, within_ms: int) -> int:
 
 
 def test_down_for_ever_ends_every_task_in_the_time_of_its_rule() -> None:
-    """TRAPS 26: 1,000 tasks of 5 attempts each; nobody waits longer than with attempts that fail at once."""
+    """1,000 tasks of 5 attempts each; nobody waits longer than with attempts that fail at once."""
     world = World(receive=refused)
     hook = "http://hooks/"
     world.receive = lambda task: (1, answer()) if task.url == hook else refused(task)

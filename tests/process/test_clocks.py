@@ -191,7 +191,7 @@ def test_a_step_between_stop_and_start_on_the_same_boot(world: World, step_s: fl
 
 
 def test_delays_are_not_rebased_at_replay(world: World) -> None:
-    """TRAPS 1: neither the time that the daemon was down nor its start puts a task off."""
+    """Neither the time that the daemon was down nor its start puts a task off."""
     daemon = world.start()
     with daemon.connect() as client:
         late = world.delay(client, "late", 5.0)

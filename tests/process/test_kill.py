@@ -250,7 +250,7 @@ class Campaign:
 def test_kill_9_under_pipelining_writers(
     home: Home, receiver: Receiver, thorough: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """TRAPS 23, and what ``ok`` means."""
+    """What ``ok`` means."""
     seed = int(os.environ.get("WT_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
     print(f"seed={seed}; WT_SEED={seed} repeats it")
     campaign = Campaign(home, receiver, seed)

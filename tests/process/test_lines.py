@@ -140,7 +140,7 @@ def test_a_refusal_carries_the_seq_where_one_can_be_read(client: Connection) -> 
 
 
 def test_a_bulk_request_without_a_filter_never_means_all(client: Connection) -> None:
-    """TRAPS 18."""
+    """No filter, no work: an empty request is refused by field."""
     client.done("schedule", id="survivor", url=URL, delay="1h")
     for op in ("cancel", "finish", "redrive"):
         refusal = client.refused(op)

@@ -235,7 +235,7 @@ def test_a_journal_of_a_later_version_is_65_and_left_alone(acknowledged: Home) -
 
 @pytest.mark.parametrize("flipped", ["the body of 20!", "task-0", "task-48"])
 def test_a_flipped_bit_in_what_was_acknowledged_is_65(acknowledged: Home, flipped: str) -> None:
-    """TRAPS 22: never served without a word, never skipped."""
+    """Never served without a word, never skipped."""
     (segment,) = acknowledged.segments()
     data = bytearray(segment.read_bytes())
     at = data.index(flipped.encode())

@@ -69,7 +69,7 @@ def check_ended_by_storage(daemon: Daemon) -> None:
 def test_one_failed_sync_ends_the_daemon_and_nothing_acknowledged_is_missing(
     quiet: Home, receiver: Receiver
 ) -> None:
-    """TRAPS 22 and 23: nobody is told that it was stored, the sync is never tried again, nothing goes on
+    """Nobody is told that it was stored, the sync is never tried again, nothing goes on
     in memory alone. Timers and attempts are under way while it happens."""
     daemon = quiet.start(wrap=injected(quiet, "fdatasync:error=EIO:when=5"))
     with daemon.connect() as first, daemon.connect() as second, daemon.connect() as third:
@@ -159,7 +159,7 @@ def test_a_segment_that_cannot_be_read_is_74(quiet: Home) -> None:
 
 
 def test_no_callback_goes_out_for_a_schedule_that_is_not_durable_yet(quiet: Home, receiver: Receiver) -> None:
-    """TRAPS 29: the sync takes a second; until it is done there is neither a reply nor a callback."""
+    """The sync takes a second; until it is done there is neither a reply nor a callback."""
     daemon = quiet.start(wrap=injected(quiet, "fdatasync:delay_exit=1000000:when=1"))
     with daemon.connect() as client:
         client.send({"op": "schedule", "id": "a", "url": receiver.url()})
@@ -180,7 +180,7 @@ def test_no_callback_goes_out_for_a_schedule_that_is_not_durable_yet(quiet: Home
 def test_no_callback_goes_out_for_a_schedule_that_never_became_durable(
     quiet: Home, receiver: Receiver
 ) -> None:
-    """TRAPS 29: due at once, decided, applied, and the sync that would make it true takes long and fails."""
+    """Due at once, decided, applied, and the sync that would make it true takes long and fails."""
     daemon = quiet.start(wrap=injected(quiet, "fdatasync:error=EIO:delay_enter=700000:when=2"))
     with daemon.connect() as client:
         acknowledge(client, "before", url=receiver.url(), delay=300)

@@ -1,5 +1,4 @@
-"""Accidents of others, tried on the real daemon. Each is named in its docstring by its number in the list
-of traps; those about clocks, disks, kills and lines have files of their own."""
+"""Accidents of other systems, tried on the real daemon; those of clocks, disks, kills and lines have files."""
 
 from __future__ import annotations
 
@@ -16,7 +15,7 @@ IDLE_S = 3.0
 
 
 def test_a_task_cancelled_around_its_due_is_not_sent(home: Home, receiver: Receiver) -> None:
-    """TRAPS 5: whatever lies between "moved to the due list" and "sent", a cancel that says so holds."""
+    """Whatever lies between "moved to the due list" and "sent", a cancel that says so holds."""
     daemon = home.start("--concurrency=4")
     chance = random.Random(5)
     cancelled, running = set(), 0
@@ -51,7 +50,7 @@ def test_a_task_cancelled_around_its_due_is_not_sent(home: Home, receiver: Recei
 
 
 def test_a_daemon_that_was_held_up_loses_no_timer(home: Home, receiver: Receiver) -> None:
-    """TRAPS 6: it wakes hundreds of ticks late, and all that was passed is due."""
+    """It wakes hundreds of ticks late, and all that was passed is due."""
     daemon = home.start("--tick=1ms", "--wheel-size=64")  # the wheel turns many times meanwhile
     with daemon.connect() as client:
         client.send(
@@ -72,7 +71,7 @@ def test_a_daemon_that_was_held_up_loses_no_timer(home: Home, receiver: Receiver
 
 
 def test_nothing_is_early_on_the_boundary_of_a_tick(home: Home, receiver: Receiver) -> None:
-    """TRAPS 7: instants on a tick, one ms less and one more, by both clocks."""
+    """Instants on a tick, one ms less and one more, by both clocks."""
     daemon = home.start("--tick=10ms")
     with daemon.connect() as client:
         start = client.done("ping")["now"] // 10 * 10 + 500
@@ -97,7 +96,7 @@ def test_nothing_is_early_on_the_boundary_of_a_tick(home: Home, receiver: Receiv
 
 
 def test_an_idle_daemon_does_not_spin(home: Home) -> None:
-    """TRAPS 8: a wait that comes out as zero burns a core. The bound is generous; a spin takes 100 %."""
+    """A wait that comes out as zero burns a core. The bound is generous; a spin takes 100 %."""
     daemon = home.start()
     with daemon.connect() as client, daemon.connect():
         client.send(*({"op": "schedule", "url": URL, "delay": 3_600_000 + n} for n in range(2000)))
@@ -116,7 +115,7 @@ def test_an_idle_daemon_does_not_spin(home: Home) -> None:
 
 
 def test_an_expiry_found_at_recovery_is_told_like_any_other(home: Home, receiver: Receiver) -> None:
-    """TRAPS 24: it expired while nobody ran; the same end, and the hook goes out."""
+    """It expired while nobody ran; the same end, and the hook goes out."""
     daemon = home.start()
     with daemon.connect() as client:
         client.done("pause", queue="default")
@@ -148,7 +147,7 @@ def test_an_expiry_found_at_recovery_is_told_like_any_other(home: Home, receiver
 
 
 def test_the_timer_of_an_old_version_does_not_fire(home: Home, receiver: Receiver) -> None:
-    """TRAPS 25: put off, brought forward, replaced; also over a restart."""
+    """Put off, brought forward, replaced; also over a restart."""
     daemon = home.start()
     with daemon.connect() as client:
         for id in ("later", "sooner", "replaced", "cancelled"):
@@ -177,7 +176,7 @@ def test_the_timer_of_an_old_version_does_not_fire(home: Home, receiver: Receive
 
 
 def test_a_version_that_is_old_when_its_attempt_ends_does_not_decide(home: Home, receiver: Receiver) -> None:
-    """TRAPS 25, the other half: a reschedule while the callback runs, and a crash in between."""
+    """A reschedule while the callback runs, and a crash in between."""
     daemon = home.start()
     with daemon.connect() as client:
         client.done("schedule", id="a", url=receiver.url("/hold"))
@@ -201,7 +200,7 @@ def test_a_version_that_is_old_when_its_attempt_ends_does_not_decide(home: Home,
 
 
 def test_a_client_that_lists_all_day_does_not_stop_the_timers(home: Home, receiver: Receiver) -> None:
-    """TRAPS 28, end to end; that slices are small is counted in ``tests/daemon/test_requests.py``."""
+    """End to end; that slices are small is counted in ``tests/daemon/test_requests.py``."""
     daemon = home.start(config="")
     with daemon.connect() as client:
         for _ in range(20):
@@ -226,7 +225,7 @@ def test_a_client_that_lists_all_day_does_not_stop_the_timers(home: Home, receiv
 
 
 def test_callbacks_go_on_where_room_for_outcomes_ran_out(home: Home, receiver: Receiver) -> None:
-    """TRAPS 10: a start that finds no room is tried again; a burst into a small journal ends."""
+    """A start that finds no room is tried again; a burst into a small journal ends."""
     daemon = home.start()
     with daemon.connect() as client:
         stored = 0
