@@ -204,6 +204,16 @@ def test_held_tasks_expire_and_can_be_cancelled_finished_moved_and_rescheduled()
     assert 605_000 - 200 <= took_ms <= 605_000 + 61_000, "its time began when it became held"
 
 
+def test_rescheduled_while_held_it_has_all_its_time_again() -> None:
+    world = held_world()
+    keys = [world.schedule(f"{number:02}", retry=LONG) for number in range(40)]
+    since_ns = world.now_ns
+    world.run(500_000)
+    world.ask("reschedule", id="39", delay=1000)
+    assert ended_after(world, keys[-2], since_ns, 700_000) <= 600_000
+    assert 1_100_000 <= ended_after(world, keys[-1], since_ns, 1_300_000) <= 1_170_000
+
+
 def test_one_success_opens_and_all_that_waited_goes() -> None:
     world = held_world()
     keys = [world.schedule(f"{number:02}", retry=SHORT) for number in range(40)]
