@@ -17,6 +17,7 @@ from typing import Any
 from tests.core.model_task import (
     DEFAULT_RULE,
     HISTORY_MAX,
+    HOOK,
     LIVE,
     MS,
     NAMED_RULES,
@@ -359,7 +360,8 @@ class Model:
             task.life = self.lives
         else:
             task.life, task.version, task.changes = known.life, known.version + 1, known.changes + 1
-            task.history = known.history
+            # A hook's history begins anew: room for it is not part of what an attempt reserves.
+            task.history = known.history if task.content != HOOK else []
             if known.state == "running":
                 task.state, task.flight = "running", known.flight
             if key in self.ends:
@@ -456,7 +458,7 @@ class Model:
                 del shown["reply"]
                 shown["reply_base64"] = base64.b64encode(answer.body).decode()
         hook = ModelTask(
-            {"url": url, "body": shown}, "a hook", 0, now.wall_ms, now.wall_ms, rule=DEFAULT_RULE
+            {"url": url, "body": shown}, HOOK, 0, now.wall_ms, now.wall_ms, rule=DEFAULT_RULE
         )
         self._set_due(hook, {}, now)
         self._store((key[0], f"{key[1]}/{word}/{task.version}"), hook)

@@ -18,6 +18,7 @@ MS = 1_000_000
 LIVE = ("scheduled", "ready", "running")
 HISTORY_MAX = 20
 REPLY_BYTES_MAX = 1024
+HOOK = "a hook"  # its content: no client asked for it
 DEFAULT_RULE = {"kind": "exponential", "base": "1s", "factor": 2, "cap": "1h", "attempts": 16}
 NAMED_RULES: dict[str, dict[str, Any]] = {
     "default": DEFAULT_RULE,
