@@ -29,7 +29,7 @@ _COLOURS: Final = {
 }
 _COLOURED_COLUMNS: Final = frozenset(("state", "outcome", "tasks", "attempts"))
 _BENDING_COLUMNS: Final = frozenset(("url", "error"))
-_BENT_WIDTH: Final = 10
+_BENT_WIDTH: Final = 8
 _UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000))
 
 
@@ -146,6 +146,12 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
             _COLOURS.get(cell, "") if column in _COLOURED_COLUMNS else ""
             for column, cell in zip(columns, row, strict=True)
         )
-        drawn.add_row(*map(Text, row, styles))  # Text, not str: no markup is read from a cell
+        # Text, not str: no markup is read from a cell. A URL is cut, a task is one line; `get` has it whole.
+        drawn.add_row(
+            *(
+                Text(cell, style, overflow="ellipsis", no_wrap=True) if column == "url" else Text(cell, style)
+                for column, cell, style in zip(columns, row, styles, strict=True)
+            )
+        )
     console.width = max(console.width, needed)
     console.print(drawn, crop=False)

@@ -217,7 +217,7 @@ def _either(fields: dict[str, Any], one: str, other: str, shown: str) -> None:
 def _next(task: dict[str, Any], now: int) -> str:
     """When something happens next, or happened last."""
     if task.get("ended") is not None:
-        return f"ended {show.relative(task['ended'], now)}"
+        return show.relative(task["ended"], now)
     return "" if task.get("next") is None else show.relative(task["next"], now)
 
 

@@ -248,6 +248,14 @@ class Knob(NamedTuple):
         return "bytes" if "bytes" in self.attribute.split("_") else ""
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """The values there are where they can be counted; of a list, those of its members."""
+        kind = typing.get_args(self.type)[0] if typing.get_origin(self.type) is tuple else self.type
+        if kind is bool:
+            return "true", "false"
+        return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+    @property
     def required(self) -> bool:
         return self.default is msgspec.NODEFAULT
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-import typing
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 import platformdirs
@@ -180,7 +179,7 @@ def _value(knob: Knob, given: _Given) -> Any:
         raise given.error(str(error)) from error
     except msgspec.ValidationError as error:
         # Where a range says it all, msgspec's sentence would only say it again.
-        why = "" if given.is_text or _choices(knob.type) else f" {_plain(error)};"
+        why = "" if given.is_text or knob.choices else f" {_plain(error)};"
         raise given.error(f"{given.value!r}:{why} give {_range(knob)}") from error
     too_low = knob.low is not None and value is not None and value < knob.low
     if too_low or (knob.high is not None and value is not None and value > knob.high):
@@ -194,18 +193,9 @@ def _plain(error: msgspec.ValidationError) -> str:
     return f"{text[0].lower()}{text[1:]}"
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    """The values of a type that has few: its own, or those of its members."""
-    if kind is bool:
-        return "true", "false"
-    if typing.get_origin(kind) is tuple:
-        return _choices(typing.get_args(kind)[0])
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-
-
 def _range(knob: Knob) -> str:
     """What would do, in the words of the setting."""
-    if choices := _choices(knob.type):
+    if choices := knob.choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}"
     if knob.low is None:
         return knob.reason
@@ -220,10 +210,8 @@ def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     known = list(known)
     lower = name.lower()
     same_end = [key for key in known if key.lower().endswith((f".{lower}", f"_{lower}"))]
-    if len(same_end) > 1:  # "max" could be any of a dozen
-        return ""
     close = same_end or difflib.get_close_matches(name, known, 1, _CLOSE)
-    return f"; did you mean {prefix}{close[0]}?" if close else ""
+    return f"; did you mean {prefix}{close[0]}?" if len(close) == 1 else ""  # "max" could be any of a dozen
 
 
 def _table(struct: type[_S], table: _Given) -> _S:
@@ -326,13 +314,10 @@ def _check_together(settings: Settings) -> None:
     if not settings.listen:
         raise SettingsError("listen: empty; give at least one address, as 127.0.0.1:8463")
     if any(address.kind == "tls" for address in listeners) and settings.tls is None:
-        raise SettingsError(
-            "listen: a tls: address needs [tls] with cert and key, and this version does not serve it yet;"
-            " listen on 127.0.0.1 or a unix: socket and let a proxy in front speak TLS"
-        )
+        raise SettingsError("listen: tls: needs [tls], and is not served yet; let a proxy in front speak TLS")
     exposed = [str(address) for address in listeners if not address.is_local]
     if exposed and not settings.tokens and not settings.insecure:
         raise SettingsError(
-            f"listen: {', '.join(exposed)} can be reached from other machines, and whoever reaches it may do"
-            " all; listen on 127.0.0.1 or a unix: socket, or pass --insecure where the network is trusted"
+            f"listen: {', '.join(exposed)} can be reached from other machines and asks nobody for a token;"
+            " listen on 127.0.0.1 or a unix: socket, or pass --insecure where the network is trusted"
         )
