@@ -21,7 +21,7 @@ from wheeltimer import __version__
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import decision_bytes_needed
-from wheeltimer.core.records import Due
+from wheeltimer.core.records import Due, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.ledger import Ledger
@@ -150,6 +150,7 @@ class Daemon:
         timer = open_timer(self.clock)
         ticker = Ticker(ledger, self.clock, timer)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+        ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
         def changed() -> None:
             journal.flush()
