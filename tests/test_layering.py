@@ -1,4 +1,4 @@
-"""The house's plan, held against the code: which room may know which, what core may touch, how long a file is."""
+"""The plan, held against the code: which room may know which, what core may touch, how long a file is."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ MAY_IMPORT = {
 }
 # What core must not touch: I/O, clocks, chance, logging.
 IMPURE = {
-    "trio", "httpx", "anyio", "os", "io", "time", "random", "logging", "socket", "select", "pathlib", "threading",
-    "subprocess", "asyncio", "secrets", "tempfile", "shutil", "signal", "sys",
+    "trio", "httpx", "anyio", "os", "io", "time", "random", "logging", "socket", "select", "pathlib",
+    "threading", "subprocess", "asyncio", "secrets", "tempfile", "shutil", "signal", "sys",
 }  # fmt: skip
 FILE_LINES_MAX = 330
 FUNCTION_LINES_MAX = 60
@@ -81,10 +81,13 @@ def test_core_alone_loads_no_runtime() -> None:
         "import sys; before = set(sys.modules)\n"
         "import msgspec\n"
         "import pkgutil, importlib, wheeltimer.core as core\n"
-        "for module in pkgutil.iter_modules(core.__path__): importlib.import_module('wheeltimer.core.' + module.name)\n"
+        "for found in pkgutil.iter_modules(core.__path__):\n"
+        "    importlib.import_module('wheeltimer.core.' + found.name)\n"
         "print(' '.join(sorted(set(sys.modules) - before)))"
     )
-    loaded = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     names = set(loaded.stdout.split())
     assert "wheeltimer.core.engine" in names
     assert not names & {"trio", "httpx", "asyncio", "logging", "random", "socket", "selectors", "subprocess"}
@@ -92,7 +95,9 @@ def test_core_alone_loads_no_runtime() -> None:
 
 def test_importing_the_package_is_cheap() -> None:
     script = "import sys, wheeltimer; print('trio' in sys.modules, 'httpx' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == ["False", "False"]
 
 

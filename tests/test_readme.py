@@ -1,4 +1,4 @@
-"""What the README says is so: its commands are those that CI runs, its ops and exit codes those of the code."""
+"""What the README says is so: its commands are those CI runs, its ops and exit codes those of the code."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def test_every_op_is_in_the_table() -> None:
 
 
 def test_every_exit_code_is_named() -> None:
-    codes = {error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")}
+    codes = {
+        error.exit_code
+        for error in vars(errors).values()
+        if isinstance(error, type) and hasattr(error, "exit_code")
+    }
     listed = {int(code) for code in re.findall(r"\b(\d+)\b", README.split("Exit codes:")[1].split("\n\n")[0])}
     assert codes - {1, 69} <= listed, "1 and 69 are the client commands' own"
 

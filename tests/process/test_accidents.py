@@ -1,4 +1,4 @@
-"""Accidents of other systems, tried on the real daemon; those of clocks, disks, kills and lines have files."""
+"""Accidents of other systems, tried on the real daemon; clocks, disks, kills and lines stand elsewhere."""
 
 from __future__ import annotations
 
