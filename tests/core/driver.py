@@ -103,9 +103,9 @@ class Driver:
         for record in records:
             self.engine.apply(record)
 
-    def ask(self, op: str, chance: int = 0, **fields: Any) -> dict[str, Any]:
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """One request, from its line to the reply as a client reads it."""
-        return self.line(json.dumps({"op": op} | fields).encode(), chance)
+        return self.line(json.dumps({"op": op} | fields).encode())
 
     def run(self, lines: list[bytes]) -> list[dict[str, Any]]:
         """The replies to the run of plain schedules that these lines begin with; none: it is no run."""
@@ -116,23 +116,23 @@ class Driver:
         self.journal.append(self._clocks(), [msgspec.Raw(record) for record in run.records])
         return [json.loads(wire.encode(reply)) for reply in run.replies]
 
-    def line(self, line: bytes, chance: int = 0) -> dict[str, Any]:
+    def line(self, line: bytes) -> dict[str, Any]:
         command: c.AnyCommand | None = None
         try:
             command = wire.decode(line)
-            reply = self._decide(command, chance)
+            reply = self._decide(command)
         except (Refused, BadValue, TargetBlocked) as error:
             reply = wire.refusal(error, wire.seq_of(line) if command is None else command.seq)
         shown: dict[str, Any] = json.loads(wire.encode(reply))
         return shown
 
-    def _decide(self, command: c.AnyCommand, chance: int) -> object:
+    def _decide(self, command: c.AnyCommand) -> object:
         engine, policy, now, lsn = self.engine, self.policy, self.now, self.journal.next_lsn
         records: list[r.AnyRecord]
         reply: object
         match command:
             case c.Schedule():
-                records, reply = deciding.schedule(engine, policy, command, now, lsn, chance)
+                records, reply = deciding.schedule(engine, policy, command, now, lsn, 3)
             case c.Reschedule():
                 records, reply = deciding.reschedule(engine, policy, command, now, lsn)
             case c.Cancel():

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.core.driver import FAR_NS, START_WALL_NS, Driver
-from tests.core.model import LIVE, MS, Key, Model, Reply
+from tests.core.model import Model
+from tests.core.model_task import HOOK, LIVE, MS, Key, Reply
 from wheeltimer.core import outcomes, queries
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.identity import webhook_id
@@ -375,16 +376,22 @@ class Play:
         """A start at this moment would end what a stored cancel or finish waits for."""
         model, driver = copy.deepcopy(self.model), self.driver
         lsn = driver.journal.next_lsn
-        for key in [key_of(*key) for key, task in model.tasks.items() if task.stop]:
+        for key in sorted(key_of(*key) for key, task in model.tasks.items() if task.stop):
             task = replayed.get(key)
             assert task is not None
             assert key in stopping
             for record in outcomes.recovered(replayed, key, task, driver.now, lsn):
                 replayed.apply(record)
                 lsn += 1
-        model.crash(driver.recovered_at, driver.boot, self.last_clocks())
-        for task in model.tasks.values():
-            assert not task.stop
+        model.crash(driver.now, driver.boot, self.last_clocks())
+        shown = {split_key(key): queries.view(key, unpack(row)) for key, row in replayed.table.items()}
+        for name, expected in model.tasks.items():
+            ended, body = shown[name]["ended"], shown[name].get("body")
+            assert (shown[name]["state"], shown[name]["version"]) == (expected.state, expected.version), name
+            assert ended == expected.ended_ms, name
+            if expected.content == HOOK and body is not None:
+                assert json.loads(msgspec.json.encode(body)) == expected.spec["body"], name
+        assert set(shown) == set(model.tasks)
         replayed.check()
 
 

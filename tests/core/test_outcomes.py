@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from wheeltimer.core.task import NS_PER_MS, State
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"
-HOOKS = {"on_done": "http://d/", "on_dead": "http://x/"}
+HOOKS: dict[str, Any] = {"on_done": "http://d/", "on_dead": "http://x/"}
 FIXED: dict[str, Any] = {"kind": "fixed", "every": 100, "attempts": 3, "jitter": 0}
 
 
@@ -98,7 +99,7 @@ def test_an_answer_is_judged(
 
 def run_out(driver: Driver, **answer: Any) -> list[int]:
     """Fail until the task has ended; ms from the first attempt to each."""
-    began_ms, starts = driver.now.wall_ms, []
+    began_ms, starts = driver.now.wall_ms, list[int]()
     while not State(driver.task(KEY).state).ended:
         assert len(starts) < 40
         driver.pass_ms(driver.view(KEY)["next"] - driver.now.wall_ms - 1)
@@ -310,23 +311,19 @@ def test_a_stored_stop_found_at_start_ends_the_task_with_event_and_hook() -> Non
             if newer:
                 driver.ask("reschedule", id="t", delay=500)
             driver.ask(op, id="t")
-            found = driver.watch(lambda driver=driver: driver.crash(boot=True))
+            found = driver.watch(partial(driver.crash, boot=True))
             assert "".join(str(type(one).__struct_config__.tag) for one in found) == kinds
             assert driver.state(KEY) == ("cancelled" if op == "cancel" else "done")
             assert driver.watch(driver.crash) == []
 
 
 def test_a_running_attempt_decides_by_its_outcome_when_it_expires() -> None:
-    for answer, state in (
-        ({"status": 200}, "done"),
-        ({"status": 500}, "expired"),
-        ({"status": 410}, "expired"),
-    ):
+    for status, state in ((200, "done"), (500, "expired"), (410, "expired")):
         driver = ready(expires_in=50, **HOOKS)
         driver.start(KEY)
         driver.pass_ms(60)
         assert driver.tick() == []
-        driver.outcome(KEY, Answer(0, 0, 0, **answer))
+        driver.outcome(KEY, Answer(0, 0, 0, status))
         assert driver.state(KEY) == state
 
 
