@@ -32,6 +32,7 @@ from tests.core.model_task import (
     met,
     refused,
     sent_of,
+    shown_ms,
 )
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
@@ -65,7 +66,7 @@ class Model:
         if self.live >= self.limits.tasks_max and (known is None or known.state not in LIVE):
             return refused("full")
         spec = {k: v for k, v in ask.items() if k not in ("op", "seq", "on_conflict", "id", "queue")}
-        task = ModelTask(spec, content_of(ask), 0, now.wall_ms, now.wall_ms)
+        task = ModelTask(spec, content_of(ask), 0, shown_ms(now), shown_ms(now))
         task.rule = self._rule(spec.get("retry"))
         self._set_due(task, spec, now)
         self._set_expiry(task, now)
@@ -230,7 +231,7 @@ class Model:
                 self._end(key, "dead", now, answer=answer, error=why)
                 return
             task.state, task.flight = "scheduled", None
-            task.next_ms = now.wall_ms + wait_ms
+            task.next_ms = shown_ms(now) + wait_ms
             task.deadline = self._deadline(self._elapsed_ns(task.next_ms, now), now, task.next_ms)
 
     def destination_down(self, key: Key, now: Now) -> None:
@@ -269,7 +270,7 @@ class Model:
             (("dead", "expired"), self.limits.keep_dead_max, self.limits.keep_dead_ms),
         ):
             kept = [key for key in self.ends if self.tasks[key].state in states]
-            while kept and (len(kept) > most or self._ended_ms(kept[0]) + age_ms <= now.wall_ms):
+            while kept and (len(kept) > most or self._ended_ms(kept[0]) + age_ms <= shown_ms(now)):
                 key = kept.pop(0)
                 self.ends.remove(key)
                 del self.tasks[key]
@@ -331,13 +332,13 @@ class Model:
 
     def _deadline(self, at_ns: int, now: Now, planned_ms: int, more_ms: int = 0) -> Deadline:
         """A deadline as it is written down now: the wait from now to the planned instant, and more."""
-        return Deadline(at_ns, self.boot, at_ns, max(0, planned_ms - now.wall_ms) + more_ms)
+        return Deadline(at_ns, self.boot, at_ns, max(0, planned_ms - shown_ms(now)) + more_ms)
 
     def _set_due(self, task: ModelTask, said: dict[str, Any], now: Now) -> None:
         if "at" in said:
             task.due_ms, task.deadline = parse_instant_ms(said["at"], ""), None
         else:
-            task.due_ms = now.wall_ms + parse_duration_ms(said.get("delay", 0), "")
+            task.due_ms = shown_ms(now) + parse_duration_ms(said.get("delay", 0), "")
             task.deadline = self._deadline(self._elapsed_ns(task.due_ms, now), now, task.due_ms)
         task.next_ms = task.due_ms
 
@@ -374,7 +375,7 @@ class Model:
         task.version += 1
         task.state, task.ended_ms = "scheduled", None
         task.attempts = task.failures = task.polls = 0
-        if "expires_at" in task.spec and parse_instant_ms(task.spec["expires_at"], "") <= now.wall_ms:
+        if "expires_at" in task.spec and parse_instant_ms(task.spec["expires_at"], "") <= shown_ms(now):
             task.spec = {k: v for k, v in task.spec.items() if k != "expires_at"}
         self._set_due(task, {}, now)
         self._set_expiry(task, now)
@@ -437,7 +438,7 @@ class Model:
         error: str | None = None,
     ) -> None:  # fmt: skip
         task = self.tasks[key]
-        task.state, task.ended_ms = state, now.wall_ms
+        task.state, task.ended_ms = state, shown_ms(now)
         task.flight = task.deadline = task.expiry = task.expiry_ms = None
         task.stop, task.stop_reply = "", None
         self.ends.append(key)
@@ -449,7 +450,7 @@ class Model:
             "type": f"task.{state}", "queue": key[0], "id": key[1], "version": task.version,
             "group": task.spec.get("group"), "meta": task.spec.get("meta"), "attempts": task.attempts,
             "status": answer.status if answer else None,
-            "error": (answer.error if answer else None) or error, "reply": reply, "ended": now.wall_ms,
+            "error": (answer.error if answer else None) or error, "reply": reply, "ended": shown_ms(now),
         }  # fmt: skip
         if answer is not None and answer.body:
             try:
@@ -458,7 +459,7 @@ class Model:
                 del shown["reply"]
                 shown["reply_base64"] = base64.b64encode(answer.body).decode()
         hook = ModelTask(
-            {"url": url, "body": shown}, HOOK, 0, now.wall_ms, now.wall_ms, rule=DEFAULT_RULE
+            {"url": url, "body": shown}, HOOK, 0, shown_ms(now), shown_ms(now), rule=DEFAULT_RULE
         )
         self._set_due(hook, {}, now)
         self._store((key[0], f"{key[1]}/{word}/{task.version}"), hook)

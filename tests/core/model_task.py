@@ -86,6 +86,11 @@ class ModelTask:
         return found + [now.elapsed_at(ms) for ms in walls_ms]
 
 
+def shown_ms(now: Now) -> int:
+    """The present as it is shown and counted from: whole ms, rounded late."""
+    return -(-now.wall_ns // MS)
+
+
 def refused(code: str, **extra: object) -> Reply:
     return {"ok": False, "error": code} | extra
 
