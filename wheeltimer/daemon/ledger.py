@@ -43,7 +43,7 @@ class Ledger:
         self.listeners: dict[type[r.Record], list[Callable[[Any], None]]] = {}
         self._apply = engine.apply
         self.now: Callable[[], Now] = clock.now
-        # Told once after a slice of changes: hands what was appended to the disk, wakes the ticker.
+        # Told after an outcome, an end or what is forgotten: wakes the ticker, and sees to a commit soon.
         self.changed: Callable[[], None] = journal.flush
         self._random = random.SystemRandom()
         self._held: dict[str, int] = {}  # bytes reserved for the outcome of each attempt in flight

@@ -41,6 +41,7 @@ from wheeltimer.journal import Clocks, Journal
 from wheeltimer.settings import Settings
 
 GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
+OUTCOME_HOLD_S = 0.005  # how long an outcome may wait for others to share its commit
 IDLE_LOOK_S = 5.0
 _log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]
@@ -161,7 +162,13 @@ class Daemon:
             about=lambda: self._about(server, ticker),
         )  # fmt: skip
         server = Server(requests, journal, settings.limits)
-        ledger.changed = changed
+        recorded = _Soon()
+
+        def outcome_recorded() -> None:
+            ticker.poke()
+            recorded.ask()
+
+        ledger.changed = outcome_recorded
         journal.on_durable += [server.committed, lambda lsn: dispatcher.committed()]
         listeners, names = await open_listeners(settings.listen)
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
@@ -176,6 +183,7 @@ class Daemon:
                         await inner.start(ticker.run)
                         for listener in listeners:
                             await outer.start(trio.serve_listeners, server.serve, [listener])
+                        inner.start_soon(recorded.run, journal.flush)
                         inner.start_soon(self._hangups, rule, ledger, sender, dispatcher)
                         inner.start_soon(_close_idle, transport)
                         self._say_ready(names)
@@ -272,6 +280,27 @@ class Daemon:
         )
         if self.settings.fsync == "off":
             _log.warning("fsync is off: a power cut loses acknowledged tasks")
+
+
+class _Soon:
+    """Does something a moment after it was asked for, once for all who asked meanwhile.
+
+    Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost
+    timers more than the callbacks do. A crash repeats at most what ended in the last commit, as ever.
+    """
+
+    def __init__(self) -> None:
+        self._asked = trio.Event()
+
+    def ask(self) -> None:
+        self._asked.set()
+
+    async def run(self, do: Callable[[], None]) -> None:
+        while True:
+            await self._asked.wait()
+            await trio.sleep(OUTCOME_HOLD_S)
+            self._asked = trio.Event()
+            do()
 
 
 async def _close_idle(transport: Transport) -> None:

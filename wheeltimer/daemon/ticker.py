@@ -57,7 +57,8 @@ class Ticker:
             before = now
             room = self._hand_over(now)
             forgot = self._ledger.forget(now)
-            self._ledger.journal.flush()
+            if forgot:
+                self._ledger.changed()
             wake_ns = self._next_wake(now)
             if not room:
                 await trio.sleep(FULL_PAUSE_S)
@@ -78,10 +79,14 @@ class Ticker:
             task = self._engine.get(key)
             assert task is not None
             records = outcomes.due(self._engine, key, now, self._ledger.journal.next_lsn)
-            if records and isinstance(records[0], r.Due):
-                self.lateness.add(task.late_ns(self._clock.now()))
-            if records and not self._ledger.submit(records):
+            if not records:
+                continue
+            if not self._ledger.submit(records):
                 return False
+            if isinstance(records[0], r.Due):
+                self.lateness.add(task.late_ns(self._clock.now()))
+            else:
+                self._ledger.changed()
         return True
 
     def _next_wake(self, now: Now) -> int:
