@@ -38,8 +38,12 @@ def recover(
     """
     count, stopping = 0, set[str]()
     for frame in journal.replay(progress):
+        rebase = None
+        if frame.clocks.boot_id != boot_id:
+            rebase = _rebase(journal, frame.clocks.boot_id, now)
         try:
             records = r.decode_all(frame.payload)
+            engine.replay(records, rebase)
         except msgspec.MsgspecError as error:
             raise JournalDamaged(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"
@@ -49,10 +53,6 @@ def recover(
                 isinstance(record, r.Carried) and record.task and record.task.stop
             ):
                 stopping.add(record.key)
-        rebase = None
-        if frame.clocks.boot_id != boot_id:
-            rebase = _rebase(journal, frame.clocks.boot_id, now)
-        engine.replay(records, rebase)
         count += len(records)
     return Recovered(count, stopping)
 

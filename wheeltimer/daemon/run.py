@@ -162,13 +162,8 @@ class Daemon:
             about=lambda: self._about(server, ticker),
         )  # fmt: skip
         server = Server(requests, journal, settings.limits)
-        recorded = _Soon()
-
-        def outcome_recorded() -> None:
-            ticker.poke()
-            recorded.ask()
-
-        ledger.changed = outcome_recorded
+        recorded = _Soon(ticker.poke)
+        ledger.changed = recorded.ask
         journal.on_durable += [server.committed, lambda lsn: dispatcher.committed()]
         listeners, names = await open_listeners(settings.listen)
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
@@ -283,16 +278,18 @@ class Daemon:
 
 
 class _Soon:
-    """Does something a moment after it was asked for, once for all who asked meanwhile.
+    """Does something a moment after it was asked for, once for all who asked meanwhile; ``first`` at once.
 
     Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost
     timers more than the callbacks do. A crash repeats at most what ended in the last commit, as ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Callable[[], None]) -> None:
+        self._first = first
         self._asked = trio.Event()
 
     def ask(self) -> None:
+        self._first()
         self._asked.set()
 
     async def run(self, do: Callable[[], None]) -> None:
