@@ -170,18 +170,27 @@ def test_a_task_stopped_at_any_moment_is_not_sent_after_the_answer(
 
 
 def test_the_moments_of_that_race_are_all_there(tmp_path: Path) -> None:
-    """The test above means something only if its checkpoints reach from before the start to after the end."""
+    """The test above means something only if its checkpoints reach from before the start to after the end.
 
-    async def states() -> list[str]:
-        seen = []
-        async with world(tmp_path) as daemon:
+    Trio shuffles what runs in one turn, so a short moment is not seen every time: it is tried until it is.
+    """
+
+    async def states(folder: Path) -> set[str]:
+        seen = set()
+        async with world(folder) as daemon:
             await daemon.ask(op="schedule", id="a", url=URL, delay=100)
             daemon.clock.advance(100 * NS_PER_MS)
             for _ in range(12):
                 task = daemon.engine.get("default/a")
                 assert task is not None
-                seen.append(State(task.state).word)
+                seen.add(State(task.state).word)
                 await trio.lowlevel.checkpoint()
         return seen
 
-    assert set(trio.run(states)) == {"scheduled", "ready", "running", "done"}
+    wanted = {"scheduled", "ready", "running", "done"}
+    seen: set[str] = set()
+    for number in range(40):
+        seen |= trio.run(states, tmp_path / str(number))
+        if seen == wanted:
+            break
+    assert seen == wanted
