@@ -131,15 +131,20 @@ class HashedWheelTimer:
         """`schedule` for each, in about half the time."""
         tick_ns, shift, mask = self._tick_ns, self._shift, self._mask
         buckets, rounds, cursor_tick = self._buckets, self._rounds, self._cursor_tick
+        simple = 0
         for key, deadline_ns in zip(keys, deadlines_ns, strict=True):
             tick = deadline_ns // tick_ns
             bucket, round_ = buckets[tick & mask], tick >> shift
             held = bucket.get(round_)
-            if held is not None or tick <= cursor_tick:
+            if tick > cursor_tick and held is None:
+                bucket[rounds.setdefault(round_, round_)] = key
+                simple += 1
+            elif tick > cursor_tick and type(held) is str:
+                bucket[round_] = (held, key)
+                simple += 1
+            else:
                 self.schedule(key, deadline_ns)
-                continue
-            bucket[rounds.setdefault(round_, round_)] = key
-            self._len += 1
+        self._len += simple
         if len(rounds) > SHARED_ROUNDS_MAX:
             rounds.clear()
 
