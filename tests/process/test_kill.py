@@ -5,10 +5,10 @@ and a callback is repeated only where its first attempt was in flight or ended i
 
 The bound on repeats is read from the files, not guessed from a clock. After each kill the journal says
 which attempts have a recorded outcome: none of those may ever be made again. Of the others, the last
-frame says when its commit began: an outcome that was decided before is in it. So an attempt that is
-repeated although the receiver had answered it before that instant was still in flight for the daemon
-(the answer unread), and of those there are at most ``CONCURRENCY``; all the rest ended in the last
-commit, which the kill cut off.
+frame but one says when it was written: what was decided before that is in it or in the last one. So an
+attempt that is repeated although the receiver had answered it before that instant was still in flight
+for the daemon (the answer unread), and of those there are at most ``CONCURRENCY``; all the rest ended in
+the last commit, which the kill cut off.
 """
 
 from __future__ import annotations
@@ -106,12 +106,13 @@ class Life:
     """One daemon from launch to kill, and what the journal said then.
 
     ``began_ns``: wall time when it could not have sent anything yet, and all that its predecessor had
-    sent was read. ``recorded``: ids with an outcome on disk. ``last_commit_ms``: when the last one began.
+    sent was read. ``recorded``: ids with an outcome on disk. ``decided_ms``: what was decided before is
+    on disk.
     """
 
     began_ns: int
     recorded: set[str] = field(default_factory=set)
-    last_commit_ms: int = 0
+    decided_ms: int = 0
 
 
 class Campaign:
@@ -128,7 +129,7 @@ class Campaign:
         self.rounds = self.starts_killed = 0
         self._recorded: set[str] = set()
         self._read_upto_lsn = 0
-        self._last_commit_ms = 0
+        self._written_ms = self._written_before_ms = 0  # the last frame, and the one before it
 
     @property
     def acknowledged(self) -> int:
@@ -173,14 +174,14 @@ class Campaign:
         try:
             for frame in read(self.home.data, self._read_upto_lsn + 1):
                 self._read_upto_lsn = frame.first_lsn + frame.records - 1
-                self._last_commit_ms = frame.clocks.wall_ms
+                self._written_before_ms, self._written_ms = self._written_ms, frame.clocks.wall_ms
                 for record in decode_all(frame.payload):
                     if isinstance(record, Attempted):
                         self._recorded.add(record.key.partition("/")[2])
         except StorageFailed:
             assert not self.acknowledged, "the folder was never made"
         self.lives[-1].recorded = set(self._recorded)
-        self.lives[-1].last_commit_ms = self._last_commit_ms
+        self.lives[-1].decided_ms = self._written_before_ms
 
     def finish(self) -> dict[str, list[Callback]]:
         """The last start: everything is written and delivered; callbacks by id."""
@@ -231,7 +232,7 @@ class Campaign:
                 before = self.lives[made_again_by - 1]
                 assert id not in before.recorded, f"{id} was made again though its outcome was on disk"
                 assert first.answered_ns is not None
-                if first.answered_ns < self.lives[made_by].last_commit_ms * 1_000_000:
+                if first.answered_ns < self.lives[made_by].decided_ms * 1_000_000:
                     unread[made_by] += 1
         assert all(number <= CONCURRENCY for number in unread.values()), unread
 
