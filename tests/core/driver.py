@@ -112,7 +112,7 @@ class Driver:
         run = take_run(self.engine, self.policy, lines, 0, self.now, self.journal.next_lsn)
         if run is None:
             return []
-        self.engine.insert_fresh(run.keys, run.rows, run.deadlines_ns, run.queues)
+        self.engine.insert_fresh(run.homes, run.keys, run.rows, run.deadlines_ns, run.queues)
         self.journal.append(self._clocks(), [msgspec.Raw(record) for record in run.records])
         return [json.loads(wire.encode(reply)) for reply in run.replies]
 

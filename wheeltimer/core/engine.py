@@ -9,7 +9,7 @@ writes a byte. Counts, timers and indexes all follow from the rows and change to
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec.structs import replace
 
@@ -18,6 +18,7 @@ from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.rows import Rows
+from wheeltimer.core.table import MASK, SHIFT
 from wheeltimer.core.task import (
     TRANSITIONS,
     Attempt,
@@ -26,6 +27,7 @@ from wheeltimer.core.task import (
     State,
     Task,
     digest,
+    pack,
     unpack,
 )
 
@@ -59,35 +61,54 @@ class Engine(Rows):
         """Make ``record`` true. A move that the table of transitions forbids is a bug."""
         self._appliers[type(record)](record)
 
-    def replay(self, records: Iterable[r.Replayed], rebase: Rebase | None) -> None:
-        """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None.
+    def replay(self, records: Iterable[r.Replayed], rebase: Rebase | None) -> list[str]:
+        """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None. Keys of tasks
+        that a stored cancel or finish was seen for.
 
-        Volatile records were never written; where one must have come between, it is supplied. Plain new
-        tasks, most of what a start reads, go in by the run without being made and packed again.
+        Volatile records were never written; where one must have come between, it is supplied.
         """
         self._replaying, self._rebase = True, rebase
-        fresh: dict[str, tuple[bytes, int]] = {}
-        for read in records:
-            record: r.AnyRecord | r.Replayed = read
+        stops: list[str] = []
+        left = iter(records)
+        while (read := self._replay_fresh(left)) is not None:
             if isinstance(read, r.RawScheduled):
-                row = bytes(read.task)
-                deadline_ns = r.plain_deadline(row) if rebase is None else None
-                if deadline_ns is not None and read.key not in fresh and self.table.get(read.key) is None:
-                    fresh[read.key] = row, deadline_ns
-                    continue
-                record = r.Scheduled(read.key, read.time_ms, unpack(row))
-            if fresh:
-                self._insert_replayed(fresh)
-                fresh = {}
-            self._appliers[type(record)](record)
-        if fresh:
-            self._insert_replayed(fresh)
+                self._scheduled(r.Scheduled(read.key, read.time_ms, unpack(read.task)))
+                continue
+            if isinstance(read, r.Stopping) or (
+                isinstance(read, r.Carried) and read.task is not None and read.task.stop
+            ):
+                stops.append(read.key)
+            self.apply(read)
         self._replaying, self._rebase = False, None
+        return stops
 
-    def _insert_replayed(self, fresh: dict[str, tuple[bytes, int]]) -> None:
-        queues = Counter(key[: key.index("/")] for key in fresh)
-        rows, deadlines_ns = zip(*fresh.values(), strict=True)
-        self.insert_fresh(list(fresh), rows, deadlines_ns, queues)
+    def _replay_fresh(self, left: Iterator[r.Replayed]) -> r.Replayed | None:
+        """Take in plain new tasks, most of what a start reads, by the run; answers the first other record.
+
+        Their rows stay as they were written: they are not made into tasks and packed again.
+        """
+        shards, rebase, other = self.table.shards, self._rebase, None
+        keys: list[str] = []
+        deadlines_ns: list[int] = []
+        for record in left:
+            if type(record) is not r.RawScheduled:
+                other = record
+                break
+            key, row = record.key, bytes(record.task)
+            home, deadline_ns = shards[hash(key) >> SHIFT & MASK], r.plain_deadline(row)
+            if deadline_ns is None or key in home:
+                other = record
+                break
+            if rebase is not None:
+                task = rebased(unpack(row), record.time_ms, rebase)
+                assert task.deadline_ns is not None
+                row, deadline_ns = pack(task), task.deadline_ns
+            home[key] = row
+            keys.append(key)
+            deadlines_ns.append(deadline_ns)
+        if keys:
+            self._follow_fresh(keys, deadlines_ns, Counter([key[: key.index("/")] for key in keys]))
+        return other
 
     def _scheduled(self, record: r.Scheduled) -> None:
         task = record.task

@@ -22,7 +22,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
 from wheeltimer.core.replies import ScheduleReply
-from wheeltimer.core.table import MASK, SHIFT
+from wheeltimer.core.table import MASK, SHIFT, Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 
 RUN_MAX: Final = 256  # requests in a run; about 3 us each
@@ -60,6 +60,7 @@ class Run(Struct, gc=False):
     """New tasks in the order of their requests: what ``Engine.insert_fresh`` and the journal take."""
 
     keys: list[str]
+    homes: list[Shard]  # where in the table each key goes
     rows: list[bytes]
     deadlines_ns: list[int]
     records: list[bytes]
@@ -75,11 +76,11 @@ def take_run(
 
     ``lsn`` is the first record's. At most ``RUN_MAX`` requests. Nothing is changed.
     """
-    limits, allowed, shards = engine.limits, policy.allowed, engine.table.shards
+    limits, passes, shards = engine.limits, policy.passes, engine.table.shards
     id_bytes_max, delay_max_ms = limits.id_bytes_max, limits.delay_max_ms
     flat_bytes_max = min(c.FLAT_BYTES_MAX, limits.body_bytes_max)
     wall_ms, base_ns = now.wall_ms, now.elapsed_at(0)
-    run = Run([], [], [], [], [], {})
+    run = Run([], [], [], [], [], [], {})
     keys, queues, size = run.keys, run.queues, 0
     for line in islice(lines, at, at + max(0, min(RUN_MAX, limits.tasks_max - engine.live))):
         try:
@@ -90,7 +91,7 @@ def take_run(
         if (
             not (id.isascii() and id.isprintable() and 0 < len(id) <= id_bytes_max)
             or not 0 <= delay <= delay_max_ms
-            or not (url in allowed or policy.passes(url))
+            or not passes(url)
             or not line.isascii()
         ):
             break
@@ -99,7 +100,8 @@ def take_run(
                 break
             queues[name] = 0
         key = f"{name}/{id}"
-        if key in shards[hash(key) >> SHIFT & MASK]:
+        home = shards[hash(key) >> SHIFT & MASK]
+        if key in home:
             break
         body = None
         if plain.body:
@@ -114,6 +116,7 @@ def take_run(
         size += len(record)
         queues[name] += 1
         keys.append(key)
+        run.homes.append(home)
         run.rows.append(row)
         run.deadlines_ns.append(deadline_ns)
         run.records.append(record)
@@ -134,7 +137,7 @@ def _cut(run: Run) -> None:
             break
         seen.add(key)
     length = len(seen)
-    for part in (run.keys, run.rows, run.deadlines_ns, run.records, run.replies):
+    for part in (run.keys, run.homes, run.rows, run.deadlines_ns, run.records, run.replies):
         del part[length:]
     run.size = sum(map(len, run.records))
     run.queues = dict(Counter(key[: key.index("/")] for key in run.keys))

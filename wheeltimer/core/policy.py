@@ -10,7 +10,7 @@ from wheeltimer.core.commands import PATH, URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import TargetBlocked
 
-_SEEN_MAX = 4_096  # URLs and origins remembered; then the memory starts afresh
+_SEEN_MAX = 4_096  # origins remembered; then the memory starts afresh
 
 
 class QueuePolicy(Struct, frozen=True):
@@ -40,7 +40,7 @@ class Policy:
         self.rules = dict(rules or {})
         self.queues = dict(queues or {})
         self._check_host = check_host
-        self.allowed: set[str] = set()  # URLs and origins that passed; a URL in it needs no other look
+        self._origins: set[str] = set()  # scheme, host and port as they stand in URLs that passed
 
     def queue(self, name: str) -> QueuePolicy:
         return self.queues.get(name, _PLAIN)
@@ -50,33 +50,20 @@ class Policy:
 
         0.3 us where scheme, host and port were seen before.
         """
-        if url in self.allowed or self.passes(url):
+        if self.passes(url):
             return
         _, host, _, _ = split_url(url, field)
         reason = self._check_host(host)
         if reason is not None:
             raise TargetBlocked(f"{field}: {reason}")
-        if len(self.allowed) >= _SEEN_MAX:
-            self.allowed.clear()
-        self.allowed.add(_origin(url))
+        if len(self._origins) >= _SEEN_MAX:
+            self._origins.clear()
+        path_at = url.find("/", 8)
+        self._origins.add(url if path_at < 0 else url[:path_at])
 
     def passes(self, url: str) -> bool:
         """Whether this URL is one of an origin that was checked before, and is well formed beyond it."""
         path_at = url.find("/", 8)
-        if (
-            url[:path_at] not in self.allowed
-            or path_at < 0
-            or not PATH(url, path_at)
-            or len(url) > URL_BYTES_MAX
-        ):
-            return False
-        if len(self.allowed) >= _SEEN_MAX:
-            self.allowed.clear()
-        self.allowed.add(url)
-        return True
-
-
-def _origin(url: str) -> str:
-    """Scheme, host and port, as they stand in the URL."""
-    path_at = url.find("/", 8)
-    return url if path_at < 0 else url[:path_at]
+        if path_at < 0:
+            return url in self._origins
+        return url[:path_at] in self._origins and PATH(url, path_at) is not None and len(url) <= URL_BYTES_MAX

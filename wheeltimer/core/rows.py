@@ -13,7 +13,7 @@ from typing import Final
 from msgspec import Struct
 
 from wheeltimer.core.limits import Limits
-from wheeltimer.core.table import MASK, SHIFT, Table
+from wheeltimer.core.table import Shard, Table
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
 from wheeltimer.core.wheel import HashedWheelTimer
 
@@ -110,12 +110,20 @@ class Rows:
             self.groups.setdefault(task.group, {})[key] = None
 
     def insert_fresh(
-        self, keys: Sequence[str], rows: Sequence[bytes], deadlines_ns: Sequence[int], queues: dict[str, int]
-    ) -> None:
-        """``insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else."""
-        shards = self.table.shards
-        for key, row in zip(keys, rows, strict=True):
-            shards[hash(key) >> SHIFT & MASK][key] = row
+        self, homes: Sequence[Shard], keys: Sequence[str], rows: Sequence[bytes],
+        deadlines_ns: Sequence[int], queues: dict[str, int],
+    ) -> None:  # fmt: skip
+        """``insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else.
+
+        ``homes``: the shard of each key, found since the table last changed. ``queues``: how many tasks
+        each queue gets.
+        """
+        for home, key, row in zip(homes, keys, rows, strict=True):
+            home[key] = row
+        self._follow_fresh(keys, deadlines_ns, queues)
+
+    def _follow_fresh(self, keys: Sequence[str], deadlines_ns: Sequence[int], queues: dict[str, int]) -> None:
+        """Timers and counts of such rows, once they are in the table."""
         self.elapsed.schedule_many(keys, deadlines_ns)
         self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
         self.counts[_SCHEDULED] += len(keys)

@@ -13,12 +13,14 @@ SHARDS: Final = 1024
 MASK: Final = SHARDS - 1
 SHIFT: Final = 32  # a shard's own dict goes by the low bits of the hash: they must differ within it
 
+Shard = dict[str, bytes]
+
 
 class Table:
     """``key -> row`` (packed bytes). Every operation costs the same with 10 rows and 10 million."""
 
     def __init__(self) -> None:
-        self.shards: list[dict[str, bytes]] = [{} for _ in range(SHARDS)]
+        self.shards: list[Shard] = [{} for _ in range(SHARDS)]
         self._emptied = [0] * SHARDS
 
     def get(self, key: str) -> bytes | None:

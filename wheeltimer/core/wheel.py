@@ -135,15 +135,20 @@ class HashedWheelTimer:
         for key, deadline_ns in zip(keys, deadlines_ns, strict=True):
             tick = deadline_ns // tick_ns
             bucket, round_ = buckets[tick & mask], tick >> shift
+            if tick <= cursor_tick:
+                self.schedule(key, deadline_ns)
+                continue
             held = bucket.get(round_)
-            if tick > cursor_tick and held is None:
+            if held is None:
                 bucket[rounds.setdefault(round_, round_)] = key
-                simple += 1
-            elif tick > cursor_tick and type(held) is str:
+            elif type(held) is str:
                 bucket[round_] = (held, key)
-                simple += 1
+            elif type(held) is tuple and len(held) < TUPLE_KEYS_MAX:
+                bucket[round_] = (*held, key)
             else:
                 self.schedule(key, deadline_ns)
+                continue
+            simple += 1
         self._len += simple
         if len(rounds) > SHARED_ROUNDS_MAX:
             rounds.clear()

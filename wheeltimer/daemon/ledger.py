@@ -87,7 +87,7 @@ class Ledger:
             return False
         if not journal.reserve(run.size):
             return False
-        self.engine.insert_fresh(run.keys, run.rows, run.deadlines_ns, run.queues)
+        self.engine.insert_fresh(run.homes, run.keys, run.rows, run.deadlines_ns, run.queues)
         journal.append(run.records, run.size, hold=True)
         return True
 

@@ -43,16 +43,11 @@ def recover(
             rebase = _rebase(journal, frame.clocks.boot_id, now)
         try:
             records = r.decode_all(frame.payload)
-            engine.replay(records, rebase)
+            stopping.update(engine.replay(records, rebase))
         except msgspec.MsgspecError as error:
             raise JournalDamaged(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"
             ) from error
-        for record in records:
-            if isinstance(record, r.Stopping) or (
-                isinstance(record, r.Carried) and record.task and record.task.stop
-            ):
-                stopping.add(record.key)
         count += len(records)
     return Recovered(count, stopping)
 
