@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -30,6 +31,9 @@ from wheeltimer.core.task import (
     pack,
     unpack,
 )
+
+_RUNNING: Final = int(State.RUNNING)
+_MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # a list is found faster
 
 
 class Engine(Rows):
@@ -140,7 +144,7 @@ class Engine(Rows):
     def _attempted(self, record: r.Attempted) -> None:
         self._supply_volatile(record.key, record.time_ms, Input.START)
         old = unpack(self.table[record.key])
-        assert old.state == State.RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
+        assert old.state == _RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
         task = replace(old, history=self._history(old, record.attempt))
         if record.attempt.version == old.version:
             task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
@@ -150,12 +154,14 @@ class Engine(Rows):
                 if self._rebase is not None and record.deadline_ns is not None:
                     span_ms = (record.next_ms or record.time_ms) - record.time_ms
                     task.deadline_ns = self._rebase(record.deadline_ns, span_ms)
-        if not record.ends:
-            # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
-            task.state, task.flight = int(self._move(old, Input.AGAIN)), 0
         self.superseded.pop(record.key, None)
         self.outcomes[record.attempt.outcome] += 1
-        self.put(record.key, old, task)
+        if record.ends:  # the task is running until its Ended, which is next: only the row changes
+            self.table[record.key] = pack(task)
+        else:
+            # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
+            task.state, task.flight = int(self._move(old, Input.AGAIN)), 0
+            self.put(record.key, old, task)
 
     def _history(self, task: Task, attempt: Attempt) -> list[Attempt]:
         """The last attempts, newest last; only the newest keeps its reply."""
@@ -175,24 +181,25 @@ class Engine(Rows):
         end = State(record.state)
         if end is State.DEAD:
             self._supply_volatile(record.key, record.time_ms, Input.DUE)
-        old = unpack(self.table[record.key])
-        assert not State(old.state).ended, f"{end.word} after {State(old.state).word}"
-        running = old.state == State.RUNNING
+        task = unpack(self.table[record.key])
+        assert task.state <= _RUNNING, f"{end.word} after {State(task.state).word}"
+        running = task.state == _RUNNING
         what = {
             State.DONE: Input.SUCCEED if running else Input.FINISH,
             State.DEAD: Input.GIVE_UP,
             State.EXPIRED: Input.EXPIRE,
             State.CANCELLED: Input.STOP if running else Input.CANCEL,
         }[end]
-        assert self._move(old, what) is end
-        task = replace(
-            old, state=end, flight=0, ended_ms=record.time_ms, reason=record.reason, stop=0, stop_reply=None,
-            deadline_ns=None, expiry_ns=None, expiry_ms=None, due_given_ms=old.due_ms,
-        )  # fmt: skip
+        assert self._move(task, what) is end
+        self.remove(record.key, task)
         if end in (State.DONE, State.CANCELLED):
-            task.content = old.content or digest(old)
+            task.content = task.content or digest(task)
             task.body = None
-        self.put(record.key, old, task)
+        task.due_given_ms = task.due_ms
+        task.state, task.flight, task.ended_ms, task.reason = int(end), 0, record.time_ms, record.reason
+        task.stop, task.stop_reply = 0, None
+        task.deadline_ns = task.expiry_ns = task.expiry_ms = None
+        self.insert(record.key, task)
 
     def _paused(self, record: r.Paused) -> None:
         self.queue(record.queue).paused = record.paused
@@ -219,13 +226,13 @@ class Engine(Rows):
             self.insert(record.key, task)
 
     def _due(self, record: r.Due) -> None:
-        old = unpack(self.table[record.key])
-        self.put(record.key, old, replace(old, state=self._move(old, Input.DUE)))
+        task = unpack(self.table[record.key])
+        self.turn(record.key, task, self._move(task, Input.DUE), 0)
 
     def _started(self, record: r.Started) -> None:
-        old = unpack(self.table[record.key])
-        assert record.version == old.version, "an attempt of an older version began"
-        self.put(record.key, old, replace(old, state=self._move(old, Input.START), flight=old.version))
+        task = unpack(self.table[record.key])
+        assert record.version == task.version, "an attempt of an older version began"
+        self.turn(record.key, task, self._move(task, Input.START), task.version)
 
     def _supply_volatile(self, key: str, time_ms: int, upto: Input) -> None:
         """In recovery, apply the volatile records that must have come before this one."""
@@ -240,7 +247,7 @@ class Engine(Rows):
 
     @staticmethod
     def _move(task: Task, what: Input) -> State:
-        state = TRANSITIONS[State(task.state)][what]
+        state = _MOVES[task.state][what]
         assert isinstance(state, State), f"{what.name} of a task that is {State(task.state).word}"
         return state
 

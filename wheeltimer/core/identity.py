@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b32encode
 from hashlib import blake2b
 from typing import Final
 
@@ -23,10 +22,10 @@ def make_id(wall_ms: int, lsn: int, chance: int) -> str:
 
 
 def webhook_id(journal_id: bytes, key: str, born_lsn: int, revision: int) -> str:
-    """``wt_`` and 26 characters: one per content of one life of a key in one journal.
+    """``wt_`` and 26 characters (104 bits): one per content of one life of a key in one journal.
 
     The lsn of the first scheduling is what tells an id that comes back after its retention from the
     one that was forgotten; ``revision`` counts changes of what is sent.
     """
     seed = b"%b\0%b\0%d\0%d" % (journal_id, key.encode(), born_lsn, revision)
-    return "wt_" + b32encode(blake2b(seed, digest_size=17).digest())[:26].decode().lower()
+    return "wt_" + blake2b(seed, digest_size=13).hexdigest()

@@ -87,6 +87,21 @@ class Rows:
         self.remove(key, old)
         self.insert(key, new)
 
+    def turn(self, key: str, task: Task, state: State, flight: int) -> None:
+        """``put`` for a task that turns from one live state to another and stays the same otherwise."""
+        before, was = timers(task), task.state
+        # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
+        task.state, task.flight = int(state), flight
+        self.table[key] = pack(task)
+        if (after := timers(task)) != before:
+            self._stop_timers(key, *before)
+            self._start_timers(key, *after)
+        self.counts[was] -= 1
+        self.counts[state] += 1
+        counts = self.queues[key[: key.index("/")]].counts
+        counts[was] -= 1
+        counts[state] += 1
+
     def insert(self, key: str, task: Task) -> None:
         """Put in a task that is not there. The way every new task comes: nothing is done twice here."""
         self.table[key] = pack(task)
@@ -95,13 +110,7 @@ class Rows:
             elapsed_ns, wall_ms = task.deadline_ns, None if task.deadline_ns is not None else task.due_ms
         else:
             elapsed_ns, wall_ms = timers(task)
-        if elapsed_ns is not None:
-            self.elapsed.schedule(key, elapsed_ns)
-            if elapsed_ns < self.soonest_ns:
-                self.soonest_ns = elapsed_ns
-        if wall_ms is not None:
-            self.wall.schedule(key, wall_ms * NS_PER_MS)
-            self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+        self._start_timers(key, elapsed_ns, wall_ms)
         self.counts[state] += 1
         self.queue(key[: key.index("/")]).counts[state] += 1
         if state >= _FIRST_END:
@@ -132,11 +141,7 @@ class Rows:
 
     def remove(self, key: str, task: Task) -> None:
         """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
-        elapsed_ns, wall_ms = timers(task)
-        if elapsed_ns is not None:
-            self.elapsed.cancel(key, elapsed_ns)
-        if wall_ms is not None:
-            self.wall.cancel(key, wall_ms * NS_PER_MS)
+        self._stop_timers(key, *timers(task))
         state = task.state
         self.counts[state] -= 1
         self.queues[key[: key.index("/")]].counts[state] -= 1
@@ -147,6 +152,21 @@ class Rows:
             del members[key]
             if not members:
                 del self.groups[task.group]
+
+    def _start_timers(self, key: str, elapsed_ns: int | None, wall_ms: int | None) -> None:
+        if elapsed_ns is not None:
+            self.elapsed.schedule(key, elapsed_ns)
+            if elapsed_ns < self.soonest_ns:
+                self.soonest_ns = elapsed_ns
+        if wall_ms is not None:
+            self.wall.schedule(key, wall_ms * NS_PER_MS)
+            self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+
+    def _stop_timers(self, key: str, elapsed_ns: int | None, wall_ms: int | None) -> None:
+        if elapsed_ns is not None:
+            self.elapsed.cancel(key, elapsed_ns)
+        if wall_ms is not None:
+            self.wall.cancel(key, wall_ms * NS_PER_MS)
 
     def kept(self, state: int) -> OrderedDict[str, None]:
         return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead

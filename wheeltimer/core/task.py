@@ -16,7 +16,6 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
-from msgspec.structs import force_setattr
 
 from wheeltimer.core.retry import Rule
 from wheeltimer.core.success import SuccessRule
@@ -34,10 +33,10 @@ class Now(Struct, frozen=True, gc=False):
 
     elapsed_ns: int
     wall_ns: int
-    wall_ms: int = 0
 
-    def __post_init__(self) -> None:
-        force_setattr(self, "wall_ms", -(-self.wall_ns // NS_PER_MS))
+    @property
+    def wall_ms(self) -> int:
+        return -(-self.wall_ns // NS_PER_MS)
 
     def elapsed_at(self, wall_ms: int) -> int:
         """Where the wall instant ``wall_ms`` lies on the elapsed time line, in ns, by today's offset."""

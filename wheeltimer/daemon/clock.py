@@ -15,6 +15,7 @@ from __future__ import annotations
 import time
 import uuid
 from pathlib import Path
+from time import clock_gettime_ns
 from typing import Final, Protocol
 
 from wheeltimer.core.task import NS_PER_MS, Now
@@ -30,6 +31,7 @@ an ``at`` task late by no more than that, until the next look.
 _SANDWICH_NS: Final = 50_000  # the two clocks were read this close together, or are read again
 _SANDWICHES_MAX: Final = 4  # on a machine this busy the best of four has to do
 _CLOCK_ELAPSED: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+_CLOCK_WALL: Final = time.CLOCK_REALTIME
 _BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -77,9 +79,9 @@ class SystemClock:
         best: Now | None = None
         best_width_ns = 0
         for _ in range(_SANDWICHES_MAX):
-            before_ns = time.clock_gettime_ns(_CLOCK_ELAPSED)
-            wall_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
-            after_ns = time.clock_gettime_ns(_CLOCK_ELAPSED)
+            before_ns = clock_gettime_ns(_CLOCK_ELAPSED)
+            wall_ns = clock_gettime_ns(_CLOCK_WALL)
+            after_ns = clock_gettime_ns(_CLOCK_ELAPSED)
             width_ns = after_ns - before_ns
             if width_ns <= _SANDWICH_NS:
                 return Now(after_ns, wall_ns)
@@ -89,7 +91,7 @@ class SystemClock:
         return best
 
     def elapsed_ns(self) -> int:
-        return time.clock_gettime_ns(_CLOCK_ELAPSED)
+        return clock_gettime_ns(_CLOCK_ELAPSED)
 
 
 def read_boot_id() -> bytes:

@@ -29,10 +29,15 @@ TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task says otherwise
 CONNECT_TIMEOUT_MS: Final = 3_000
 RETRY_AFTER_MAX_MS: Final = 86_400_000
 _CONTENT_TYPES: Final = {
-    "": b"application/json",
-    "text": b"text/plain; charset=utf-8",
-    "base64": b"application/octet-stream",
+    "": b"content-type: application/json\r\n",
+    "text": b"content-type: text/plain; charset=utf-8\r\n",
+    "base64": b"content-type: application/octet-stream\r\n",
 }
+# What goes in here holds no control character by what it is: numbers, names, percent-encoded text.
+_OURS: Final = (
+    b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
+    b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
+)
 
 
 class Exchange(Protocol):
@@ -66,7 +71,7 @@ class Sender:
         self._journal_id = journal_id
         self._now = now
         self.keys_of = keys_of
-        self._agent = version
+        self._agent = b"user-agent: wheeltimer/%b\r\n" % version.encode()
 
     async def attempt(self, key: str, task: Task) -> Answer:
         """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value."""
@@ -102,29 +107,25 @@ class Sender:
     def _fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
         """The header lines: the caller's own, and those that only the daemon may set."""
         queue, id = split_key(key)
-        webhook = webhook_id(self._journal_id, key, task.born, task.revision)
+        webhook = webhook_id(self._journal_id, key, task.born, task.revision).encode()
         timestamp_s = now.wall_ns // 1_000_000_000
-        body = task.body or b""
-        own = task.headers or {}
-        lines = [(name.encode("ascii"), value.encode("latin-1")) for name, value in own.items()]
-        given = {name.lower() for name in own}
-        if task.body is not None and "content-type" not in given:
-            lines.append((b"content-type", _CONTENT_TYPES[task.body_as]))
-        if "user-agent" not in given:
-            lines.append((b"user-agent", b"wheeltimer/" + self._agent.encode()))
-        lines += (
-            (b"webhook-id", webhook.encode()),
-            (b"webhook-timestamp", b"%d" % timestamp_s),
-            (b"wheeltimer-id", _visible(id)),
-            (b"wheeltimer-queue", queue.encode()),
-            (b"wheeltimer-attempt", b"%d" % (task.attempts + 1)),
-            (b"wheeltimer-due", b"%d" % task.due_ms),
-            (b"wheeltimer-late-ms", b"%d" % late_ms),
-            (b"wheeltimer-version", b"%d" % task.version),
-        )
+        fields = _OURS % (
+            webhook, timestamp_s, _visible(id), queue.encode(), task.attempts + 1, task.due_ms, late_ms,
+            task.version,
+        )  # fmt: skip
         if keys := self.keys_of(queue):
-            lines.append((b"webhook-signature", sign(keys, webhook, timestamp_s, body)))
-        return header_lines(lines)
+            fields += b"webhook-signature: %b\r\n" % sign(keys, webhook, timestamp_s, task.body or b"")
+        if task.headers is None:
+            given: frozenset[str] = frozenset()
+        else:
+            given = frozenset(name.lower() for name in task.headers)
+            own = [(name.encode("ascii"), value.encode("latin-1")) for name, value in task.headers.items()]
+            fields = header_lines(own) + fields
+        if task.body is not None and "content-type" not in given:
+            fields = _CONTENT_TYPES[task.body_as] + fields
+        if "user-agent" not in given:
+            fields = self._agent + fields
+        return fields
 
 
 def late_ms_of(task: Task, now: Now) -> int:

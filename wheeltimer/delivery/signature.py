@@ -12,7 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 
 
-def sign(keys: Iterable[bytes], webhook_id: str, timestamp_s: int, body: bytes) -> bytes:
+def sign(keys: Iterable[bytes], webhook_id: bytes, timestamp_s: int, body: bytes) -> bytes:
     """The value of ``webhook-signature``: one ``v1,...`` for each key, parted by spaces."""
-    message = b"%b.%d.%b" % (webhook_id.encode(), timestamp_s, body)
+    message = b"%b.%d.%b" % (webhook_id, timestamp_s, body)
     return b" ".join(b"v1," + b64encode(hmac.digest(key, message, "sha256")) for key in keys)
