@@ -95,7 +95,7 @@ class Driver:
 
     # -- making things true ---------------------------------------------------------------------
 
-    def submit(self, records: list[r.AnyRecord]) -> None:
+    def submit(self, records: Sequence[r.AnyRecord]) -> None:
         """One decision: written, then applied."""
         written = [record for record in records if not isinstance(record, VOLATILE)]
         if written:
@@ -196,9 +196,12 @@ class Driver:
         for _ in range(10_000):
             keys = self.engine.hand_over(self.now, limit)
             for key in keys:
-                records = outcomes.due(self.engine, key, self.now, self.journal.next_lsn)
-                self.submit(records)
-                moved += [key] if records else []
+                task = self.engine.get(key)
+                assert task is not None
+                what = outcomes.due(self.engine, key, task, self.now, self.journal.next_lsn)
+                if what is not None:
+                    self.submit([what] if isinstance(what, r.Due) else what)
+                    moved.append(key)
             wake_ns = min(
                 self.engine.elapsed.next_wake_ns(self.now.elapsed_ns, NS_PER_MS) - self.now.elapsed_ns,
                 self.engine.wall.next_wake_ns(self.now.wall_ns, NS_PER_MS) - self.now.wall_ns,

@@ -56,15 +56,13 @@ class Answer(Struct, frozen=True, gc=False):
     stop: bool = False
 
 
-def due(engine: Engine, key: str, now: Now, lsn: int) -> r.Records:
-    """What the wheel's handing over of ``key`` means now: it is due, or it has expired."""
-    task = engine.get(key)
-    assert task is not None
+def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records | r.Due | None:
+    """What the wheel's handing over of ``key`` means now: it has expired, or it is due; None: neither."""
     if _expired(task, now):
         return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
     if task.state == State.SCHEDULED and _is_due(task, now):
-        return [r.Due(key, now.wall_ms)]
-    return []
+        return r.Due(key, now.wall_ms)
+    return None
 
 
 def _is_due(task: Task, now: Now) -> bool:

@@ -121,7 +121,7 @@ class Started(Record, tag="b", frozen=True):
 Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
 Volatile = Due | Started
 AnyRecord = Written | Volatile
-Records = list[AnyRecord]  # one decision, in the order in which it is applied
+Records = list[Written]  # one decision, in the order in which it is applied
 
 
 class RawScheduled(Record, tag="s", frozen=True):

@@ -24,7 +24,6 @@ from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
 FORGET_MAX = 256  # ended tasks whose retention is over, forgotten per slice
-_VOLATILE = (r.Due, r.Started)
 # Records that make new work need ordinary room; all others may use the reserved segments.
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 
@@ -52,7 +51,7 @@ class Ledger:
         """32 random bits."""
         return self._random.getrandbits(32)
 
-    def submit(self, records: Sequence[r.AnyRecord], reserved: int = 0) -> bool:
+    def submit(self, records: Sequence[r.Written], reserved: int = 0) -> bool:
         """Make ``records``, one decision, true. False where the journal has no room: nothing changed.
 
         ``reserved`` bytes were taken for this decision before; they are used or given back.
@@ -60,25 +59,27 @@ class Ledger:
         journal, first = self.journal, records[0]
         if self._held and not reserved and not self._widen(first):
             return False
-        written = [r.encode(record) for record in records if type(record) not in _VOLATILE]
-        if written:
-            size = sum(map(len, written))
-            if not reserved:
-                reserved = size
-                if not journal.reserve(size, essential=type(first) not in _NEW_WORK):
-                    return False
-            assert size <= reserved, f"{size} bytes for a decision with {reserved} reserved"
+        written = [r.encode(record) for record in records]
+        size = sum(map(len, written))
+        if not reserved:
+            reserved = size
+            if not journal.reserve(size, essential=type(first) not in _NEW_WORK):
+                return False
+        assert size <= reserved, f"{size} bytes for a decision with {reserved} reserved"
         for record in records:
             self._apply(record)
-        if written:
-            journal.append(written, reserved, hold=True)
-        elif reserved:
-            journal.release(reserved)
+        journal.append(written, reserved, hold=True)
         if self.listeners:
             for record in records:
                 for listener in self.listeners.get(type(record), ()):
                     listener(record)
         return True
+
+    def happened(self, record: r.Volatile) -> None:
+        """Make a record true that is not written, and so cannot lack room."""
+        self._apply(record)
+        for listener in self.listeners.get(type(record), ()):
+            listener(record)
 
     def submit_run(self, run: Run) -> bool:
         """``submit`` for a run of new tasks at once; False where it must be done one by one."""
@@ -91,7 +92,7 @@ class Ledger:
         journal.append(run.records, run.size, hold=True)
         return True
 
-    def _widen(self, first: r.AnyRecord) -> bool:
+    def _widen(self, first: r.Written) -> bool:
         """A change of a running task may make its outcome larger: room for that is taken now."""
         if not isinstance(first, (r.Scheduled, r.Rescheduled, r.Stopping)) or first.key not in self._held:
             return True
@@ -109,7 +110,7 @@ class Ledger:
             self._held[first.key] = size
         return True
 
-    def submit_or_refuse(self, records: Sequence[r.AnyRecord]) -> None:
+    def submit_or_refuse(self, records: Sequence[r.Written]) -> None:
         """``submit`` for a client's request: no room is the refusal ``full``."""
         if not self.submit(records):
             raise self.no_room()
@@ -131,7 +132,7 @@ class Ledger:
         if not self.journal.reserve(size, essential=True):
             return False
         self._held[key] = size
-        self.submit([outcomes.start(key, task, self.now())])
+        self.happened(outcomes.start(key, task, self.now()))
         return True
 
     def outcome(self, key: str, answer: Answer) -> None:

@@ -78,14 +78,13 @@ class Ticker:
         for key in self._engine.hand_over(now, SLICE_MAX):
             task = self._engine.get(key)
             assert task is not None
-            records = outcomes.due(self._engine, key, now, self._ledger.journal.next_lsn)
-            if not records:
-                continue
-            if not self._ledger.submit(records):
-                return False
-            if isinstance(records[0], r.Due):
+            what = outcomes.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
+            if isinstance(what, r.Due):
+                self._ledger.happened(what)
                 self.lateness.add(task.late_ns(self._clock.now()))
-            else:
+            elif what is not None:
+                if not self._ledger.submit(what):
+                    return False
                 self._ledger.changed()
         return True
 
