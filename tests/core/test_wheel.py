@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wheeltimer.core import wheel as wheel_module
+from wheeltimer.core.chain import Chain
 from wheeltimer.core.wheel import OPEN_KEYS_MAX, STALE_MIN, HashedWheelTimer
 
 TICK_NS = 10
@@ -444,7 +445,11 @@ def container_bytes(wheel: HashedWheelTimer) -> int:
     total = sum(map(sys.getsizeof, (wheel._due, wheel._due_ticks, wheel._heap, wheel._open, wheel._rounds)))
     for bucket in wheel._buckets:
         total += sys.getsizeof(bucket)
-        total += sum(sys.getsizeof(held) for held in bucket.values() if not isinstance(held, str))
+        for held in bucket.values():
+            while isinstance(held, Chain):
+                total += sys.getsizeof(held)
+                held = held.rest
+            total += 0 if isinstance(held, str) else sys.getsizeof(held)
     return total
 
 

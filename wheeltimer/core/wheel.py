@@ -11,32 +11,33 @@ decremented and a tick costs what is due in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
+from wheeltimer.core.chain import Chain, chained
 from wheeltimer.core.checking import check_wheel
 
 # Keys moved out of buckets per `expire` (about 1 us each): a crowded tick is opened in slices.
 OPEN_KEYS_MAX = 512
 # Rounds looked at per `expire` after a jump over the whole wheel (about 0.1 us each).
 SCAN_ROUNDS_MAX = 4096
-# Keys of one tick in a tuple; from one more on a dict, so that cancelling in a crowd stays O(1).
-TUPLE_KEYS_MAX = 8
-# A dict that falls to this many keys becomes a tuple again (half of the maximum: no flapping).
+# Keys of one tick in a chain; from one more on a dict, so that cancelling in a crowd stays O(1).
+CHAIN_KEYS_MAX = 8
+# A dict that falls to this many keys becomes a chain again (half of the maximum: no flapping).
 DICT_KEYS_MIN = 4
 # Cancelled entries a heap may hold beyond the number of its live ones.
 STALE_MIN = 64
 # Round numbers that buckets share as one object each (about 80 bytes; 31 days of the default wheel).
 SHARED_ROUNDS_MAX = 65_536
 
-Held = str | tuple[str, ...] | dict[str, None]
+Held = str | Chain | dict[str, None]
 
 
 class HashedWheelTimer:
     """Keys by deadline, in buckets of one tick each; hands them over in deadline order, never early.
 
     A key due at tick ``t = deadline_ns // tick_ns`` sits in bucket ``t % wheel_size`` under its round
-    ``t // wheel_size``: the key itself while it is alone there, a tuple from two keys on, a dict in a
+    ``t // wheel_size``: the key itself while it is alone there, a chain from two keys on, a dict in a
     crowd. When the clock reaches a tick that holds keys, the tick is *due*: the lowest due tick is
     opened, that is its keys move into a heap by deadline and leave it each at its own time, so the
     tick is the cost of the wheel and not its error.
@@ -45,7 +46,7 @@ class HashedWheelTimer:
 
         key   deadline   tick   bucket   round
         "a"      34 ns      3        3       0
-        "b"      30 ns      3        3       0    same bucket and round as "a": a tuple
+        "b"      30 ns      3        3       0    same bucket and round as "a": a chain
         "c"      71 ns      7        3       1    same bucket, one round later
         "d"      15 ns      1        1       0    overdue: its tick is due at once
 
@@ -116,11 +117,10 @@ class HashedWheelTimer:
             bucket[self._rounds.setdefault(round_, round_)] = key
             if len(self._rounds) > SHARED_ROUNDS_MAX:
                 self._rounds.clear()
-        elif isinstance(held, str):
-            bucket[round_] = (held, key)
-        elif isinstance(held, tuple):
-            joined = (*held, key)
-            bucket[round_] = joined if len(joined) <= TUPLE_KEYS_MAX else dict.fromkeys(joined)
+        elif isinstance(held, str) or (isinstance(held, Chain) and len(held) < CHAIN_KEYS_MAX):
+            bucket[round_] = Chain(key, held)
+        elif isinstance(held, Chain):
+            bucket[round_] = dict.fromkeys((*held, key))
         else:
             held[key] = None
         self._len += 1
@@ -141,10 +141,8 @@ class HashedWheelTimer:
             held = bucket.get(round_)
             if held is None:
                 bucket[rounds.setdefault(round_, round_)] = key
-            elif type(held) is str:
-                bucket[round_] = (held, key)
-            elif type(held) is tuple and len(held) < TUPLE_KEYS_MAX:
-                bucket[round_] = (*held, key)
+            elif type(held) is str or (type(held) is Chain and type(held.rest) is str):
+                bucket[round_] = Chain(key, held)
             else:
                 self.schedule(key, deadline_ns)
                 continue
@@ -173,15 +171,15 @@ class HashedWheelTimer:
             if held != key:
                 raise KeyError(key)
             self._drop_round(bucket, tick)
-        elif isinstance(held, tuple):
-            if key not in held:
+        elif isinstance(held, Chain):
+            rest = [other for other in held if other != key]
+            if len(rest) == len(held):
                 raise KeyError(key)
-            at = held.index(key)
-            self._put_rest(bucket, tick, held[:at] + held[at + 1 :])
+            self._put_rest(bucket, tick, rest)
         else:
             del held[key]
             if len(held) <= DICT_KEYS_MIN:
-                self._put_rest(bucket, tick, tuple(held))
+                self._put_rest(bucket, tick, list(held))
         self._len -= 1
 
     def expire(self, now_ns: int, limit: int) -> list[str]:
@@ -294,10 +292,10 @@ class HashedWheelTimer:
         """Move about ``keys_max`` keys of a due tick into the heap; the others stay where cancel looks."""
         bucket = self._buckets[tick & self._mask]
         held = bucket[tick >> self._shift]
-        keys: Collection[str] = (held,) if isinstance(held, str) else held
         if isinstance(held, dict) and len(held) > keys_max:
             keys = [held.popitem()[0] for _ in range(keys_max)]
         else:
+            keys = [held] if isinstance(held, str) else list(held)
             self._drop_round(bucket, tick)
         for key in keys:
             deadline_ns = self._deadline_of(key)
@@ -307,9 +305,9 @@ class HashedWheelTimer:
             heappush(self._heap, (deadline_ns, key))
         return len(keys)
 
-    def _put_rest(self, bucket: dict[int, Held], tick: int, rest: tuple[str, ...]) -> None:
+    def _put_rest(self, bucket: dict[int, Held], tick: int, rest: list[str]) -> None:
         if rest:
-            bucket[tick >> self._shift] = rest if len(rest) > 1 else rest[0]
+            bucket[tick >> self._shift] = chained(rest)
         else:
             self._drop_round(bucket, tick)
 
