@@ -25,7 +25,7 @@ from wheeltimer.core.replies import ScheduleReply
 from wheeltimer.core.table import MASK, SHIFT, Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 
-RUN_MAX: Final = 256  # requests in a run; about 3 us each
+RUN_MAX: Final = 128  # requests in a run: about 1 ms, what a slice of the loop may take
 RUN_BYTES_MAX: Final = 65_536  # of records, before the last: a run is written as one decision
 
 
