@@ -108,8 +108,8 @@ class Driver:
         return self.line(json.dumps({"op": op} | fields).encode())
 
     def run(self, lines: list[bytes]) -> list[dict[str, Any]]:
-        """The replies to the run of plain schedules that these lines begin with; none: it is no run."""
-        run = take_run(self.engine, self.policy, lines, 0, self.now, self.journal.next_lsn)
+        """The replies to these lines as a run of plain schedules; none: they are no run."""
+        run = take_run(self.engine, self.policy, lines, self.now, self.journal.next_lsn)
         if run is None:
             return []
         self.engine.insert_fresh(run.homes, run.keys, run.rows, run.deadlines_ns, run.queues)

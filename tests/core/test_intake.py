@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.intake import RUN_BYTES_MAX, RUN_MAX, take_run
+from wheeltimer.core.intake import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import BUILT_IN
@@ -51,9 +51,13 @@ def make() -> Driver:
 
 def by_run(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
     replies: list[dict[str, Any]] = []
-    while len(replies) < len(lines):
-        left = lines[len(replies) :]
-        replies += driver.run(left) or [driver.line(left[0])]
+    runs = Runs()
+    while left := lines[len(replies) :]:
+        if taken := driver.run(left[: runs.length]):
+            runs.taken()
+            replies += taken
+        elif not runs.refused():
+            replies.append(driver.line(left[0]))
     return replies
 
 
@@ -106,15 +110,16 @@ def test_a_plain_request_takes_the_short_way(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fields", OTHER, ids=[str(fields)[:40] for fields in OTHER])
-def test_any_other_request_ends_the_run(fields: dict[str, Any]) -> None:
+def test_any_other_request_makes_it_no_run(fields: dict[str, Any]) -> None:
     if fields == {"seq": None} or fields == {"body": "é"}:
         return  # may go either way: the same comes of it
     plain = {"op": "schedule", "url": "http://r/", "delay": 5}
     lines = [
         json.dumps(plain | {"id": "t"} | more).encode() for more in ({}, {"id": "u"} | fields, {"id": "v"})
     ]
-    assert [reply["id"] for reply in make().run(lines)] == ["t"]
-    assert make().run(lines[1:]) == []
+    assert [reply["id"] for reply in make().run([lines[0], lines[2]])] == ["t", "v"]
+    assert make().run(lines) == []
+    assert make().run(lines[1:2]) == []
 
 
 def test_a_run_keeps_to_its_bounds() -> None:
@@ -122,15 +127,17 @@ def test_a_run_keeps_to_its_bounds() -> None:
         return json.dumps({"op": "schedule", "id": f"n{n}", "url": "http://r/", "delay": n} | fields).encode()
 
     driver = make()
-    assert len(driver.run([line(n) for n in range(RUN_MAX + 50)])) == RUN_MAX
-    assert len(driver.run([line(1000), line(1001), line(1000), line(1002)])) == 2  # the same id twice
-    assert driver.run([line(1000)]) == []  # known
-    big = [line(n, body="x" * 30_000) for n in range(2000, 2010)]
-    run = take_run(driver.engine, driver.policy, big, 0, driver.now, 1)
+    assert len(driver.run([line(n) for n in range(RUN_MAX)])) == RUN_MAX
+    assert driver.run([line(1000), line(1001), line(1000), line(1002)]) == []  # the same id twice
+    assert driver.run([line(1000), line(5)]) == []  # known
+    big = [line(n, body="x" * 30_000) for n in range(2000, 2003)]
+    assert driver.run(big) == []  # more than RUN_BYTES_MAX
+    assert len(driver.run([line(2010, body="x" * 60_000)])) == 1
+    run = take_run(driver.engine, driver.policy, big[:2], driver.now, 1)
     assert run is not None
-    assert len(run.keys) == 3
+    assert run.keys == ["default/n2000", "default/n2001"]
     assert run.size == sum(map(len, run.records))
-    assert run.size - len(run.records[-1]) <= RUN_BYTES_MAX
+    assert driver.run([line(2020, body="x" * RUN_BYTES_MAX)]) == []  # more than a body may have
     room = driver.limits.tasks_max - driver.engine.live
     for start in range(3000, 3000 + room, RUN_MAX):
         assert driver.run([line(n) for n in range(start, min(start + RUN_MAX, 3000 + room))])
@@ -140,12 +147,21 @@ def test_a_run_keeps_to_its_bounds() -> None:
     driver.engine.check()
 
 
-def test_a_run_begins_where_it_is_told() -> None:
+def test_requests_that_come_again_are_not_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that repeats all it asked: lines that are tried as runs stay in proportion to the lines."""
+    driver, looked, run = make(), 0, Driver.run
     lines = [
         json.dumps({"op": "schedule", "id": f"t{n}", "url": "http://r/", "delay": 1}).encode()
-        for n in range(5)
+        for n in range(800)
     ]
-    driver = make()
-    run = take_run(driver.engine, driver.policy, lines, 3, driver.now, 50)
-    assert run is not None
-    assert run.keys == ["default/t3", "default/t4"]
+
+    def counted(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
+        nonlocal looked
+        looked += len(lines)
+        return run(driver, lines)
+
+    monkeypatch.setattr(Driver, "run", counted)
+    assert not any(reply["duplicate"] for reply in by_run(driver, lines))
+    assert looked == len(lines)
+    assert all(reply["duplicate"] for reply in by_run(driver, lines))
+    assert looked < 3 * len(lines)

@@ -134,7 +134,6 @@ AnyCommand = (
 )
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
-PATH: Final = re.compile(r"/[!\"$-~]*", re.ASCII).fullmatch  # path and query; no space, no fragment
 _URL: Final = re.compile(
     r"(https?)://(\[[0-9A-Fa-f.%]*:[0-9A-Fa-f:.%]*\]|[A-Za-z0-9._~!$&'()*+,;=%-]+)(?::([0-9]{1,5}))?([/?][!-~]*)?",
     re.ASCII | re.IGNORECASE,

@@ -54,8 +54,7 @@ def schedule(
         id = make_id(wall_ms, lsn, chance)
     elif not (id.isascii() and id.isprintable() and 0 < len(id) <= limits.id_bytes_max):
         c.check_id(id, limits)
-    if not policy.passes(url):
-        policy.check_target(url)
+    policy.check_target(url)
     if type(delay) is int and 0 <= delay <= limits.delay_max_ms and c.is_plain(command):
         body = c.json_body(command, limits) if command.body else None
         task = Task(

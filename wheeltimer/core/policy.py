@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from wheeltimer.core.commands import PATH, URL_BYTES_MAX, split_url
+from wheeltimer.core.commands import URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import TargetBlocked
 
@@ -50,7 +50,7 @@ class Policy:
 
         0.3 us where scheme, host and port were seen before.
         """
-        if self.passes(url):
+        if self.all_pass((url,)):
             return
         _, host, _, _ = split_url(url, field)
         reason = self._check_host(host)
@@ -58,12 +58,22 @@ class Policy:
             raise TargetBlocked(f"{field}: {reason}")
         if len(self._origins) >= _SEEN_MAX:
             self._origins.clear()
-        path_at = url.find("/", 8)
-        self._origins.add(url if path_at < 0 else url[:path_at])
+        self._origins.add(_origin(url))
 
-    def passes(self, url: str) -> bool:
-        """Whether this URL is one of an origin that was checked before, and is well formed beyond it."""
-        path_at = url.find("/", 8)
-        if path_at < 0:
-            return url in self._origins
-        return url[:path_at] in self._origins and PATH(url, path_at) is not None and len(url) <= URL_BYTES_MAX
+    def all_pass(self, urls: Sequence[str]) -> bool:
+        """Whether these URLs are of origins that were checked before, and well formed beyond them."""
+        text = "".join(urls)
+        return (
+            text.isascii()
+            and text.isprintable()
+            and " " not in text
+            and "#" not in text
+            and max(map(len, urls)) <= URL_BYTES_MAX
+            and self._origins.issuperset(map(_origin, urls))
+        )
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port, as they stand in the URL."""
+    path_at = url.find("/", 8)
+    return url if path_at < 0 else url[:path_at]

@@ -16,7 +16,7 @@ from wheeltimer import __version__
 from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, queries, stopping, wire
 from wheeltimer.core import records as r
-from wheeltimer.core.intake import take_run
+from wheeltimer.core.intake import Runs, take_run
 from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
@@ -43,6 +43,7 @@ class Requests:
         self._about = about
         self._changed = changed
         self._resumed = resumed
+        self._runs = Runs()
         self.draining = False
 
     async def answer(self, lines: list[bytes], at: int) -> tuple[int, bytes]:
@@ -60,17 +61,21 @@ class Requests:
         self, lines: list[bytes], at: int, replies: list[object], until_ns: int
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
-        now, ledger = self._ledger.now(), self._ledger
+        now, ledger, runs = self._ledger.now(), self._ledger, self._runs
         count = len(lines)
         while at < count:
             line = lines[at]
             if b'"schedule"' in line and not self.draining:
-                run = take_run(self._engine, ledger.policy, lines, at, now, ledger.journal.next_lsn)
+                some = lines[at : at + runs.length]
+                run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if run is not None and ledger.submit_run(run):
+                    runs.taken()
                     replies += run.replies
-                    at += len(run.replies)
+                    at += len(some)
                     if time.perf_counter_ns() > until_ns:
                         break
+                    continue
+                if runs.refused():
                     continue
             if line and line != b"\r":
                 try:
