@@ -53,11 +53,14 @@ def by_run(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
     replies: list[dict[str, Any]] = []
     runs = Runs()
     while left := lines[len(replies) :]:
-        if taken := driver.run(left[: runs.length]):
+        if runs.length == 1:
+            replies.append(driver.line(left[0]))
+            runs.alone()
+        elif taken := driver.run(left[: runs.length]):
             runs.taken()
             replies += taken
-        elif not runs.refused():
-            replies.append(driver.line(left[0]))
+        else:
+            runs.refused()
     return replies
 
 

@@ -29,6 +29,7 @@ from wheeltimer.core.task import NS_PER_MS, Now, pack
 
 RUN_MAX: Final = 128  # requests in a run: about 1 ms, what a slice of the loop may take
 RUN_BYTES_MAX: Final = 65_536  # of lines: a run is written as one decision
+TRY_AGAIN: Final = 8  # lines decided alone until a run, of as many, is tried again
 
 
 class _Plain(Struct, tag_field="op", tag="schedule", forbid_unknown_fields=True, gc=False):
@@ -73,22 +74,31 @@ class Run(Struct, gc=False):
 
 
 class Runs:
-    """How many lines to try as a run next: fewer after lines that were none, more again after a run.
+    """How many lines to try as a run next; 1: decide the next one alone.
 
-    Without it a client that repeats a thousand requests would have each looked at a hundred times.
+    Fewer after lines that were no run, more again after a run: a client that repeats a thousand requests
+    does not have each looked at a hundred times.
     """
 
     def __init__(self) -> None:
         self.length = RUN_MAX
+        self._alone = 0
 
     def taken(self) -> None:
+        """They were a run."""
         self.length = min(2 * self.length, RUN_MAX)
 
-    def refused(self) -> bool:
-        """Whether fewer lines are worth a try; else the first one is decided alone."""
-        again = self.length > 1
-        self.length = max(1, self.length // 4)
-        return again
+    def refused(self) -> None:
+        """They were none: fewer, and in the end some alone."""
+        self.length //= 4
+        if self.length < 2:
+            self.length, self._alone = 1, TRY_AGAIN
+
+    def alone(self) -> None:
+        """One was decided alone."""
+        self._alone -= 1
+        if self.length == 1 and self._alone <= 0:
+            self.length = TRY_AGAIN
 
 
 def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, lsn: int) -> Run | None:

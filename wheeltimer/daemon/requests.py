@@ -65,18 +65,19 @@ class Requests:
         count = len(lines)
         while at < count:
             line = lines[at]
-            if b'"schedule"' in line and not self.draining:
-                some = lines[at : at + runs.length]
+            some = lines[at : at + runs.length]
+            if len(some) > 1 and b'"schedule"' in line and not self.draining:
                 run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
-                if run is not None and ledger.submit_run(run):
-                    runs.taken()
-                    replies += run.replies
-                    at += len(some)
-                    if time.perf_counter_ns() > until_ns:
-                        break
+                if run is None or not ledger.submit_run(run):
+                    runs.refused()
                     continue
-                if runs.refused():
-                    continue
+                runs.taken()
+                replies += run.replies
+                at += len(some)
+                if time.perf_counter_ns() > until_ns:
+                    break
+                continue
+            runs.alone()
             if line and line != b"\r":
                 try:
                     command = wire.decode(line)

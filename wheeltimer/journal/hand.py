@@ -11,19 +11,20 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
-from typing import Protocol
+from queue import Empty, SimpleQueue
+from typing import Final, Protocol
 
 import trio
 
 Job = Callable[[], None]
+IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
 
 
 class Hand(Protocol):
     """Somebody who does blocking work. At most one job is under way; its end is told by :meth:`done`."""
 
     def start(self, idle: Job) -> None:
-        """Gets ready; ``idle`` is done after a job when no other has come meanwhile."""
+        """Gets ready; ``idle`` is done when no job has come for a moment after the last."""
         ...
 
     def submit(self, job: Job) -> None:
@@ -87,18 +88,27 @@ class Thread:
         os.close(self._eventfd)
 
     def _work(self, idle: Job) -> None:
-        get, ended, wake, jobs = self._jobs.get, self._ends.append, self._eventfd, self._jobs
+        jobs, ended, wake = self._jobs, self._ends.append, self._eventfd
+        patience_s: float | None = None  # until the next job; without one there is nothing to do but wait
         try:
-            while (job := get()) is not None:
+            while True:
+                try:
+                    job = jobs.get(timeout=patience_s)
+                except Empty:
+                    job, patience_s = idle, None
+                else:
+                    if job is None:
+                        return
+                    patience_s = IDLE_S
                 try:
                     job()
-                    ended(None)
-                    os.eventfd_write(wake, 1)
-                    if jobs.empty():
-                        idle()
                 except OSError as exc:
                     ended(exc)
-                    os.eventfd_write(wake, 1)
+                else:
+                    if patience_s is None:
+                        continue
+                    ended(None)
+                os.eventfd_write(wake, 1)
         finally:
             self._over = True
             os.eventfd_write(wake, 1)  # a thread that dies of a bug is noticed too
