@@ -111,7 +111,7 @@ class Engine(Rows):
             keys.append(key)
             deadlines_ns.append(deadline_ns)
         if keys:
-            self._follow_fresh(keys, deadlines_ns, Counter([key[: key.index("/")] for key in keys]))
+            self._follow_fresh(keys, deadlines_ns, Counter([key.partition("/")[0] for key in keys]))
         return other
 
     def _scheduled(self, record: r.Scheduled) -> None:
