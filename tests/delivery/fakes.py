@@ -77,7 +77,7 @@ class FakeBook:
             self._driver.start(key)
         return self.room
 
-    def outcome(self, key: str, answer: Answer) -> None:
+    def outcome(self, key: str, answer: Answer, now: Now) -> None:
         self._driver.outcome(key, answer, chance=1 << 31)
 
     def dropped(self, key: str) -> None:

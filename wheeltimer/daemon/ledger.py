@@ -44,7 +44,7 @@ class Ledger:
         self.now: Callable[[], Now] = clock.now
         # Told after an outcome, an end or what is forgotten: wakes the ticker, and sees to a commit soon.
         self.changed: Callable[[], None] = journal.flush
-        self._random = random.SystemRandom()
+        self._random = random.Random()  # for jitter and ids: nothing here is a secret
         self._held: dict[str, int] = {}  # bytes reserved for the outcome of each attempt in flight
 
     def chance(self) -> int:
@@ -135,15 +135,15 @@ class Ledger:
         self.happened(outcomes.start(key, task, self.now()))
         return True
 
-    def outcome(self, key: str, answer: Answer) -> None:
-        """Record what came of the attempt in flight."""
+    def outcome(self, key: str, answer: Answer, now: Now) -> None:
+        """Record what came of the attempt in flight, which ended ``now``."""
         queue, _ = split_key(key)
         records = outcomes.attempt_ended(
             self.engine,
             self.policy.queue(queue),
             key,
             answer,
-            self.now(),
+            now,
             self.journal.next_lsn,
             self.chance(),
         )

@@ -158,7 +158,7 @@ class _Connection:
         return b""
 
     async def _receive_some(self) -> bytes:
-        """What comes next. Waits first: after an answer there is seldom more, and an empty read costs 10 us."""
+        """What comes next. Waits first: after an answer there is seldom more; an empty read costs 10 us."""
         while True:
             await trio.lowlevel.wait_readable(self._stream.socket)
             try:

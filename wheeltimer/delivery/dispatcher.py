@@ -13,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
-from heapq import heappop, heappush
 from itertools import islice
 from typing import Final
 
@@ -21,6 +20,7 @@ import trio
 
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.attempt import destination_of, late_ms_of
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import Held
@@ -34,6 +34,7 @@ SHARE: Final = 4  # no destination has more than this part of all permits while 
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
+_Start = tuple[str, Task, Lane, int]  # an attempt that may go: key, task, lane, elapsed ns
 _log = logging.getLogger("wheeltimer.delivery")
 
 
@@ -62,8 +63,7 @@ class Dispatcher:
         self._held = Held(book)
         self._unwritten: list[str] = []  # ready, but their record is not on disk yet
         self._written: deque[str] = deque()  # those whose record may be by now
-        self._timed: list[tuple[int, int, Gate]] = []  # gates that open at an instant: (ns, number, gate)
-        self._timed_count = 0
+        self._alarms = Alarms()
         self._sieve: Iterator[None] | None = None
         self._surplus = 0  # keys beyond those of ready tasks that the last sieve left
         self._no_room_until_ns = 0
@@ -143,7 +143,8 @@ class Dispatcher:
         if now_ns < self._no_room_until_ns:
             return self._no_room_until_ns
         self._no_room_until_ns = 0
-        self._wake_timed(now_ns)
+        for gate in self._alarms.due(now_ns):
+            self._lanes.wake(gate)
         looks = tries = 0
         lanes = self._lanes
         while self.in_flight < self._concurrency:
@@ -171,8 +172,9 @@ class Dispatcher:
                 return self._no_room_until_ns
         if self._drop_stale():
             return 0
-        if self._timed and wait_ns != 0:
-            wait_ns = self._timed[0][0] if wait_ns is None else min(wait_ns, self._timed[0][0])
+        alarm_ns = self._alarms.next_ns
+        if alarm_ns is not None:
+            wait_ns = alarm_ns if wait_ns is None else min(wait_ns, alarm_ns)
         return wait_ns
 
     def _gates_open(self, lane: Lane, now_ns: int) -> bool:
@@ -186,7 +188,7 @@ class Dispatcher:
             wait_ns = gate.wait_ns(now_ns)
             if wait_ns != 0:
                 if wait_ns is not None:
-                    self._time(gate, now_ns + wait_ns)
+                    self._alarms.set(gate, now_ns + wait_ns)
                 self._lanes.wait(lane, gate)
                 return False
         return True
@@ -207,20 +209,6 @@ class Dispatcher:
         if mine >= (SHARE - 1) * spare and self._concurrency >= SHARE:
             return True
         return mine >= max(1, self._concurrency // SHARE) and self._lanes.others_go(lane.target)
-
-    def _time(self, gate: Gate, at_ns: int) -> None:
-        """Wake the gate at this instant, unless it is woken before: then it is looked at again."""
-        if gate.look_ns is None or at_ns < gate.look_ns:
-            gate.look_ns = at_ns
-            heappush(self._timed, (at_ns, self._timed_count, gate))
-            self._timed_count += 1
-
-    def _wake_timed(self, now_ns: int) -> None:
-        while self._timed and self._timed[0][0] <= now_ns:
-            at_ns, _, gate = heappop(self._timed)
-            if gate.look_ns == at_ns:
-                gate.look_ns = None
-                self._lanes.wake(gate)
 
     def _start_first(self, lane: Lane, now_ns: int, spawn: Callable[[str, Task, Lane, int], None]) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
@@ -266,10 +254,14 @@ class Dispatcher:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start attempts until cancelled; attempts in flight are cancelled with it."""
+        give, take = trio.open_memory_channel[_Start](0)
         async with trio.open_nursery() as nursery:
 
-            def spawn(key: str, task: Task, lane: Lane, started_ns: int) -> None:
-                nursery.start_soon(self._attempt, key, task, lane, started_ns)
+            def spawn(*start: *_Start) -> None:
+                try:
+                    give.send_nowait(start)
+                except trio.WouldBlock:  # no task has nothing to do
+                    nursery.start_soon(self._attempts, start, take)
 
             task_status.started()
             while True:
@@ -283,6 +275,12 @@ class Dispatcher:
                         scope.deadline = trio.current_time() + max(0, left_ns) / 1e9
                     await self._wake.wait()
                 self._wake = trio.Event()
+
+    async def _attempts(self, start: _Start, more: trio.MemoryReceiveChannel[_Start]) -> None:
+        """One attempt after the other: a new task for each would cost 10 us of the 150 it takes."""
+        while True:
+            await self._attempt(*start)
+            start = await more.receive()
 
     async def _attempt(self, key: str, task: Task, lane: Lane, started_ns: int) -> None:
         """One attempt, kept apart from all others: a bug in it fails this attempt and is logged."""
@@ -301,7 +299,8 @@ class Dispatcher:
 
     def finish(self, key: str, answer: Answer, lane: Lane, started_ns: int) -> None:
         """Record an attempt's outcome and give its permits back."""
-        target, now_ns = lane.target, self._book.now().elapsed_ns
+        target, now = lane.target, self._book.now()
+        now_ns = now.elapsed_ns
         was_held = target.window.held_ns
         target.window.end(answer, started_ns, now_ns)
         if target.window.held_ns is not None and was_held is None:
@@ -313,7 +312,7 @@ class Dispatcher:
         elif was_held is not None:
             self._held.probed(target)
         self._ended(lane)
-        self._book.outcome(key, answer)
+        self._book.outcome(key, answer, now)
 
     def _ended(self, lane: Lane) -> None:
         self.in_flight -= 1
