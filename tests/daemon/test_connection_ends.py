@@ -118,7 +118,7 @@ async def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
 
 async def until(condition: Callable[[], bool]) -> None:
     """Sockets are not the loop's: what happens there is waited for, within the time of ``site``."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 -- nothing tells the loop of it
         await trio.sleep(0.001)
 
 
