@@ -126,6 +126,9 @@ def test_a_failed_write_inside_reserved_room_ends_the_daemon(quiet: Home, error:
     daemon = quiet.start(wrap=injected(quiet, f"pwrite64:error={error}:when=3"))  # commit, marker, commit
     with daemon.connect() as client:
         acknowledge(client, "a")
+        for _ in until():
+            if len(traced(quiet, "pwrite64")) == 2:
+                break
         assert client.refused("schedule", id="b", url=URL, delay="1h")["error"] == "storage"
         assert client.line() is None
     check_ended_by_storage(daemon)
