@@ -145,7 +145,8 @@ class Engine(Rows):
         self._supply_volatile(record.key, record.time_ms, Input.START)
         old = unpack(self.table[record.key])
         assert old.state == _RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
-        task = replace(old, history=self._history(old, record.attempt))
+        task = old if record.ends else replace(old)
+        task.history = self._history(old, record.attempt)
         if record.attempt.version == old.version:
             task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
             if not record.ends:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
@@ -38,6 +39,9 @@ _OURS: Final = (
     b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
     b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
 )
+
+
+_VISIBLE: Final = re.compile("[!-$&-~]*").fullmatch
 
 
 class Exchange(Protocol):
@@ -84,7 +88,7 @@ class Sender:
         if task.connect_timeout is not None:
             connect_ms = parse_duration_ms(task.connect_timeout, "connect_timeout")
         reply, error = None, None
-        with trio.move_on_after(timeout_ms / 1000) as scope:
+        with trio.CancelScope(deadline=trio.current_time() + timeout_ms / 1000) as scope:
             try:
                 reply = await self._transport.request(
                     destination, task.method.encode(), target, fields, task.body or b"", connect_ms
@@ -139,6 +143,8 @@ def late_ms_of(task: Task, now: Now) -> int:
 
 def _visible(text: str) -> bytes:
     """``text`` with everything but visible ASCII, and the percent sign, percent-encoded as UTF-8."""
+    if _VISIBLE(text):
+        return text.encode("ascii")
     return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")
 
 
