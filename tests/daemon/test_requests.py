@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -194,3 +195,49 @@ def test_the_moments_of_that_race_are_all_there(tmp_path: Path) -> None:
         if seen == wanted:
             break
     assert seen == wanted
+
+
+PIPELINED: list[dict[str, Any]] = [
+    {"op": "schedule", "id": f"t{n % 70}", "url": f"http://r/{n % 3}", "delay": 100 + n % 50} | more
+    for n in range(90)
+    for more in ({}, {"queue": "a"}, {"body": {"n": n}})
+] + [
+    {"op": "cancel", "id": "t1"}, {"op": "schedule", "id": "t1"}, {"op": "get", "id": "t2"},
+    {"op": "schedule", "id": "new", "url": "http://other/", "delay": "1s"}, {"op": "ping"},
+]  # fmt: skip
+
+
+@trio_test
+async def test_requests_in_one_piece_are_answered_as_requests_one_by_one(tmp_path: Path) -> None:
+    """Runs, what ends them, and what goes alone, in one stream; the order of the replies is the requests'."""
+    chance = random.Random(5)
+    requests = [request | {"seq": n} for n, request in enumerate(chance.sample(PIPELINED, len(PIPELINED)))]
+    async with world(tmp_path / "piece") as piece, world(tmp_path / "single") as single:
+        at_once = await piece.ask_all(requests)
+        assert [reply["seq"] for reply in at_once] == list(range(len(requests)))
+        assert at_once == [await single.ask(**request) for request in requests]
+        assert dict(piece.engine.table.items()).keys() == dict(single.engine.table.items()).keys()
+
+
+@trio_test
+async def test_requests_in_one_piece_are_refused_in_a_drain(tmp_path: Path) -> None:
+    async with world(tmp_path) as daemon:
+        await daemon.ask(op="schedule", id="first", url=URL, delay=5)
+        daemon.requests.draining = True
+        asked = [{"op": "schedule", "id": f"t{n}", "url": URL, "delay": 5} for n in range(50)]
+        assert {reply["error"] for reply in await daemon.ask_all(asked)} == {"draining"}
+        assert daemon.engine.live == 1
+
+
+@trio_test
+async def test_a_full_journal_acknowledges_nothing_of_requests_in_one_piece(tmp_path: Path) -> None:
+    async with world(tmp_path) as daemon:
+        await daemon.ask(op="schedule", id="first", url=URL, delay="1h")
+        while daemon.journal.reserve(4096):
+            pass  # as much as a batch of one decision after the other could take
+        while daemon.journal.reserve(1):
+            pass
+        asked = [{"op": "schedule", "id": f"t{n}", "url": URL, "delay": 3_600_000} for n in range(50)]
+        assert {reply.get("error") for reply in await daemon.ask_all(asked)} == {"full"}
+        assert daemon.engine.live == 1
+        assert (await daemon.ask(op="get", id="t0"))["error"] == "not_found"

@@ -283,7 +283,7 @@ def marker(disk: MemoryDisk, path: Path = FIRST) -> Kind | None:
     return None if header is None else Kind(header.kind)
 
 
-def test_a_marker_is_written_at_once_and_synced_after_a_second() -> None:
+def test_a_marker_is_written_when_the_disk_is_idle_and_synced_after_a_second() -> None:
     clock = MockClock()
 
     async def main() -> None:

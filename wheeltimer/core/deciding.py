@@ -43,7 +43,7 @@ def schedule(
     engine: Engine, policy: Policy, command: c.Schedule, now: Now, lsn: int, chance: int
 ) -> tuple[r.Records, ScheduleReply]:
     """One ``Scheduled`` record, or none for a duplicate. ``chance`` is 32 random bits, for an id."""
-    # The way every task comes: what most requests do not need is asked for at most once.
+    # Most requests need little: what they do not need is asked for at most once.
     limits, wall_ms = engine.limits, now.wall_ms
     queue, id, url, delay = command.queue, command.id, command.url, command.delay
     if queue is None:

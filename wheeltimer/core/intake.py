@@ -27,7 +27,7 @@ from wheeltimer.core.replies import ScheduleReply
 from wheeltimer.core.table import MASK, SHIFT, Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 
-RUN_MAX: Final = 128  # requests in a run: about 1 ms, what a slice of the loop may take
+RUN_MAX: Final = 128  # requests in a run: up to 1 ms beside other work, what a slice of the loop may take
 RUN_BYTES_MAX: Final = 65_536  # of lines: a run is written as one decision
 TRY_AGAIN: Final = 8  # lines decided alone until a run, of as many, is tried again
 
@@ -104,12 +104,12 @@ class Runs:
 def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, lsn: int) -> Run | None:
     """These lines as a run, None where one of them is no plain request for a new task.
 
-    ``lsn`` is the first record's. Nothing is changed. About 2 us a line.
+    ``lsn`` is the first record's. Nothing is changed. 2 us a line, twice that beside other work.
     """
     limits, shards, wall_ms = engine.limits, engine.table.shards, now.wall_ms
     if len(lines) > limits.tasks_max - engine.live or not all(map(bytes.isascii, lines)):
         return None
-    if len(lines) > 1 and sum(map(len, lines)) > RUN_BYTES_MAX:
+    if sum(map(len, lines)) > RUN_BYTES_MAX:
         return None
     try:
         plain = list(map(_decode, lines))

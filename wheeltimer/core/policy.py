@@ -10,7 +10,8 @@ from wheeltimer.core.commands import URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import TargetBlocked
 
-_SEEN_MAX = 4_096  # origins remembered; then the memory starts afresh
+_SEEN_MAX = 65_536  # origins remembered; then the memory starts afresh
+_ORIGIN_CHARS_MAX = 300  # of one that is remembered: a name of DNS has at most 253
 
 
 class QueuePolicy(Struct, frozen=True):
@@ -58,7 +59,9 @@ class Policy:
             raise TargetBlocked(f"{field}: {reason}")
         if len(self._origins) >= _SEEN_MAX:
             self._origins.clear()
-        self._origins.add(_origin(url))
+        origin = _origin(url)
+        if len(origin) <= _ORIGIN_CHARS_MAX:
+            self._origins.add(origin)
 
     def all_pass(self, urls: Sequence[str]) -> bool:
         """Whether these URLs are of origins that were checked before, and well formed beyond them."""
@@ -76,4 +79,5 @@ class Policy:
 def _origin(url: str) -> str:
     """Scheme, host and port, as they stand in the URL."""
     path_at = url.find("/", 8)
-    return url if path_at < 0 else url[:path_at]
+    origin = url if path_at < 0 else url[:path_at]
+    return origin.partition("?")[0] if "?" in origin else origin

@@ -1,7 +1,7 @@
 """The rows of all tasks, and all that follows from them: timers, counts, the order of ends, groups.
 
-A row goes in with ``insert`` and out with ``remove``; nothing else changes a timer or a count, so they
-cannot drift from the rows. Which change a record makes is ``engine.py``'s.
+A row and what follows from it change together, and only here: one by one, as a turn between two live
+states, or by the run; so nothing can drift from the rows. Which change a record makes is ``engine.py``'s.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Rows:
         counts[state] += 1
 
     def insert(self, key: str, task: Task) -> None:
-        """Put in a task that is not there. The way every new task comes: nothing is done twice here."""
+        """Put in a task that is not there."""
         self.table[key] = pack(task)
         state = task.state
         if state == _SCHEDULED and task.expiry_ns is None and task.expiry_ms is None:  # most; see timers()

@@ -1,8 +1,9 @@
 """The one place where a decision becomes true: reserve, apply, append, publish.
 
-Everything that changes a task comes through ``submit``: room in the journal is taken first, so nothing
-ever needs undoing; then the engine's state moves; then the records wait for the next commit. Memory
-runs ahead of the disk, the outside world does not: whoever answers or calls out waits for the lsn.
+Everything that is written comes through ``submit`` or ``submit_run``: room in the journal is taken
+first, so nothing ever needs undoing; then the engine's state moves; then the records wait for the next
+commit. Memory runs ahead of the disk, the outside world does not: whoever answers or calls out waits
+for the lsn.
 """
 
 from __future__ import annotations

@@ -65,9 +65,9 @@ class Thread:
 
     async def done(self) -> None:
         while not self._ends:
+            assert not self._over, "the journal's thread died"
             await trio.lowlevel.wait_readable(self._eventfd)
             os.eventfd_read(self._eventfd)
-            assert self._ends or not self._over, "the journal's thread died"
         error = self._ends.popleft()
         if error is not None:
             raise error
@@ -88,30 +88,34 @@ class Thread:
         os.close(self._eventfd)
 
     def _work(self, idle: Job) -> None:
-        jobs, ended, wake = self._jobs, self._ends.append, self._eventfd
-        patience_s: float | None = None  # until the next job; without one there is nothing to do but wait
+        at_rest = True  # nothing to do but wait for the next job, however long
         try:
             while True:
                 try:
-                    job = jobs.get(timeout=patience_s)
+                    job = self._jobs.get(timeout=None if at_rest else IDLE_S)
                 except Empty:
-                    job, patience_s = idle, None
-                else:
-                    if job is None:
-                        return
-                    patience_s = IDLE_S
-                try:
-                    job()
-                except OSError as exc:
-                    ended(exc)
-                else:
-                    if patience_s is None:
-                        continue
-                    ended(None)
-                os.eventfd_write(wake, 1)
+                    at_rest = True
+                    self._do(idle)
+                    continue
+                if job is None:
+                    return
+                at_rest = not self._do(job)  # after an error nothing is done that nobody asked for
+                if not at_rest:
+                    self._ends.append(None)
+                    os.eventfd_write(self._eventfd, 1)
         finally:
             self._over = True
-            os.eventfd_write(wake, 1)  # a thread that dies of a bug is noticed too
+            os.eventfd_write(self._eventfd, 1)  # a thread that dies of a bug is noticed too
+
+    def _do(self, job: Job) -> bool:
+        """Whether it went well; an error is told."""
+        try:
+            job()
+        except OSError as exc:
+            self._ends.append(exc)
+            os.eventfd_write(self._eventfd, 1)
+            return False
+        return True
 
 
 class Inline:
