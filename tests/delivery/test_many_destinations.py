@@ -120,3 +120,19 @@ def test_a_pump_costs_the_same_with_ten_thousand_destinations_waiting(
         assert len(world.flights) == 10
     assert looks.all <= 2 * 100
     assert looks.pumps <= 2 * 100
+
+
+def test_destinations_of_a_burst_are_forgotten_when_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "WINDOWS_MAX", 100)
+    world = World(CONCURRENCY, receive=lambda task: (20, answer()))
+    world.autocommit = False
+    for number in range(1000):
+        world.schedule(str(number), f"h{number}")
+    world.commit()
+    world.autocommit = True
+    world.run(1000)
+    assert len(idle(world).targets) == 1000, "all of them waited at once"
+    for number in range(1000, 1100):
+        world.schedule(str(number), f"h{number}")
+    world.run(100)
+    assert len(idle(world).targets) <= 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 
 from tests.process.daemon import SMALL, Connection, Daemon, Home, until
 from tests.process.receiver import Receiver
@@ -90,6 +91,10 @@ BAD = {
     "an unknown setting": ("colour = 'red'\n" + RELOADED, "no such setting"),
     "a rule that is not there": (RELOADED.replace('retry = "partner"', 'retry = "nobody"'), "nobody"),
     "out of bounds": (RELOADED + "[queues.narrow]\nconcurrency = 0\n", "out of bounds"),
+    "what is not served": (
+        RELOADED + f"[[tokens]]\nname = 'a'\nsha256 = '{'ab' * 32}'\nscopes = ['read']\n",
+        "tokens: not served",
+    ),
     "no file": (None, "cannot read the configuration file"),
 }
 
@@ -115,4 +120,26 @@ def test_a_bad_file_keeps_all_that_was_and_says_so_in_one_line(home: Home, recei
         assert "settings reloaded" in hang_up(daemon, home, RELOADED), "a good one is still taken"
         client.done("schedule", id="b", queue="orders", url=receiver.url("/status/500"))
         receiver.wait_for("b", 3)
+    daemon.stop()
+
+
+def takes_hangups(daemon: Daemon) -> bool:
+    """Whether SIGHUP is ignored or handled: it no longer ends the process."""
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    masks = re.findall(r"Sig(?:Ign|Cgt):\s+([0-9a-f]+)", status)
+    return any(int(mask, 16) & 1 << signal.SIGHUP - 1 for mask in masks)
+
+
+def test_a_hangup_at_any_moment_of_the_start_ends_nothing(home: Home) -> None:
+    daemon = home.launch(*FLAGS, config=START)
+    for _ in until(every_s=0.001):
+        if takes_hangups(daemon):
+            break
+    for _ in range(5):
+        daemon.signal(signal.SIGHUP)
+    daemon.await_ready()
+    daemon.signal(signal.SIGHUP)
+    for _ in until():
+        if "settings reloaded" in daemon.log:
+            break
     daemon.stop()

@@ -198,7 +198,21 @@ def test_a_destination_has_one_spelling(tmp_path: Path, given: str, canonical: s
 
 @pytest.mark.parametrize(
     "name",
-    ["a", "ftp://a", "http://", "http://a/path", "http://u@a", "http://a?q", "http://a:x", "http://a/"],
+    [
+        "a",
+        "ftp://a",
+        "http://",
+        "http://a/path",
+        "http://u@a",
+        "http://a?q",
+        "http://a:x",
+        "http://a/",
+        "http://\u2603.example",
+        "http://a b",
+        "http://[v1.x]",
+        "http://a:0",
+        "http://a#f",
+    ],
 )
 def test_what_is_no_destination_is_refused(tmp_path: Path, name: str) -> None:
     message = refused(tmp_path, f'[destinations."{name}"]\nwindow_max = 3\n')

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import httpx
-
 from wheeltimer.core.addresses import AddressRule
+from wheeltimer.core.commands import split_url
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import resolve
 from wheeltimer.delivery.lanes import Queue
@@ -45,7 +44,7 @@ def queue_of(settings: Settings) -> Callable[[str], Queue]:
 
 def window_of(settings: Settings) -> Callable[[Destination], Window]:
     """A destination's window, from the settings."""
-    named = {Destination.of(httpx.URL(url)): given for url, given in settings.destinations.items()}
+    named = {Destination(*split_url(url)[:3]): given for url, given in settings.destinations.items()}
 
     def make(destination: Destination) -> Window:
         given = named.get(destination)

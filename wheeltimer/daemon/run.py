@@ -61,6 +61,7 @@ def main(
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
     _raise_descriptors()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
     daemon.recover(progress)
     return trio.run(daemon.run)
@@ -179,7 +180,7 @@ class Daemon:
                         for listener in listeners:
                             await outer.start(trio.serve_listeners, server.serve, [listener])
                         inner.start_soon(recorded.run, journal.flush)
-                        inner.start_soon(self._hangups, rule, ledger, sender, dispatcher)
+                        await inner.start(self._hangups, rule, ledger, sender, dispatcher)
                         inner.start_soon(_close_idle, transport)
                         self._say_ready(names)
             except* StorageFailed:
@@ -227,15 +228,18 @@ class Daemon:
                 outer.start_soon(self._drain, dispatcher, work)
 
     async def _hangups(
-        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher
-    ) -> None:
+        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:  # fmt: skip
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
         with trio.open_signal_receiver(signal.SIGHUP) as signals:
+            task_status.started()
             async for _ in signals:
                 if self._reload is None:
                     continue
                 try:
                     settings = self._reload()
+                    _check_served(settings)
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
                     continue

@@ -22,7 +22,7 @@ from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.window import Bucket, Window
 
 WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to them
-FORGET_TRIES: Final = 16  # destinations looked at for one to forget, when there are too many
+FORGET_TRIES: Final = 16  # destinations looked at for some to forget, when there are too many
 
 
 class Gate:
@@ -267,15 +267,15 @@ class Lanes:
             self.queues.pop(name, None)
 
     def _forget_idle(self) -> None:
-        """Forget a destination that nothing waits for, where too many are remembered: idle longest first."""
-        if len(self.targets) < WINDOWS_MAX:
-            return
-        for _ in range(FORGET_TRIES):
+        """Forget destinations that nothing waits for, where too many are remembered: idle longest first."""
+        for _ in range(FORGET_TRIES):  # more than come: after a burst there are fewer again
+            if len(self.targets) < WINDOWS_MAX:
+                return
             destination, target = next(iter(self.targets.items()))
             if not target.lanes and not target.window.in_flight:
                 del self.targets[destination]
-                return
-            self.targets.move_to_end(destination)
+            else:
+                self.targets.move_to_end(destination)
 
     # -- keys that are not wanted any more ------------------------------------------------------
 

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from wheeltimer.core.commands import split_url
 from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.errors import BadValue
 
@@ -195,13 +195,11 @@ def parse_destination(value: str) -> str:
     """``scheme://host[:port]`` in one spelling: lower case, the port only where it is not the usual."""
     problem = f'{value!r} is not a destination; write scheme://host[:port], as "https://partner.example"'
     try:
-        parts = urlsplit(value)
-        host, port = parts.hostname, parts.port
-    except ValueError as error:
+        scheme, host, port, _ = split_url(value)
+    except BadValue as error:
         raise BadValue(problem) from error
-    extra = parts.path or parts.query or parts.fragment or parts.username is not None
-    if parts.scheme not in ("http", "https") or not host or extra:
+    if value.count("/") > 2 or "?" in value:
         raise BadValue(problem)
-    usual = 443 if parts.scheme == "https" else 80
+    usual = 443 if scheme == "https" else 80
     host = f"[{host}]" if ":" in host else host
-    return f"{parts.scheme}://{host}" + ("" if port in (None, usual) else f":{port}")
+    return f"{scheme}://{host}" + ("" if port == usual else f":{port}")
