@@ -224,7 +224,7 @@ def _hook_body(
         "meta": msgspec.Raw(task.meta) if task.meta else None,
         "attempts": task.attempts,
         "status": answer.status if answer else None,
-        "error": (answer.error if answer else None) or reason,
+        "error": answer.error[:ERROR_CHARS_MAX] if answer and answer.error else reason,
         "reply": None,
         "ended": now.wall_ms,
     }

@@ -113,23 +113,24 @@ class Sender:
         queue, id = split_key(key)
         webhook = webhook_id(self._journal_id, key, task.born, task.revision).encode()
         timestamp_s = now.wall_ns // 1_000_000_000
-        fields = _OURS % (
+        given = frozenset() if task.headers is None else frozenset(name.lower() for name in task.headers)
+        parts = []
+        if "user-agent" not in given:
+            parts.append(self._agent)
+        if task.body is not None and "content-type" not in given:
+            parts.append(_CONTENT_TYPES[task.body_as])
+        if task.headers is not None:
+            own = [(name.encode("ascii"), value.encode("latin-1")) for name, value in task.headers.items()]
+            parts.append(header_lines(own))
+        ours = (
             webhook, timestamp_s, _visible(id), queue.encode(), task.attempts + 1, task.due_ms, late_ms,
             task.version,
         )  # fmt: skip
+        parts.append(_OURS % ours)
         if keys := self.keys_of(queue):
-            fields += b"webhook-signature: %b\r\n" % sign(keys, webhook, timestamp_s, task.body or b"")
-        if task.headers is None:
-            given: frozenset[str] = frozenset()
-        else:
-            given = frozenset(name.lower() for name in task.headers)
-            own = [(name.encode("ascii"), value.encode("latin-1")) for name, value in task.headers.items()]
-            fields = header_lines(own) + fields
-        if task.body is not None and "content-type" not in given:
-            fields = _CONTENT_TYPES[task.body_as] + fields
-        if "user-agent" not in given:
-            fields = self._agent + fields
-        return fields
+            signature = sign(keys, webhook, timestamp_s, task.body or b"")
+            parts.append(b"webhook-signature: %b\r\n" % signature)
+        return b"".join(parts)
 
 
 def late_ms_of(task: Task, now: Now) -> int:
