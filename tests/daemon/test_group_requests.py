@@ -11,38 +11,16 @@ import trio
 from trio.testing import trio_test
 
 from tests.daemon import worlds
-from tests.daemon.worlds import URL, World, settle, world
+from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task
-from wheeltimer.daemon import requests, turn
 from wheeltimer.daemon.turn import SLICE_NS
 
 MEMBERS: Final = 60
 STATE_OF: Final = {"cancel": State.CANCELLED, "finish": State.DONE}
 FROM: Final = {"cancel": State.SCHEDULED, "finish": State.SCHEDULED, "redrive": State.DEAD}
 WORD_OF: Final = {"cancel": "cancelled", "finish": "finished", "redrive": "redriven"}
-
-
-class Stopwatch:
-    """Each look is ``step_ns`` after the one before: so many looks make a slice, on any machine."""
-
-    def __init__(self) -> None:
-        self.step_ns = 0
-        self._now_ns = 0
-
-    def perf_counter_ns(self) -> int:
-        self._now_ns += self.step_ns
-        return self._now_ns
-
-
-@pytest.fixture
-def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
-    """Stands still: a slice is never over. ``step_ns = SLICE_NS``: a slice is two tasks."""
-    stopwatch = Stopwatch()
-    monkeypatch.setattr(turn, "time", stopwatch)
-    monkeypatch.setattr(requests, "time", stopwatch)
-    return stopwatch
 
 
 def name(number: int) -> str:

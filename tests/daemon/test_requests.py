@@ -12,31 +12,18 @@ import trio
 import trio.testing
 from trio.testing import trio_test
 
-from tests.daemon.worlds import URL, World, settle, world
+from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.queries import Listing
 from wheeltimer.core.task import NS_PER_MS, State
-from wheeltimer.daemon import requests, turn
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS
 
 TASKS = 6000
 
 
-class _SlowMachine:
-    """A stopwatch by which every slice takes its whole time: the work per slice can then be counted."""
-
-    def __init__(self) -> None:
-        self._now_ns = 0
-
-    def perf_counter_ns(self) -> int:
-        self._now_ns += SLICE_NS
-        return self._now_ns
-
-
 @pytest.fixture
-def _slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    slow = _SlowMachine()
-    monkeypatch.setattr(turn, "time", slow)
-    monkeypatch.setattr(requests, "time", slow)
+def _slow(stopwatch: Stopwatch) -> None:
+    """Every slice takes its whole time: the work per slice can then be counted."""
+    stopwatch.step_ns = SLICE_NS
 
 
 class Witness:
