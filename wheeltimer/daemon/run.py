@@ -175,6 +175,7 @@ class Daemon:
                 with work:
                     async with trio.open_nursery() as inner:
                         ledger.recovered(self._recovered.stopping)
+                        tasks = self.engine.live  # some may be delivered before the port is open
                         await inner.start(dispatcher.run)
                         await inner.start(ticker.run)
                         for listener in listeners:
@@ -182,7 +183,7 @@ class Daemon:
                         inner.start_soon(recorded.run, journal.flush)
                         await inner.start(self._hangups, rule, ledger, sender, dispatcher)
                         inner.start_soon(_close_idle, transport)
-                        self._say_ready(names)
+                        self._say_ready(names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
             await server.end(self._end_journal)
@@ -271,9 +272,9 @@ class Daemon:
     def _since_began_ms(self) -> int:
         return (self.clock.elapsed_ns() - self._began_ns) // NS_PER_MS
 
-    def _say_ready(self, names: list[str]) -> None:
+    def _say_ready(self, names: list[str], tasks: int) -> None:
         print(
-            f"wheeltimer {__version__} ready listen={','.join(names)} tasks={self.engine.live}"
+            f"wheeltimer {__version__} ready listen={','.join(names)} tasks={tasks}"
             f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
             flush=True,
         )
