@@ -128,7 +128,7 @@ class Driver:
 
     def _decide(self, command: c.AnyCommand) -> object:
         engine, policy, now, lsn = self.engine, self.policy, self.now, self.journal.next_lsn
-        records: list[r.AnyRecord]
+        records: r.Records
         reply: object
         match command:
             case c.Schedule():

@@ -200,6 +200,7 @@ def test_lookup_that_outlives_the_run_is_left_alone() -> None:
             await Resolver(stuck).lookup("dead.example", 80)
 
     trio.run(main)
+    assert stuck.running == 1, "it is still looking up"
     stuck.let_go.set()
 
 

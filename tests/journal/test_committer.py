@@ -94,6 +94,7 @@ async def test_waiting_hands_over_what_is_held() -> None:
     async with running(journal):
         with trio.fail_after(5):
             await journal.wait_durable(put(journal, raw(9), hold=True))
+        assert journal.durable_lsn == journal.next_lsn - 1 == 1
 
 
 @trio_test

@@ -142,4 +142,4 @@ def test_a_hangup_at_any_moment_of_the_start_ends_nothing(home: Home) -> None:
     for _ in until():
         if "settings reloaded" in daemon.log:
             break
-    daemon.stop()
+    assert "Traceback" not in daemon.stop().log

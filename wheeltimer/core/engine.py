@@ -19,7 +19,6 @@ from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.rows import Rows
-from wheeltimer.core.table import MASK, SHIFT
 from wheeltimer.core.task import (
     TRANSITIONS,
     Attempt,
@@ -91,7 +90,7 @@ class Engine(Rows):
 
         Their rows stay as they were written: they are not made into tasks and packed again.
         """
-        shards, rebase, other = self.table.shards, self._rebase, None
+        home_of, rebase, other = self.table.home, self._rebase, None
         keys: list[str] = []
         deadlines_ns: list[int] = []
         for record in left:
@@ -99,7 +98,7 @@ class Engine(Rows):
                 other = record
                 break
             key, row = record.key, bytes(record.task)
-            home, deadline_ns = shards[hash(key) >> SHIFT & MASK], r.plain_deadline(row)
+            home, deadline_ns = home_of(key), r.plain_deadline(row)
             if deadline_ns is None or key in home:
                 other = record
                 break

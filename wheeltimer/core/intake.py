@@ -24,7 +24,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
 from wheeltimer.core.replies import ScheduleReply
-from wheeltimer.core.table import MASK, SHIFT, Shard
+from wheeltimer.core.table import Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 
 RUN_MAX: Final = 128  # requests in a run: up to 1 ms beside other work, what a slice of the loop may take
@@ -106,7 +106,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
 
     ``lsn`` is the first record's. Nothing is changed. 2 us a line, twice that beside other work.
     """
-    limits, shards, wall_ms = engine.limits, engine.table.shards, now.wall_ms
+    limits, wall_ms = engine.limits, now.wall_ms
     if len(lines) > limits.tasks_max - engine.live or not all(map(bytes.isascii, lines)):
         return None
     if sum(map(len, lines)) > RUN_BYTES_MAX:
@@ -117,18 +117,17 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
         return None  # what is wrong with it is said by whoever decides it alone
     ids, names, urls, delays, raws, seqs = zip(*map(_columns, plain), strict=True)
     queues = Counter(names)
-    text, longest = "".join(ids), max(map(len, ids))
+    text = "".join(ids)
     if (
-        not (
-            text.isascii() and text.isprintable() and 0 < min(map(len, ids)) <= longest <= limits.id_bytes_max
-        )
+        not (text.isascii() and text.isprintable())
+        or not 0 < min(map(len, ids)) <= max(map(len, ids)) <= limits.id_bytes_max
         or not 0 <= min(delays) <= max(delays) <= limits.delay_max_ms
         or not policy.all_pass(urls)
         or not all(name in engine.queues and name not in policy.queues for name in queues)
     ):
         return None
     keys = list(map("/".join, zip(names, ids, strict=True)))
-    homes = [shards[hash(key) >> SHIFT & MASK] for key in keys]
+    homes = engine.table.homes(keys)
     if any(map(dict.__contains__, homes, keys)) or len(set(keys)) < len(keys):
         return None  # a task of this id is known, or asked for twice
     bodies = [bytes(raw) if raw else None for raw in raws]
@@ -144,6 +143,6 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     rows = list(map(pack, tasks))
     # Each a RawScheduled.
     records = list(map(encode, zip(repeat("s"), keys, repeat(wall_ms), map(Raw, rows), strict=False)))
-    known, version, state = repeat(True), repeat(1), repeat("scheduled")
-    replies = map(ScheduleReply, known, ids, names, version, dues_ms, state, repeat(False), seqs)
+    ok, version, state, duplicate = repeat(True), repeat(1), repeat("scheduled"), repeat(False)
+    replies = map(ScheduleReply, ok, ids, names, version, dues_ms, state, duplicate, seqs)
     return Run(keys, homes, rows, deadlines_ns, records, list(replies), queues, sum(map(len, records)))

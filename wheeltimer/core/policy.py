@@ -49,7 +49,7 @@ class Policy:
     def check_target(self, url: str, field: str = "url") -> None:
         """Refuse a URL that is no URL (BadValue) or may not be called (TargetBlocked).
 
-        0.3 us where scheme, host and port were seen before.
+        1 us where scheme, host and port were seen before.
         """
         if self.all_pass((url,)):
             return

@@ -1,7 +1,7 @@
 """The rows of all tasks, and all that follows from them: timers, counts, the order of ends, groups.
 
-A row and what follows from it change together, and only here: one by one, as a turn between two live
-states, or by the run; so nothing can drift from the rows. Which change a record makes is ``engine.py``'s.
+Timers, counts and indexes change only here, with their rows: one by one, as a turn between two live
+states, or by the run; so they cannot drift. Which change a record makes is ``engine.py``'s.
 """
 
 from __future__ import annotations

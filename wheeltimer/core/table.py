@@ -6,12 +6,12 @@ slices while it changes. A thousand small ones do neither. Nothing here knows wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 SHARDS: Final = 1024
-MASK: Final = SHARDS - 1
-SHIFT: Final = 32  # a shard's own dict goes by the low bits of the hash: they must differ within it
+_MASK: Final = SHARDS - 1
+_SHIFT: Final = 32  # a shard's own dict goes by the low bits of the hash: they must differ within it
 
 Shard = dict[str, bytes]
 
@@ -23,18 +23,27 @@ class Table:
         self.shards: list[Shard] = [{} for _ in range(SHARDS)]
         self._emptied = [0] * SHARDS
 
+    def home(self, key: str) -> Shard:
+        """The key's shard, until a key is removed. For those who look and then put in."""
+        return self.shards[hash(key) >> _SHIFT & _MASK]
+
+    def homes(self, keys: Iterable[str]) -> list[Shard]:
+        """``home`` of each key, in half the time."""
+        shards = self.shards
+        return [shards[hash(key) >> _SHIFT & _MASK] for key in keys]
+
     def get(self, key: str) -> bytes | None:
-        return self.shards[hash(key) >> SHIFT & MASK].get(key)
+        return self.shards[hash(key) >> _SHIFT & _MASK].get(key)
 
     def __getitem__(self, key: str) -> bytes:
-        return self.shards[hash(key) >> SHIFT & MASK][key]
+        return self.shards[hash(key) >> _SHIFT & _MASK][key]
 
     def __setitem__(self, key: str, row: bytes) -> None:
-        self.shards[hash(key) >> SHIFT & MASK][key] = row
+        self.shards[hash(key) >> _SHIFT & _MASK][key] = row
 
     def pop(self, key: str) -> None:
         """Remove a key that is there; a shard that has lost most of its rows gives its room back."""
-        number = hash(key) >> SHIFT & MASK
+        number = hash(key) >> _SHIFT & _MASK
         shard = self.shards[number]
         del shard[key]
         self._emptied[number] += 1

@@ -70,15 +70,16 @@ class Ledger:
         for record in records:
             self._apply(record)
         journal.append(written, reserved, hold=True)
-        if self.listeners:
-            for record in records:
-                for listener in self.listeners.get(type(record), ()):
-                    listener(record)
+        for record in records:
+            self._tell(record)
         return True
 
     def happened(self, record: r.Volatile) -> None:
         """Make a record true that is not written, and so cannot lack room."""
         self._apply(record)
+        self._tell(record)
+
+    def _tell(self, record: r.AnyRecord) -> None:
         for listener in self.listeners.get(type(record), ()):
             listener(record)
 

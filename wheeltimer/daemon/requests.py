@@ -65,8 +65,8 @@ class Requests:
         count = len(lines)
         while at < count:
             line = lines[at]
-            some = lines[at : at + runs.length]
-            if len(some) > 1 and b'"schedule"' in line and not self.draining:
+            if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.draining:
+                some = lines[at : at + runs.length]
                 run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if run is None or not ledger.submit_run(run):
                     runs.refused()

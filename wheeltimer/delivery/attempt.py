@@ -39,8 +39,6 @@ _OURS: Final = (
     b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
     b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
 )
-
-
 _VISIBLE: Final = re.compile("[!-$&-~]*").fullmatch
 
 

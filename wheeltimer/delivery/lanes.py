@@ -13,6 +13,7 @@ ring for any other reason than this gate wakes the next in its line.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -25,7 +26,7 @@ WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to the
 FORGET_TRIES: Final = 16  # destinations looked at for some to forget, when there are too many
 
 
-class Gate:
+class Gate(ABC):
     """What a lane may have to wait for: ``line`` holds the lanes that do.
 
     ``look_ns``: the instant for which whoever watches the clock was told to wake it, None: none.
@@ -37,9 +38,9 @@ class Gate:
         self.line: deque[Lane] = deque()
         self.look_ns: int | None = None
 
+    @abstractmethod
     def wait_ns(self, now_ns: int) -> int | None:
         """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
-        raise NotImplementedError
 
 
 class Queue(Gate):
