@@ -16,6 +16,7 @@ import msgspec
 from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, outcomes, queries, stopping, wire
 from wheeltimer.core import records as r
+from wheeltimer.core.carrying import copy_of, leftovers, stands_at
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.intake import take_run
 from wheeltimer.core.limits import Limits
@@ -72,6 +73,7 @@ class Driver:
         self.now = Now(START_ELAPSED_NS, START_WALL_NS)
         self.recovered_at = self.now
         self.engine = self._fresh(self.now)
+        self.carried_ends: list[int] = []  # lsns of such copies
 
     def _fresh(self, now: Now) -> Engine:
         return Engine(self.limits, now, TICK_NS, WHEEL_SIZE)
@@ -142,7 +144,7 @@ class Driver:
             case c.Redrive():
                 records, reply = stopping.redrive(engine, command, now, lsn)
             case c.Pause() | c.Resume():
-                records, reply = stopping.pause(engine, command, now)
+                records, reply = stopping.pause(engine, command, now, lsn)
             case c.Get():
                 return queries.get(engine, command)
             case c.List():
@@ -253,6 +255,30 @@ class Driver:
         if keys:
             self.submit([r.Forgotten(keys, self.now.wall_ms)])
         return len(keys)
+
+    # -- compaction -----------------------------------------------------------------------------
+
+    def carry(self, upto_lsn: int, at_most: int) -> list[str]:
+        """Copies of ``at_most`` tasks that stand at ``upto_lsn`` or before; their keys."""
+        rows = self.engine.table.items()
+        keys = [key for key, row in rows if stands_at(row) <= upto_lsn][:at_most]
+        if keys:
+            lsn, now_ms = self.journal.next_lsn, self.now.wall_ms
+            copies = [copy_of(key, self.task(key), now_ms, lsn + i) for i, key in enumerate(keys)]
+            self.carried_ends += [lsn + i for i, copy in enumerate(copies) if copy.task.ended_ms is not None]
+            self.submit(copies)
+        return keys
+
+    def trim(self, upto_lsn: int) -> None:
+        """What ends the compaction of all frames up to ``upto_lsn``, once no task stands there."""
+        assert all(stands_at(row) > upto_lsn for _, row in self.engine.table.items())
+        self.submit(leftovers(self.engine, upto_lsn, self.now.wall_ms, self.journal.next_lsn))
+        self.journal.frames = [frame for frame in self.journal.frames if frame.first_lsn > upto_lsn]
+
+    @property
+    def ends_carried(self) -> bool:
+        """Whether a copy of an ended task is among what a restart would read."""
+        return any(lsn >= self.journal.frames[0].first_lsn for lsn in self.carried_ends)
 
     # -- crashes --------------------------------------------------------------------------------
 

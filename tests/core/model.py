@@ -103,14 +103,13 @@ class Model:
                 task.deadline = None
             elif had_attempts:
                 due_ns = min(now.elapsed_ns, self._elapsed_ns(task.due_ms, now))
-                task.deadline = self._deadline(due_ns, now, task.due_ms)
+                task.deadline = self._deadline(due_ns, now)
             elif task.deadline is not None:
-                task.deadline = self._deadline(task.deadline.at_ns, now, task.due_ms)
+                task.deadline = self._deadline(task.deadline.at_ns, now)
         if "expires_in" in changed or "expires_at" in changed or (moved and "expires_in" in task.spec):
             self._set_expiry(task, now)
         elif task.expiry is not None:
-            after_ms = parse_duration_ms(task.spec["expires_in"], "")
-            task.expiry = self._deadline(task.expiry.at_ns, now, task.due_ms, after_ms)
+            task.expiry = self._deadline(task.expiry.at_ns, now)
         if task.state == "ready":
             task.state = "scheduled"
         return {"ok": True, "version": task.version, "due": task.due_ms}
@@ -232,13 +231,13 @@ class Model:
                 return
             task.state, task.flight = "scheduled", None
             task.next_ms = shown_ms(now) + wait_ms
-            task.deadline = self._deadline(self._elapsed_ns(task.next_ms, now), now, task.next_ms)
+            task.deadline = self._deadline(self._elapsed_ns(task.next_ms, now), now)
 
     def destination_down(self, key: Key, now: Now) -> None:
         assert self.tasks[key].state == "ready"
         self._end(key, "dead", now, error="destination_down")
 
-    def crash(self, now: Now, boot: bytes, last: dict[bytes, tuple[int, int]]) -> None:
+    def crash(self, now: Now, boot: bytes, last: dict[bytes, tuple[int, int]], ends_carried: bool) -> None:
         """A restart under ``boot``; ``last`` is each boot's last reading (elapsed ns, Unix ms) on disk."""
         self.boot = boot
         for task in self.tasks.values():
@@ -247,6 +246,8 @@ class Model:
             for deadline in (task.deadline, task.expiry):
                 if deadline is not None:
                     deadline.at_ns = self._recovered_ns(deadline, now, last)
+        if ends_carried:  # then their order is taken from when they ended
+            self.ends.sort(key=lambda key: (self._ended_ms(key), "/".join(key)))
         for key in sorted(self.tasks, key="/".join):  # in the order that the driver takes
             task = self.tasks[key]
             if task.stop == "cancel":
@@ -260,7 +261,15 @@ class Model:
         elapsed_ns, wall_ms = last[deadline.boot]
         wall_deadline_ns = deadline.ns - elapsed_ns + (wall_ms + 1) * MS
         left_ns = wall_deadline_ns - now.wall_ns
-        return now.elapsed_ns + max(0, min(left_ns, deadline.span_ms * MS))
+        return now.elapsed_ns + max(0, min(left_ns, deadline.left_ns))
+
+    def carried(self, key: Key, now: Now) -> None:
+        """Compaction wrote the task down again, deadlines and all."""
+        task = self.tasks[key]
+        for deadline in (task.deadline, task.expiry):
+            if deadline is not None:
+                deadline.boot, deadline.ns = self.boot, deadline.at_ns
+                deadline.left_ns = deadline.at_ns - now.elapsed_ns
 
     def forget(self, now: Now) -> int:
         """Retention by count, then by age: done and cancelled together, dead and expired together."""
@@ -330,16 +339,16 @@ class Model:
     def _elapsed_ns(wall_ms: int, now: Now) -> int:
         return now.elapsed_ns + wall_ms * MS - now.wall_ns
 
-    def _deadline(self, at_ns: int, now: Now, planned_ms: int, more_ms: int = 0) -> Deadline:
-        """A deadline as it is written down now: the wait from now to the planned instant, and more."""
-        return Deadline(at_ns, self.boot, at_ns, max(0, planned_ms - shown_ms(now)) + more_ms)
+    def _deadline(self, at_ns: int, now: Now) -> Deadline:
+        """A deadline as it is written down now."""
+        return Deadline(at_ns, self.boot, at_ns, at_ns - now.elapsed_ns)
 
     def _set_due(self, task: ModelTask, said: dict[str, Any], now: Now) -> None:
         if "at" in said:
             task.due_ms, task.deadline = parse_instant_ms(said["at"], ""), None
         else:
             task.due_ms = shown_ms(now) + parse_duration_ms(said.get("delay", 0), "")
-            task.deadline = self._deadline(self._elapsed_ns(task.due_ms, now), now, task.due_ms)
+            task.deadline = self._deadline(self._elapsed_ns(task.due_ms, now), now)
         task.next_ms = task.due_ms
 
     def _set_expiry(self, task: ModelTask, now: Now) -> None:
@@ -351,7 +360,7 @@ class Model:
             if task.deadline is None:
                 task.expiry_ms = task.due_ms + after_ms
             else:
-                task.expiry = self._deadline(task.deadline.at_ns + after_ms * MS, now, task.due_ms, after_ms)
+                task.expiry = self._deadline(task.deadline.at_ns + after_ms * MS, now)
 
     def _store(self, key: Key, task: ModelTask) -> None:
         """As by ``replace`` where the key is known; else a new life."""

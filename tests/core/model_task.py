@@ -32,12 +32,12 @@ Reply = dict[str, Any]
 
 @dataclass
 class Deadline:
-    """An instant on elapsed time. ``boot`` and ``ns`` and ``span_ms`` are what is stored of it."""
+    """An instant on elapsed time. ``boot``, ``ns`` and ``left_ns`` are what is stored of it."""
 
     at_ns: int
     boot: bytes
     ns: int
-    span_ms: int
+    left_ns: int  # when it was written
 
 
 @dataclass

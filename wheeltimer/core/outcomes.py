@@ -286,7 +286,7 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
 
 def decision_bytes_needed(limits: Limits) -> int:
     """The most that one decision can take in the journal under these limits: an outcome with its hook, or a
-    task with the history that it keeps through a new version.
+    task with the history that it keeps through a new version and, in a copy, the reply of a stored finish.
     """
     outcome = (
         8192 + 4 * ERROR_CHARS_MAX + URL_BYTES_MAX + 3 * limits.history_reply_bytes_max
@@ -294,4 +294,4 @@ def decision_bytes_needed(limits: Limits) -> int:
         + 2 * max(limits.reply_bytes_max, limits.body_bytes_max)
     )  # fmt: skip
     history = limits.history_max * (256 + 4 * ERROR_CHARS_MAX) + 3 * limits.history_reply_bytes_max
-    return max(outcome, limits.line_bytes_max + history)
+    return max(outcome, limits.line_bytes_max + history + limits.body_bytes_max)

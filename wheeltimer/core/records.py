@@ -80,11 +80,12 @@ class Ended(Record, tag="e", frozen=True):
 
 
 class Paused(Record, tag="p", frozen=True):
-    """A queue was paused or resumed."""
+    """A queue was paused or resumed; ``lsn`` is this record's own, 0 where that was not kept yet."""
 
     queue: str
     time_ms: int
     paused: bool
+    lsn: int = 0
 
 
 class Forgotten(Record, tag="f", frozen=True):
@@ -95,11 +96,24 @@ class Forgotten(Record, tag="f", frozen=True):
 
 
 class Carried(Record, tag="c", frozen=True):
-    """Compaction's copy of a task or, with an empty task, of a paused queue: state, no event."""
+    """Compaction's copy of a task or, with an empty task, of a paused queue: state, no event.
+
+    The copy says itself where it stands: ``task.carried_lsn``, for a queue ``lsn``, is this record's.
+    """
 
     key: str
     time_ms: int
     task: Task | None
+    lsn: int = 0
+
+
+class Counted(Record, tag="n", frozen=True):
+    """Compaction's copy of what was counted: the attempts of all time, by outcome. No event."""
+
+    time_ms: int
+    succeeded: int
+    failed: int
+    not_yet: int
 
 
 class Due(Record, tag="d", frozen=True):
@@ -118,7 +132,7 @@ class Started(Record, tag="b", frozen=True):
     attempt: int
 
 
-Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
+Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted
 Volatile = Due | Started
 AnyRecord = Written | Volatile
 Records = list[Written]  # one decision, in the order in which it is applied
@@ -132,7 +146,7 @@ class RawScheduled(Record, tag="s", frozen=True):
     task: Raw
 
 
-Replayed = RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried
+Replayed = RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted
 
 
 class _Timing(Struct, gc=False):

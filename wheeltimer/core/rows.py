@@ -24,10 +24,11 @@ _FIRST_END: Final = int(State.DONE)
 
 
 class Queue(Struct, gc=False):
-    """What is known of one queue: its tasks by state, and whether it is paused."""
+    """What is known of one queue: its tasks by state, whether it is paused, and which record says so."""
 
     counts: list[int]
     paused: bool = False
+    paused_lsn: int = 0
 
 
 class Rows:

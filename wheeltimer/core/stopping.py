@@ -104,11 +104,11 @@ def redrive_one(engine: Engine, key: str, old: Task, now: Now, lsn: int) -> r.Re
     return [r.Rescheduled(key, now.wall_ms, task)]
 
 
-def pause(engine: Engine, command: c.Pause | c.Resume, now: Now) -> tuple[r.Records, PauseReply]:
+def pause(engine: Engine, command: c.Pause | c.Resume, now: Now, lsn: int) -> tuple[r.Records, PauseReply]:
     """Pause or resume a queue; a queue that holds nothing yet can be paused too."""
     queue = c.check_name(command.queue, "queue")
     paused = isinstance(command, c.Pause)
     records: r.Records = []
     if paused != engine.paused(queue):
-        records = [r.Paused(queue, now.wall_ms, paused)]
+        records = [r.Paused(queue, now.wall_ms, paused, lsn)]
     return records, PauseReply(True, queue, paused, command.reply_seq)

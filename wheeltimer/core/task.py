@@ -199,6 +199,7 @@ class Task(Spec, omit_defaults=True, gc=False, rename={
     "next_given_ms": "n", "expiry_ns": "y", "expiry_ms": "Y", "version": "v", "state": "S",
     "flight": "f", "revision": "R", "attempts": "k", "failures": "F", "polls": "P", "history": "H",
     "ended_ms": "z", "stop": "q", "stop_reply": "Q", "rule": "j", "content": "C", "reason": "W",
+    "carried_lsn": "K",
 }, kw_only=True):  # fmt: skip
     """A task as the engine sees it: the request's fields and what has become of it.
 
@@ -230,6 +231,7 @@ class Task(Spec, omit_defaults=True, gc=False, rename={
     rule: Rule | None = None  # a named rule, as it was when scheduled
     content: bytes | None = None  # digest of the request, once the fields no longer tell it
     reason: str | None = None  # why it ended other than by success
+    carried_lsn: int = 0  # of compaction's last copy of the task; 0: none was made
 
     @property
     def due_ms(self) -> int:

@@ -16,7 +16,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.rebase import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.errors import JournalDamaged
-from wheeltimer.journal import Journal
+from wheeltimer.journal import Clocks, Journal
 
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
@@ -40,7 +40,7 @@ def recover(
     for frame in journal.replay(progress):
         rebase = None
         if frame.clocks.boot_id != boot_id:
-            rebase = _rebase(journal, frame.clocks.boot_id, now)
+            rebase = _rebase(journal, frame.clocks, now)
         try:
             records = r.decode_all(frame.payload)
             stopping.update(engine.replay(records, rebase))
@@ -49,22 +49,23 @@ def recover(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"
             ) from error
         count += len(records)
+    engine.replayed()
     return Recovered(count, stopping)
 
 
-def _rebase(journal: Journal, boot_id: bytes, now: Now) -> Rebase:
+def _rebase(journal: Journal, written: Clocks, now: Now) -> Rebase:
     """Deadlines of another boot: through the wall clock, by that boot's last reading of both clocks.
 
-    What is left to wait is never more than the whole wait was: a wall clock that was wrong on either
-    side of the restart cannot put a task off for ever.
+    What is left to wait is never more than was left when the frame was ``written``: a wall clock that was
+    wrong on either side of the restart cannot put a task off for ever.
     """
-    last = journal.last_clocks_of(boot_id)
+    last = journal.last_clocks_of(written.boot_id)
     assert last is not None, "a frame's own clocks are known"
     # The reading is in whole ms: the ms after it makes the deadline late, never early.
     offset_ns = (last.wall_ms + 1) * NS_PER_MS - last.boottime_ns
 
-    def rebase(deadline_ns: int, span_ms: int) -> int:
+    def rebase(deadline_ns: int) -> int:
         left_ns = deadline_ns + offset_ns - now.wall_ns
-        return now.elapsed_ns + max(0, min(left_ns, span_ms * NS_PER_MS))
+        return now.elapsed_ns + max(0, min(left_ns, deadline_ns - written.boottime_ns))
 
     return rebase

@@ -137,7 +137,7 @@ class Requests:
             case c.Redrive():
                 return stopping.redrive(engine, command, now, lsn)
             case c.Pause() | c.Resume():
-                return stopping.pause(engine, command, now)
+                return stopping.pause(engine, command, now, lsn)
             case _:
                 raise AssertionError(f"{type(command).__name__} has no answer")
 
