@@ -272,7 +272,11 @@ class Driver:
     def trim(self, upto_lsn: int) -> None:
         """What ends the compaction of all frames up to ``upto_lsn``, once no task stands there."""
         assert all(stands_at(row) > upto_lsn for _, row in self.engine.table.items())
-        self.submit(leftovers(self.engine, upto_lsn, self.now.wall_ms, self.journal.next_lsn))
+        while True:
+            records = leftovers(self.engine, upto_lsn, self.now.wall_ms, self.journal.next_lsn, 1)
+            self.submit(records)
+            if isinstance(records[-1], r.Counted):
+                break
         self.journal.frames = [frame for frame in self.journal.frames if frame.first_lsn > upto_lsn]
 
     @property

@@ -48,10 +48,11 @@ WRITTEN: list[tuple[r.Written, list[Any]]] = [
     ),
     (r.Stopping(KEY, 9, 2, b"{}"), ["x", KEY, 9, 2, b"{}"]),
     (r.Ended(KEY, 9, 2, 4, 3, "expired", "g", b"1"), ["e", KEY, 9, 2, 4, 3, "expired", "g", b"1"]),
-    (r.Paused("q", 9, True), ["p", "q", 9, True]),
+    (r.Paused("q", 9, True, 12), ["p", "q", 9, True, 12]),
     (r.Forgotten([KEY, "q/u"], 9), ["f", [KEY, "q/u"], 9]),
-    (r.Carried(KEY, 9, TASK), ["c", KEY, 9, {"u": "http://r/", "d": 30, "c": 5, "l": 7}]),
-    (r.Carried("q", 9, None), ["c", "q", 9, None]),
+    (r.Carried(KEY, 9, TASK), ["c", KEY, 9, {"u": "http://r/", "d": 30, "c": 5, "l": 7}, 0]),
+    (r.Carried("q", 9, None, 12), ["c", "q", 9, None, 12]),
+    (r.Counted(9, 1, 2, 3), ["n", 9, 1, 2, 3]),
 ]  # fmt: skip
 
 
@@ -130,6 +131,7 @@ FULL: dict[str, Any] = {
     "expiry_ns": 2**62, "expiry_ms": 8, "version": 9, "state": 2, "flight": 8, "revision": 10, "attempts": 11,
     "failures": 12, "polls": 13, "history": [ATTEMPT, Attempt(1, 1, 1, 1, 1, "succeeded")], "ended_ms": 14,
     "stop": 2, "stop_reply": b"2", "rule": BUILT_IN["none"], "content": b"c" * 16, "reason": "expired",
+    "carried_lsn": 15,
 }  # fmt: skip
 
 

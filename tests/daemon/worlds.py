@@ -24,7 +24,7 @@ from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.daemon.ledger import Ledger
-from wheeltimer.daemon.recovery import recover
+from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.ticker import Ticker
 from wheeltimer.daemon.turn import Turn
@@ -130,7 +130,7 @@ async def world(
     made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher))
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
-        ledger.recovered(stopping)
+        await end_stopped(ledger, stopping)
         await nursery.start(dispatcher.run)
         await nursery.start(ticker.run)
         await settle()

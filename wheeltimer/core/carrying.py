@@ -33,6 +33,7 @@ Why nothing is lost and nothing rises again, whatever the order of records:
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -81,11 +82,14 @@ def copy_of(key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:
     return r.Carried(key, time_ms, replace(task, state=state, flight=0, carried_lsn=lsn))
 
 
-def leftovers(engine: Engine, upto_lsn: int, time_ms: int, lsn: int) -> r.Records:
+def leftovers(engine: Engine, upto_lsn: int, time_ms: int, lsn: int, at_most: int) -> r.Records:
     """What else goes before the trim of all up to ``upto_lsn``: queues paused there, and the counts.
 
-    ``lsn`` is the first record's. O(queues).
+    ``lsn`` is the first record's. ``at_most`` queues at once, the counts with the last of them. O(queues).
     """
-    paused = [name for name, queue in engine.queues.items() if queue.paused and queue.paused_lsn <= upto_lsn]
-    records: r.Records = [r.Carried(name, time_ms, None, lsn + at) for at, name in enumerate(paused)]
-    return [*records, r.Counted(time_ms, **engine.outcomes)]
+    paused = (name for name, queue in engine.queues.items() if queue.paused and queue.paused_lsn <= upto_lsn)
+    some = list(islice(paused, at_most + 1))
+    records: r.Records = [r.Carried(name, time_ms, None, lsn + at) for at, name in enumerate(some[:at_most])]
+    if len(some) <= at_most:
+        records.append(r.Counted(time_ms, **engine.outcomes))
+    return records

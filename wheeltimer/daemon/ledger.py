@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from wheeltimer.core import outcomes
@@ -64,7 +65,8 @@ class Ledger:
         size = sum(map(len, written))
         if not reserved:
             reserved = size
-            if not journal.reserve(size, essential=type(first) not in _NEW_WORK):
+            new_work = type(first) in _NEW_WORK and not (isinstance(first, r.Paused) and not first.paused)
+            if not journal.reserve(size, essential=not new_work):
                 return False
         assert size <= reserved, f"{size} bytes for a decision with {reserved} reserved"
         for record in records:
@@ -190,14 +192,16 @@ class Ledger:
             return len(keys)
         return 0
 
-    def recovered(self, keys: set[str]) -> int:
-        """End the tasks among ``keys`` that a stored cancel or finish waits for; how many that were."""
-        count = 0
-        for key in keys:
+    def recovered(self, keys: set[str]) -> bool:
+        """End a slice of the tasks among ``keys`` that a stored cancel or finish waits for; takes those away.
+
+        False where the journal had no room for one of them.
+        """
+        for key in list(islice(keys, FORGET_MAX)):
             task = self.engine.get(key)
-            if task is None or not task.stop or task.state >= State.DONE:
-                continue
-            records = outcomes.recovered(self.engine, key, task, self.now(), self.journal.next_lsn)
-            self.submit_or_refuse(records)
-            count += 1
-        return count
+            if task is not None and task.stop and task.state < State.DONE:
+                records = outcomes.recovered(self.engine, key, task, self.now(), self.journal.next_lsn)
+                if not self.submit(records):
+                    return False
+            keys.discard(key)
+        return True

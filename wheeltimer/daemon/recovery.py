@@ -6,18 +6,23 @@ read together at start.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
+import trio
 
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.rebase import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
+from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal import Clocks, Journal
 
+ROOM_RETRY_S: Final = 0.5
+_log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
@@ -69,3 +74,20 @@ def _rebase(journal: Journal, written: Clocks, now: Now) -> Rebase:
         return now.elapsed_ns + max(0, min(left_ns, deadline_ns - written.boottime_ns))
 
     return rebase
+
+
+async def end_stopped(ledger: Ledger, keys: set[str]) -> None:
+    """End the tasks that a stored cancel or finish waits for, before an attempt of theirs can start.
+
+    In slices; where the journal is full, when it has room again.
+    """
+    told = False
+    while keys:
+        if ledger.recovered(keys):
+            ledger.journal.flush()
+            await trio.lowlevel.checkpoint()
+            continue
+        if not told:
+            _log.warning("the journal has no room for %d ends, waiting: free some of its disk", len(keys))
+            told = True
+        await trio.sleep(ROOM_RETRY_S)

@@ -24,10 +24,11 @@ from wheeltimer.core.outcomes import decision_bytes_needed
 from wheeltimer.core.records import Due, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import Clock, SystemClock
+from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.parts import address_rule, keys_of, policy_of, queue_of, window_of
-from wheeltimer.daemon.recovery import recover
+from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
 from wheeltimer.daemon.ticker import Ticker
@@ -158,9 +159,11 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
+        turn = Turn()
+        compactor = Compactor(ledger, turn)
         requests = Requests(
-            ledger, Turn(), durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
-            about=lambda: self._about(server, ticker),
+            ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
+            about=lambda: self._about(server, ticker, compactor),
         )  # fmt: skip
         server = Server(requests, journal, settings.limits)
         recorded = _Soon(ticker.poke)
@@ -174,7 +177,8 @@ class Daemon:
             try:
                 with work:
                     async with trio.open_nursery() as inner:
-                        ledger.recovered(self._recovered.stopping)
+                        await inner.start(compactor.run)
+                        await end_stopped(ledger, self._recovered.stopping)
                         tasks = self.engine.live  # some may be delivered before the port is open
                         await inner.start(dispatcher.run)
                         await inner.start(ticker.run)
@@ -257,12 +261,18 @@ class Daemon:
             _log.warning("drain cut attempts in_flight=%d", dispatcher.in_flight)
         work.cancel()
 
-    def _about(self, server: Server, ticker: Ticker) -> dict[str, object]:
+    def _about(self, server: Server, ticker: Ticker, compactor: Compactor) -> dict[str, object]:
         """The shells' part of ``stats``."""
         journal, late = self.journal, ticker.lateness.shown()
         return {
             "connections": server.connections,
-            "journal": {"bytes": journal.bytes, "commits": journal.commits},
+            "journal": {
+                "bytes": journal.bytes,
+                "live_bytes": compactor.live_bytes,
+                "commits": journal.commits,
+                "compactions": compactor.done,
+                "carried": compactor.carried,
+            },
             "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
             "lateness_us": late,
             "clock_steps": ticker.steps,

@@ -22,7 +22,7 @@ from wheeltimer.daemon.timerfd import DeadlineTimer
 
 HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
 SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
-FULL_PAUSE_S: Final = 1.0  # how long an expiry waits that found no room in the journal
+FULL_PAUSE_S: Final = 0.02  # until timers are looked at again where an expiry found no room
 _log = logging.getLogger("wheeltimer.ticker")
 
 
@@ -74,7 +74,8 @@ class Ticker:
         _log.warning("clock step of the wall clock step_ms=%d steps=%d", step_ns // NS_PER_MS, self.steps)
 
     def _hand_over(self, now: Now) -> bool:
-        """One slice of what is due; False where the journal had no room for an end."""
+        """One slice of what is due; False where there was no room for an end, which then comes again."""
+        room = True
         for key in self._engine.hand_over(now, SLICE_MAX):
             task = self._engine.get(key)
             assert task is not None
@@ -83,10 +84,11 @@ class Ticker:
                 self._ledger.happened(what)
                 self.lateness.add(task.late_ns(self._clock.now()))
             elif what is not None:
-                if not self._ledger.submit(what):
-                    return False
-                self._ledger.changed()
-        return True
+                if self._ledger.submit(what):
+                    self._ledger.changed()
+                else:
+                    room = False
+        return room
 
     def _next_wake(self, now: Now) -> int:
         """When to look again, on the elapsed time line."""

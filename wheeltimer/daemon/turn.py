@@ -35,5 +35,8 @@ class Turn:
                 await trio.lowlevel.checkpoint()
         return time.perf_counter_ns()
 
-    def spent(self, began_ns: int) -> None:
-        self._spent_ns += time.perf_counter_ns() - began_ns
+    def spent(self, began_ns: int) -> int:
+        """The slice is over; how long it took, in ns."""
+        took_ns = time.perf_counter_ns() - began_ns
+        self._spent_ns += took_ns
+        return took_ns

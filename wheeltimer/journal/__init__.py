@@ -21,6 +21,7 @@ Data goes down this list and comes back up by lsn::
     journal.py     open, replay, let go
     committer.py   room, batches, who waits (in the loop)
     hand.py        the thread that blocks
+    compaction.py  which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     spares.py      segments to come
     recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
@@ -35,6 +36,7 @@ another, a lost marker leaves no hole, and a lost sector never hides two frames.
 has the bytes.
 """
 
+from .compaction import Sealed, given_up, hurries
 from .disk import Disk
 from .frame import Clocks, Frame
 from .hand import Hand, Inline, Thread
@@ -50,6 +52,9 @@ __all__ = [
     "Hand",
     "Inline",
     "Journal",
+    "Sealed",
     "Thread",
+    "given_up",
+    "hurries",
     "read",
 ]

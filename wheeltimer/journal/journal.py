@@ -6,6 +6,7 @@ passes no layer in between.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +15,7 @@ from typing import Final, Self
 from wheeltimer.errors import StorageFailed
 
 from .committer import Committer
+from .compaction import Sealed
 from .directory import Directory
 from .disk import Disk
 from .frame import Clocks, Frame
@@ -126,6 +128,26 @@ class Journal(Committer):
     def last_clocks_of(self, boot_id: bytes) -> Clocks | None:
         """The clocks of the last frame or marker that a boot wrote, as found by :meth:`open`."""
         return self.found.boots.get(boot_id)
+
+    @property
+    def sealed(self) -> list[Sealed]:
+        """The segments that are not written any more, oldest first. O(segments)."""
+        numbers = sorted(self._writer.sizes)
+        firsts = self._writer.first_lsns
+        return [
+            Sealed(number, self._writer.sizes[number], firsts[after] - 1)
+            for number, after in itertools.pairwise(numbers)
+        ]
+
+    @property
+    def full(self) -> bool:
+        """Whether the file system has no room for more segments just now."""
+        return self._spares.full
+
+    @property
+    def room(self) -> int:
+        """Bytes that essential decisions may still take, the reserved segments among them."""
+        return self._room_essential - self._taken
 
     @property
     def bytes(self) -> int:

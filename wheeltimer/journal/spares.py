@@ -51,6 +51,8 @@ class Spares:
         self._all: list[Spare] = []
         self._lock = threading.Lock()
         self._last_number = 0
+        self.full = False
+        """Whether the file system had no room for the segment asked for last."""
 
     @property
     def count(self) -> int:
@@ -88,9 +90,11 @@ class Spares:
             if exc.errno not in _NO_ROOM:
                 raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
             self._forget(path)
+            self.full = True
             return False
         with self._lock:
             self._all.append(Spare(path, fd))
+        self.full = False
         return True
 
     def zero_some(self) -> bool:

@@ -47,7 +47,8 @@ class Open:
 class Writer:
     """Writes frames; one call at a time. Every method raises :class:`OSError`, after which none is called.
 
-    ``clock`` is called in the writer's thread. ``sizes``: bytes of every segment by number.
+    ``clock`` is called in the writer's thread. ``sizes``, ``first_lsns``: of every segment by number; the
+    loop reads them too, so the open segment's come last.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Writer:
         self.journal_id = found.journal_id
         self.next_lsn = found.next_lsn
         self.sizes = {part.number: part.file_bytes for part in found.parts} | {segment.number: segment.size}
+        self.first_lsns = {part.number: part.head.first_lsn for part in found.parts if part.head is not None}
+        self.first_lsns.setdefault(segment.number, found.next_lsn)
         self.clock = clock
         self.fsync = fsync
         self._marked = True
@@ -108,7 +111,7 @@ class Writer:
         numbers = [number for number in self.sizes if number < below]
         self.directory.remove([segment_name(number) for number in numbers])
         for number in numbers:
-            del self.sizes[number]
+            del self.sizes[number], self.first_lsns[number]
 
     def close(self) -> None:
         self.disk.close(self.segment.fd)
@@ -139,6 +142,7 @@ class Writer:
         salt, size = self.disk.random(8), self.spares.segment_bytes
         head = SegmentHeader(FORMAT, self.journal_id, old.number + 1, self.next_lsn, size, salt, crc)
         self.segment = begin(self.directory, spare, head)
+        self.first_lsns[head.number] = head.first_lsn
         self.sizes[head.number] = size
         self.disk.close(old.fd)
 

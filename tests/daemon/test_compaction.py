@@ -1,0 +1,246 @@
+"""Compaction in the running parts: what it keeps, how small it keeps the journal, every crash on its way.
+
+Segments are 64 KiB here, so a few hundred tasks fill several.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from msgspec.structs import replace
+from trio.testing import trio_test
+
+from tests.clocks import ManualClock
+from tests.daemon import worlds
+from tests.daemon.worlds import URL, World, settle, world
+from wheeltimer.core import records as r
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
+from wheeltimer.daemon.compaction import Compactor
+from wheeltimer.daemon.recovery import recover
+from wheeltimer.daemon.turn import Turn
+from wheeltimer.journal import Clocks, Inline, Journal
+
+SEGMENT = 64 << 10
+FIXED = 4 * SEGMENT  # open, spare, two reserved
+FAR_MS = 30 * 86_400_000
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An outcome with its hook must fit a frame of such a segment."""
+    monkeypatch.setattr(worlds, "Limits", lambda: Limits(reply_bytes_max=10, keep_done_ms=60_000))
+
+
+@pytest.fixture
+def time() -> trio.testing.MockClock:
+    return trio.testing.MockClock(autojump_threshold=0)
+
+
+@contextmanager
+def reopened(folder: Path, clock: ManualClock) -> Iterator[Engine]:
+    """What another start would find in the folder."""
+
+    def clocks() -> Clocks:
+        now = clock.now()
+        return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
+
+    with Journal.open(folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=Inline()) as journal:
+        engine = Engine(Limits(), clock.now(), 10 * NS_PER_MS, 64)
+        recover(journal, engine, clock.boot_id, clock.now())
+        engine.check()
+        yield engine
+
+
+def seen(engine: Engine) -> dict[str, Any]:
+    """All that a restart must keep: tasks as a restart finds them, order of ends, queues, counts."""
+
+    def folded(task: Task) -> Task:
+        return replace(task, state=int(State.SCHEDULED), flight=0) if task.state < State.DONE else task
+
+    tasks = {key: folded(unpack(row)) for key, row in engine.table.items()}
+    ended = [*engine.kept_done, *engine.kept_dead]
+    return {
+        "tasks": tasks,
+        "ends": sorted((tasks[key].ended_ms or 0, key) for key in ended),
+        "paused": {name for name, queue in engine.queues.items() if queue.paused},
+        "outcomes": engine.outcomes,
+    }
+
+
+async def churn(daemon: World, cycles: int, *, at_once: int = 50) -> None:
+    """Tasks that come and are done at once: what fills a journal that nobody needs."""
+    for _ in range(cycles // at_once):
+        await daemon.ask_all([{"op": "schedule", "url": URL} for _ in range(at_once)])
+        await daemon.advance(20)
+
+
+def compactor_of(daemon: World) -> Compactor:
+    return Compactor(daemon.ledger, Turn())
+
+
+@trio_test
+async def test_one_old_task_pins_no_segment(tmp_path: Path, time: trio.testing.MockClock) -> None:
+    """2: 30 to 700 GB elsewhere. The old task is carried along, and fires."""
+    clock = ManualClock()
+    async with world(tmp_path, clock, segment_bytes=SEGMENT) as daemon:
+        compactor = compactor_of(daemon)
+        await daemon.ask(op="schedule", id="old", url=URL, delay=FAR_MS, body={"n": 1})
+        for _ in range(20):
+            await churn(daemon, 500)
+            await daemon.advance(61_000)
+            await compactor.work()
+            assert daemon.journal.bytes <= 2 * compactor.live_bytes + FIXED
+        assert compactor.done >= 10
+        known = daemon.engine.get("default/old")
+        assert known is not None
+        assert known.carried_lsn > 10_000
+        expected = seen(daemon.engine)
+    with reopened(tmp_path, clock) as engine:
+        assert seen(engine) == expected
+    async with world(tmp_path, clock, segment_bytes=SEGMENT) as daemon:
+        await daemon.advance(FAR_MS)
+        assert daemon.attempts == ["old"]
+
+
+@trio_test
+async def test_redelays_do_not_grow_the_journal(tmp_path: Path, time: trio.testing.MockClock) -> None:
+    """3: a hundred tasks, put off again and again."""
+    clock = ManualClock()
+    async with world(tmp_path, clock, segment_bytes=SEGMENT) as daemon:
+        compactor = compactor_of(daemon)
+        tasks = [{"id": f"t{number}", "queue": "q"} for number in range(100)]
+        await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} | task for task in tasks])
+        for delay in range(100):
+            await daemon.ask_all([{"op": "reschedule", "delay": FAR_MS + delay} | task for task in tasks])
+            await compactor.work()
+            assert daemon.journal.bytes <= 2 * compactor.live_bytes + FIXED
+        expected = seen(daemon.engine)
+    assert len(expected["tasks"]) == 100
+    with reopened(tmp_path, clock) as engine:
+        assert seen(engine) == expected
+
+
+async def some_of_everything(daemon: World, chance: random.Random, steps: int) -> None:
+    """Requests of every kind and time that passes; in the end some attempts are in flight."""
+    for step in range(steps):
+        if step == steps - 2:
+            daemon.hold = trio.Event()
+        requests: list[dict[str, Any]] = []
+        for _ in range(chance.randrange(1, 60)):
+            name = {"id": f"t{chance.randrange(200)}", "queue": chance.choice(("a", "b", "c"))}
+            due = {"delay": chance.choice((0, 5, 50, 5000, FAR_MS))}
+            requests.append(
+                chance.choice(
+                    [
+                        {"op": "schedule", "url": URL, "on_conflict": "replace"} | due,
+                        {"op": "schedule", "url": URL, "on_done": URL, "expires_in": 3000} | due,
+                        {"op": "schedule", "url": URL, "body": {"long": "x" * chance.randrange(800)}} | due,
+                        {"op": "reschedule"} | due,
+                        {"op": "cancel"},
+                        {"op": "finish", "reply": {"by": "hand"}},
+                    ]
+                )
+                | name
+            )
+        requests.append({"op": chance.choice(("pause", "resume")), "queue": chance.choice("abcdef")})
+        await daemon.ask_all(requests)
+        await daemon.advance(chance.choice((1, 10, 1000)))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_restart_after_compactions_finds_the_live_state(tmp_path: Path, seed: int) -> None:
+    """Through several lives of the daemon; the journal stays within its bound all the time."""
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+
+    async def lives() -> None:
+        clock = ManualClock()
+        for _ in range(4):
+            async with world(tmp_path, clock, segment_bytes=SEGMENT) as daemon:
+                compactor = compactor_of(daemon)
+                for _ in range(8):
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(compactor.work)  # beside the requests, not between them
+                        await some_of_everything(daemon, chance, 4)
+                    assert daemon.journal.bytes <= 2 * compactor.live_bytes + FIXED + SEGMENT
+                    await compactor.work()
+                    assert daemon.journal.bytes <= 2 * compactor.live_bytes + FIXED
+                    daemon.hold.set()
+                    daemon.hold = None
+                    await settle()
+                await some_of_everything(daemon, chance, 4)
+                assert compactor.carried > 50
+                expected = seen(daemon.engine)
+            with reopened(tmp_path, clock) as engine:
+                assert seen(engine) == expected
+
+    trio.run(lives, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+class _Crash(Exception):
+    pass
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["unlinked", "not unlinked"])
+def test_a_crash_at_every_step_of_a_compaction_loses_nothing(
+    tmp_path: Path, removed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each decision that it makes, and with the trim in the journal and the files still there."""
+    steps = []
+    for crash_at in range(1000):
+        folder, clock = tmp_path / str(crash_at), ManualClock()
+        ended = trio.run(
+            _crash_after, folder, clock, crash_at, removed, steps,
+            clock=trio.testing.MockClock(autojump_threshold=0),
+        )  # fmt: skip
+        if ended:
+            break
+    assert crash_at > 5, "the compaction was cut in few places"
+    assert steps[-1] in (r.Carried, r.Counted)
+
+
+async def _crash_after(
+    folder: Path, clock: ManualClock, crash_at: int, removed: bool, steps: list[type]
+) -> bool:
+    """One life that ends after so many decisions of the compaction; whether it ended before."""
+    chance = random.Random(7)
+    ended = False
+    async with world(folder, clock, segment_bytes=SEGMENT) as daemon:
+        await some_of_everything(daemon, chance, 12)
+        assert len(daemon.journal.sealed) > 3
+        submit, left = daemon.ledger.submit, crash_at
+
+        def counted(records: Any, reserved: int = 0) -> bool:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise _Crash
+            steps.append(type(records[0]))
+            return submit(records, reserved)
+
+        daemon.ledger.submit = counted  # type: ignore[method-assign]
+        if not removed:
+            daemon.journal._writer.drop = lambda below: None  # type: ignore[method-assign]
+        compactor = compactor_of(daemon)
+        with trio.move_on_after(60):
+            try:
+                await compactor.work()
+                ended = True
+            except _Crash:
+                pass
+        ended |= left >= 0
+        daemon.ledger.submit = submit  # type: ignore[method-assign]
+        await daemon.journal.wait_durable(daemon.journal.next_lsn - 1)
+        expected = seen(daemon.engine)
+    for _ in range(2):
+        with reopened(folder, clock) as engine:
+            assert seen(engine) == expected
+    return ended

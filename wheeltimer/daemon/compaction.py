@@ -1,0 +1,167 @@
+"""Compaction: walks over the tasks, has those copied that stand in the oldest segments, trims those.
+
+A few tasks at a time, in turns with all other work: nothing waits for it, and no copy of the state is made.
+Nothing is read from the disk either: the rows themselves say where they stand (``core/carrying.py``), which
+segments should go is said by their sizes (``journal/compaction.py``). It is what makes room, so its
+copies may use the reserved segments; it begins on those only when all that it will copy fits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final
+
+import trio
+
+from wheeltimer.core import records as r
+from wheeltimer.core.carrying import COPY_BYTES, copy_of, leftovers, stands_at
+from wheeltimer.core.task import unpack
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.turn import Turn
+from wheeltimer.journal import Sealed, given_up, hurries
+
+LOOK_S: Final = 0.5  # how often it looks whether there is work
+SHARE_OF_TIME: Final = 20  # it measures what is live again after so many times what that took
+SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
+COPIES_MAX: Final = 64  # tasks in one decision: 0.5 ms; and at most one decision waits for the disk
+COPIES_BYTES: Final = 65_536
+QUEUES_MAX: Final = 512  # paused queues in one decision
+PACED_NS: Final = 500_000  # of work between two pauses
+PAUSE_S: Final = 0.004  # between slices, where there is no hurry
+ROOM_RETRY_S: Final = 0.5  # until room is asked for again
+_log = logging.getLogger("wheeltimer.compaction")
+
+
+class Compactor:
+    """Keeps the journal small. ``live_bytes``: what its tasks would take if it held nothing else."""
+
+    def __init__(self, ledger: Ledger, turn: Turn) -> None:
+        self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
+        self._turn = turn
+        self._copies_bytes = min(COPIES_BYTES, self._journal.decision_bytes_max)
+        self.live_bytes = 0
+        self.done = 0
+        self.carried = 0
+        self._measured_commits = -1
+        self._measure_at_s = 0.0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Work until cancelled. Raises StorageFailed when the journal's storage does."""
+        await self._measure()
+        task_status.started()
+        while True:
+            await trio.sleep(LOOK_S)
+            await self.work()
+
+    async def work(self) -> None:
+        """Compact as long as there is need."""
+        while True:
+            if self._journal.commits != self._measured_commits and trio.current_time() >= self._measure_at_s:
+                await self._measure()
+            going = given_up(self._journal.sealed, self.live_bytes, full=self._journal.full)
+            if not going or not await self._room_for(going):
+                return
+            await self._compact(going)
+
+    async def _measure(self) -> None:
+        """Add up what is live: 0.1 s for a million tasks, in slices."""
+        self._measured_commits = self._journal.commits
+        shards, total, spent_ns = self._engine.table.shards, 0, 0
+        for number in range(len(shards)):
+            began_ns = await self._turn.take()
+            shard = shards[number]
+            total += sum(map(len, shard)) + sum(map(len, shard.values())) + COPY_BYTES * len(shard)
+            spent_ns += self._turn.spent(began_ns)
+        names = (len(name) for name, queue in self._engine.queues.items() if queue.paused)
+        self.live_bytes = total + sum(names, 0)
+        self._measure_at_s = trio.current_time() + SHARE_OF_TIME * spent_ns / 1e9
+
+    async def _room_for(self, going: Sequence[Sealed]) -> bool:
+        """Whether the copies will fit, where there is no more than the reserved segments."""
+        if not self._journal.full:
+            return True
+        upto_lsn, total = going[-1].last_lsn, COPIES_BYTES
+        for rows in self._engine.table.slices(SLICE_ROWS):
+            began_ns = await self._turn.take()
+            total += sum(len(key) + len(row) + COPY_BYTES for key, row in rows if stands_at(row) <= upto_lsn)
+            self._turn.spent(began_ns)
+        return total + total // 8 <= self._journal.room
+
+    async def _compact(self, going: Sequence[Sealed]) -> None:
+        """Copy what stands in these segments, then give them up."""
+        upto_lsn, began_s, before = going[-1].last_lsn, trio.current_time(), self.carried
+        waiting: list[str] = []
+        spent_ns = 0
+        for rows in self._engine.table.slices(SLICE_ROWS):
+            began_ns = await self._turn.take()
+            waiting += [key for key, row in rows if stands_at(row) <= upto_lsn]
+            spent_ns += self._turn.spent(began_ns)
+            while len(waiting) >= COPIES_MAX:
+                waiting = await self._carry(waiting, upto_lsn)
+                spent_ns = PACED_NS
+            if spent_ns >= PACED_NS:
+                spent_ns = 0
+                await self._pause()
+        while waiting:
+            waiting = await self._carry(waiting, upto_lsn)
+        await self._submit_leftovers(upto_lsn)
+        while not self._journal.trim(going[-1].number + 1):  # noqa: ASYNC110
+            await trio.sleep(ROOM_RETRY_S)  # nobody says when there is room
+        await self._journal.wait_durable(self._journal.next_lsn - 1)
+        while self._journal.sealed and self._journal.sealed[0].number <= going[-1].number:  # noqa: ASYNC110
+            await trio.sleep(PAUSE_S)  # they are being removed
+        self.done += 1
+        _log.info(
+            "compacted segments=%d bytes=%d carried=%d ms=%d live_bytes=%d journal_bytes=%d",
+            len(going), sum(segment.size for segment in going), self.carried - before,
+            (trio.current_time() - began_s) * 1000, self.live_bytes, self._journal.bytes,
+        )  # fmt: skip
+
+    async def _pause(self) -> None:
+        if not hurries(self._journal.sealed, self.live_bytes):
+            await trio.sleep(PAUSE_S)
+
+    async def _carry(self, keys: list[str], upto_lsn: int) -> list[str]:
+        """Copy the first of these tasks in one decision; the keys that are left."""
+        while True:
+            before_lsn = self._journal.next_lsn - 1
+            began_ns = await self._turn.take()
+            records, taken = self._copies(keys, upto_lsn)
+            done = not records or self._ledger.submit(records)
+            self._turn.spent(began_ns)
+            if done:
+                break
+            await trio.sleep(ROOM_RETRY_S)
+        self.carried += len(records)
+        self._journal.flush()
+        await self._journal.wait_durable(before_lsn)  # the one before: the disk always has one to do
+        return keys[taken:]
+
+    def _copies(self, keys: Sequence[str], upto_lsn: int) -> tuple[r.Records, int]:
+        """Copies of the first of these tasks, and how many keys they are for: some changed meanwhile."""
+        table, now_ms, lsn = self._engine.table, self._ledger.now().wall_ms, self._journal.next_lsn
+        records: r.Records = []
+        taken = size = 0
+        for key in islice(keys, COPIES_MAX):
+            row = table.get(key)
+            if row is not None and stands_at(row) <= upto_lsn:
+                size += len(row) + len(key) + COPY_BYTES
+                if records and size > self._copies_bytes:
+                    break
+                records.append(copy_of(key, unpack(row), now_ms, lsn + len(records)))
+            taken += 1
+        return records, taken
+
+    async def _submit_leftovers(self, upto_lsn: int) -> None:
+        """What is no task and would go with these segments."""
+        while True:
+            lsn, now_ms = self._journal.next_lsn, self._ledger.now().wall_ms
+            records = leftovers(self._engine, upto_lsn, now_ms, lsn, QUEUES_MAX)
+            if not self._ledger.submit(records):
+                await trio.sleep(ROOM_RETRY_S)
+            elif isinstance(records[-1], r.Counted):
+                return
+            else:
+                await trio.lowlevel.checkpoint()

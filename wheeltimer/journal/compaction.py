@@ -1,0 +1,55 @@
+"""Which segments to give up next: the bound on the journal's size, in numbers.
+
+Segments go from the oldest on, each when what is still needed of it was appended again. What that is, and
+who copies it, is not known here (``core/carrying.py``, ``daemon/compaction.py``): only sizes are.
+
+The promise is that the folder takes at most twice what is live and four segments more: the open one,
+one spare and two reserved ones. So the sealed ones must not exceed twice what is live. Work begins at
+one and a half: then at least a third of all that is looked at is free again, and copies cost two bytes for
+each new one at the worst. It hurries from twice on. Several segments at once make one walk over the
+tasks serve for all of them, but few enough that their copies stay well within the half that is between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+SEALED_MAX: Final = (2, 1)
+"""Sealed bytes for each live one, as a fraction, from which compaction hurries: the promise."""
+SEALED_WANTED: Final = (3, 2)
+"""Above this it works."""
+SHARE: Final = 8
+"""It takes an eighth of the sealed segments at once, one at least."""
+PADDING: Final = 32
+"""Frames and segments end in unused room: one part in so many of what is live, at most."""
+
+
+class Sealed(NamedTuple):
+    """A segment that is not written any more: its number, its size, the lsn of its last record."""
+
+    number: int
+    size: int
+    last_lsn: int
+
+
+def hurries(sealed: Sequence[Sealed], live_bytes: int) -> bool:
+    """Whether the promise is about to be broken."""
+    most, of = SEALED_MAX
+    return sum(segment.size for segment in sealed) * of > live_bytes * most
+
+
+def given_up(sealed: Sequence[Sealed], live_bytes: int, *, full: bool) -> Sequence[Sealed]:
+    """The oldest segments that should go now; none where the journal is small enough.
+
+    ``full``: the file system has no room. Then it also works for the last segment's worth that can be
+    had, one at a time: their copies must fit the room that is reserved.
+    """
+    total = sum(segment.size for segment in sealed)
+    most, of = SEALED_WANTED
+    if total * of <= live_bytes * most:
+        spare_bytes = total - live_bytes - live_bytes // PADDING
+        return sealed[:1] if full and sealed and spare_bytes >= sealed[0].size else ()
+    if full:
+        return sealed[:1]
+    return sealed[: max(1, len(sealed) // SHARE)]
