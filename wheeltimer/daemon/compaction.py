@@ -40,7 +40,9 @@ class Compactor:
     def __init__(self, ledger: Ledger, turn: Turn) -> None:
         self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
         self._turn = turn
-        self._copies_bytes = min(COPIES_BYTES, self._journal.decision_bytes_max)
+        # An eighth of a segment at most: a frame that does not fit its rest leaves that empty, and compaction
+        # that cannot get below what it wants would never end.
+        self._copies_bytes = min(COPIES_BYTES, self._journal.segment_bytes // 8)
         self.live_bytes = 0
         self.done = 0
         self.carried = 0
@@ -113,6 +115,7 @@ class Compactor:
         while self._journal.sealed and self._journal.sealed[0].number <= going[-1].number:  # noqa: ASYNC110
             await trio.sleep(PAUSE_S)  # they are being removed
         self.done += 1
+        self._measure_at_s = 0.0  # what is live decides whether to go on, and costs less than the walk did
         _log.info(
             "compacted segments=%d bytes=%d carried=%d ms=%d live_bytes=%d journal_bytes=%d",
             len(going), sum(segment.size for segment in going), self.carried - before,

@@ -159,8 +159,7 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
-        turn = Turn()
-        compactor = Compactor(ledger, turn)
+        compactor = Compactor(ledger, turn := Turn())
         requests = Requests(
             ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=lambda: self._about(server, ticker, compactor),
