@@ -94,10 +94,11 @@ def test_space_that_comes_back_is_used_without_a_restart(home: Home, small_disk:
     other.write_bytes(bytes(free - (64 << 10)))
     with daemon.connect() as client:
         stored = fill(client)
-        assert client.refused("schedule", id="later", url=NOWHERE)["error"] == "full"
+        later = {"id": "later", "url": NOWHERE, "delay": "1d", "body": "x" * 2000}
+        assert client.refused("schedule", **later)["error"] == "full"
         other.unlink()
         for _ in until():
-            if client.ask("schedule", id="later", url=NOWHERE, delay="1d")["ok"]:
+            if client.ask("schedule", **later)["ok"]:
                 break
         assert client.done("stats")["tasks"]["scheduled"] == len(stored) + 1
     daemon.stop()
