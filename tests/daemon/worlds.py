@@ -111,12 +111,12 @@ async def world(
     stopping = recover(journal, engine, clock.boot_id, clock.now()).stopping
     ledger = Ledger(engine, journal, clock, Policy())
     timer = ManualTimer(clock)
-    ticker = Ticker(ledger, clock, timer)
     made: list[World] = []
     dispatcher = Dispatcher(
         ledger, lambda key, task: made[0].send(key, task), lambda: journal.durable_lsn, concurrency
     )
-    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+    ticker = Ticker(ledger, clock, timer, dispatcher.go)
+    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
     journal.on_durable.append(lambda lsn: dispatcher.committed())
 
     def changed() -> None:

@@ -226,11 +226,10 @@ class Engine(Rows):
             self.insert(record.key, task)
 
     def _due(self, record: r.Due) -> None:
-        task = unpack(self.table[record.key])
-        self.turn(record.key, task, self._move(task, Input.DUE), 0)
+        self.turn(record.key, record.task, self._move(record.task, Input.DUE), 0)
 
     def _started(self, record: r.Started) -> None:
-        task = unpack(self.table[record.key])
+        task = record.task
         assert record.version == task.version, "an attempt of an older version began"
         self.turn(record.key, task, self._move(task, Input.START), task.version)
 
@@ -239,9 +238,9 @@ class Engine(Rows):
         if self._replaying:
             task = unpack(self.table[key])
             if task.state == State.SCHEDULED:
-                self._due(r.Due(key, time_ms))
+                self._due(r.Due(key, time_ms, task))
                 if upto is Input.START:
-                    self._started(r.Started(key, time_ms, task.version, task.attempts + 1))
+                    self._started(r.Started(key, time_ms, task.version, task.attempts + 1, task))
 
     # -- the parts of a change ------------------------------------------------------------------
 

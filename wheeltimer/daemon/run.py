@@ -150,8 +150,8 @@ class Daemon:
             window_of(settings),
         )
         timer = open_timer(self.clock)
-        ticker = Ticker(ledger, self.clock, timer)
-        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+        ticker = Ticker(ledger, self.clock, timer, dispatcher.go)
+        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
         def changed() -> None:
