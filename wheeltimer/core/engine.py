@@ -33,6 +33,13 @@ from wheeltimer.core.task import (
 
 _RUNNING: Final = int(State.RUNNING)
 _MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # a list is found faster
+# What brings a task to an end: while no attempt of it runs, and while one does.
+_ENDINGS: Final = {
+    State.DONE: (Input.FINISH, Input.SUCCEED),
+    State.DEAD: (Input.GIVE_UP, Input.GIVE_UP),
+    State.EXPIRED: (Input.EXPIRE, Input.EXPIRE),
+    State.CANCELLED: (Input.CANCEL, Input.STOP),
+}
 
 
 class Engine(Rows):
@@ -183,16 +190,9 @@ class Engine(Rows):
             self._supply_volatile(record.key, record.time_ms, Input.DUE)
         task = unpack(self.table[record.key])
         assert task.state <= _RUNNING, f"{end.word} after {State(task.state).word}"
-        running = task.state == _RUNNING
-        what = {
-            State.DONE: Input.SUCCEED if running else Input.FINISH,
-            State.DEAD: Input.GIVE_UP,
-            State.EXPIRED: Input.EXPIRE,
-            State.CANCELLED: Input.STOP if running else Input.CANCEL,
-        }[end]
-        assert self._move(task, what) is end
+        assert self._move(task, _ENDINGS[end][task.state == _RUNNING]) is end
         self.remove(record.key, task)
-        if end in (State.DONE, State.CANCELLED):
+        if end is State.DONE or end is State.CANCELLED:
             task.content = task.content or digest(task)
             task.body = None
         task.due_given_ms = task.due_ms

@@ -192,7 +192,7 @@ def end(
     ``lsn`` is that of the ``Ended`` record; the hook's is the next.
     """
     ended = r.Ended(key, now.wall_ms, task.version, state, task.attempts, reason, task.group, task.meta)
-    url = {State.DONE: task.on_done, State.DEAD: task.on_dead, State.EXPIRED: task.on_dead}.get(state)
+    url = None if state is State.CANCELLED else task.on_done if state is State.DONE else task.on_dead
     if url is None:
         return [ended]
     queue, id = split_key(key)

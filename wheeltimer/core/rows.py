@@ -193,7 +193,7 @@ class Rows:
                 self.wall.cancel(key, wall_ms * NS_PER_MS)
 
     def kept(self, state: int) -> OrderedDict[str, None]:
-        return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
+        return self.kept_dead if state == State.DEAD or state == State.EXPIRED else self.kept_done
 
     def queue(self, name: str) -> Queue:
         """What is known of a queue; made where nothing was."""
