@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 Seq = int | float | str | UnsetType
 
@@ -62,6 +62,22 @@ class ListReply(Struct, gc=False):
     ok: bool
     tasks: list[dict[str, object]]
     cursor: str | UnsetType = UNSET
+    seq: Seq = UNSET
+
+
+class SubscribeReply(Struct, gc=False):
+    ok: bool
+    cursor: str
+    seq: Seq = UNSET
+
+
+class ForecastReply(Struct, gc=False):
+    ok: bool
+    from_: int = field(name="from")
+    slice_ms: int
+    counts: list[int]
+    overdue: int
+    later: int
     seq: Seq = UNSET
 
 

@@ -24,6 +24,7 @@ Data goes down this list and comes back up by lsn::
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     spares.py      segments to come
     recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
+    follow.py      durable batches as they come, for subscribers
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
@@ -36,6 +37,7 @@ has the bytes.
 """
 
 from .disk import Disk
+from .follow import Follower, Trimmed
 from .frame import Clocks, Frame
 from .hand import Hand, Inline, Thread
 from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
@@ -46,10 +48,12 @@ __all__ = [
     "SEGMENT_BYTES_LEAST",
     "Clocks",
     "Disk",
+    "Follower",
     "Frame",
     "Hand",
     "Inline",
     "Journal",
     "Thread",
+    "Trimmed",
     "read",
 ]
