@@ -13,6 +13,7 @@ import trio.testing
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
+from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.queries import Listing
 from wheeltimer.core.task import NS_PER_MS, State
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS
@@ -51,12 +52,12 @@ async def fill(daemon: World) -> None:
 
 @trio_test
 @pytest.mark.usefixtures("_slow")
-async def test_a_list_of_many_tasks_does_not_stop_the_timers(
+async def test_a_list_or_forecast_of_many_tasks_does_not_stop_the_timers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No more than a slice of rows is looked at between two turns of everybody else."""
     rows_by_turn: dict[int, int] = {}
-    feed = Listing.feed
+    feed, count = Listing.feed, Forecast.feed
     async with world(tmp_path, segment_bytes=1 << 24) as daemon, trio.open_nursery() as nursery:
         await fill(daemon)
         witness = Witness(nursery)
@@ -65,13 +66,23 @@ async def test_a_list_of_many_tasks_does_not_stop_the_timers(
             rows_by_turn[witness.turns] = rows_by_turn.get(witness.turns, 0) + len(rows)
             feed(listing, rows)
 
+        def forecast(scan: Forecast, rows: list[tuple[str, bytes]]) -> None:
+            rows_by_turn[witness.turns] = rows_by_turn.get(witness.turns, 0) + len(rows)
+            count(scan, rows)
+
         monkeypatch.setattr(Listing, "feed", counted)
+        monkeypatch.setattr(Forecast, "feed", forecast)
         for fields in ({}, {"queue": "q"}, {"group": "all"}, {"state": "dead"}):
             rows_by_turn.clear()
             reply = await daemon.ask(op="list", **fields)
             assert len(reply["tasks"]) == (0 if "state" in fields else 100)
             assert sum(rows_by_turn.values()) == TASKS
             assert max(rows_by_turn.values()) <= SLICE_LINES_MAX, fields
+        rows_by_turn.clear()
+        reply = await daemon.ask(op="forecast", queue="q", horizon="2h", slices=2)
+        assert reply["counts"] == [TASKS, 0]
+        assert sum(rows_by_turn.values()) == TASKS
+        assert max(rows_by_turn.values()) <= SLICE_LINES_MAX
         nursery.cancel_scope.cancel()
 
 
