@@ -22,16 +22,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__"]
+__all__ = ["AsyncClient", "Client", "__version__"]
 
 if TYPE_CHECKING:
-    from wheeltimer.client import Client
+    from wheeltimer.client import AsyncClient, Client
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for when it is asked for: the command line starts without a client."""
-    if name == "Client":
-        from wheeltimer.client import Client
+    if name in ("AsyncClient", "Client"):
+        from wheeltimer import client
 
-        return Client
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -79,7 +79,7 @@ async def test_a_list_or_forecast_of_many_tasks_does_not_stop_the_timers(
             assert sum(rows_by_turn.values()) == TASKS
             assert max(rows_by_turn.values()) <= SLICE_LINES_MAX, fields
         rows_by_turn.clear()
-        reply = await daemon.ask(op="forecast", queue="q", horizon="2h", slices=2)
+        reply = await daemon.ask(op="forecast", queue="q", horizon="4h", slices=2)
         assert reply["counts"] == [TASKS, 0]
         assert sum(rows_by_turn.values()) == TASKS
         assert max(rows_by_turn.values()) <= SLICE_LINES_MAX

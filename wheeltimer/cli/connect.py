@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from wheeltimer.client import Client
-from wheeltimer.client.blocking import refused
+from wheeltimer.client.pipeline import refused
 from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
 
@@ -36,7 +36,7 @@ class Session(msgspec.Struct, frozen=True):
 
     def ask_line(self, op: str, **fields: Any) -> bytes | None:
         """The same, with the reply's own bytes."""
-        with Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS) as client:
+        with Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS, reconnect_ms=0) as client:
             _check_body(client, fields)
             reply, line = client.exchange(op, **fields)
         if self.as_json:
@@ -52,7 +52,7 @@ def _check_body(client: Client, fields: dict[str, Any]) -> None:
         value = fields.get(option)
         size = 0 if value is None else len(value.encode() if isinstance(value, str) else bytes(value))
         if size > _LARGE_BYTES:
-            limit = client.hello()["limits"]["body_bytes_max"]
+            limit = client.request("hello")["limits"]["body_bytes_max"]
             if size > limit:
                 raise BadValue(f"--{option.replace('_', '-')}: at most {limit} bytes; these are {size}")
 

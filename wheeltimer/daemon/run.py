@@ -144,13 +144,9 @@ class Daemon:
         transport = Transport(rule.check)
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
-            ledger,
-            sender.attempt,
-            lambda: journal.durable_lsn,
-            settings.concurrency,
-            queue_of(settings),
-            window_of(settings),
-        )
+            ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
+            queue_of(settings), window_of(settings),
+        )  # fmt: skip
         timer = open_timer(self.clock)
         ticker = Ticker(ledger, self.clock, timer, dispatcher.go)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
