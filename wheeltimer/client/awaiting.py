@@ -73,9 +73,9 @@ class AsyncClient:
         self._over = ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
         assert self._group is not None
         self._group.cancel_scope.cancel()
+        self._group.cancel_scope.shield = True
         # The block's own exception stays what it is; a task group would wrap it.
-        with anyio.CancelScope(shield=True):
-            await self._group.__aexit__(None, None, None)
+        await self._group.__aexit__(None, None, None)
         self._pipeline.give_up("the client was closed")
 
     # -- requests as they are -------------------------------------------------------------------

@@ -219,6 +219,10 @@ class Client:
         """Put a request in line; on a lost connection it goes out with the next one."""
         if self._over is not None:
             raise self._over
+        if not self._pipeline.calls and not self._connection.closed and self._connection.gone:
+            self._lose("the daemon closed the connection")  # while nothing was asked, so nothing is lost
+            if self._over is not None:
+                raise self._over
         call = self._pipeline.add(op, fields)
         if not self._connection.closed:
             self._connection.put(call.request)

@@ -56,6 +56,16 @@ class LineConnection:
         """Whether ``close`` was called."""
         return self._socket.fileno() < 0
 
+    @property
+    def gone(self) -> bool:
+        """Whether the daemon has hung up without a word, asked where no answer is awaited."""
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     def put(self, lines: bytes) -> None:
         """Take whole lines to be sent; sends nothing by itself."""
         self._out += lines
