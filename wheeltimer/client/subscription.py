@@ -78,6 +78,8 @@ class Subscription:
         self._resume = Resume(fields, cursor)
         self._connection: LineConnection | None = None
         self._closed = False
+        self.line = b""
+        """The event that was yielded last, as it came."""
         try:
             self._begin()
         except OSError as error:
@@ -114,7 +116,8 @@ class Subscription:
                     time.sleep(wait_s)
                     self._begin()
                 assert self._connection is not None
-                return self._resume.event(self._connection.read_line(forever=True))
+                self.line = self._connection.read_line(forever=True)
+                return self._resume.event(self.line)
             except (OSError, NoReply, ServerUnreachable, Refused) as error:
                 if isinstance(error, Refused) and error.code not in PASSING:
                     raise

@@ -65,6 +65,33 @@ class ListReply(Struct, gc=False):
     seq: Seq = UNSET
 
 
+class HelloReply(Struct, gc=False):
+    ok: bool
+    server: str
+    version: str
+    protocol: int
+    durability: str
+    now: int
+    limits: dict[str, int]
+    seq: Seq = UNSET
+
+
+class StatsReply(Struct, gc=False):
+    """What ``stats`` answers; the daemon puts it together from its parts."""
+
+    ok: bool
+    tasks: dict[str, int]
+    queues: dict[str, dict[str, int | bool]]
+    attempts: dict[str, int]
+    connections: int
+    journal: dict[str, int]
+    lateness_ms: dict[str, int]
+    lateness_us: dict[str, int]
+    clock_steps: int
+    uptime_ms: int
+    seq: Seq = UNSET
+
+
 class SubscribeReply(Struct, gc=False):
     ok: bool
     cursor: str

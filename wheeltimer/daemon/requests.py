@@ -18,7 +18,7 @@ from wheeltimer.core import deciding, queries, stopping, wire
 from wheeltimer.core import records as r
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.intake import Runs, take_run
-from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
+from wheeltimer.core.replies import CancelReply, FinishReply, HelloReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
@@ -148,13 +148,12 @@ class Requests:
             case _:
                 raise AssertionError(f"{type(command).__name__} has no answer")
 
-    def _hello(self, command: c.Hello, now: Now) -> dict[str, object]:
+    def _hello(self, command: c.Hello, now: Now) -> HelloReply:
         limits = {name: getattr(self._engine.limits, name) for name in _SHOWN_LIMITS}
-        reply: dict[str, object] = {
-            "ok": True, "server": "wheeltimer", "version": __version__, "protocol": PROTOCOL,
-            "durability": self._durability, "now": now.wall_ms, "limits": limits,
-        }  # fmt: skip
-        return reply if command.seq is None else reply | {"seq": command.seq}
+        return HelloReply(
+            True, "wheeltimer", __version__, PROTOCOL, self._durability, now.wall_ms, limits,
+            command.reply_seq,
+        )  # fmt: skip
 
     def _stats(self, command: c.Stats) -> dict[str, object]:
         engine = self._engine
