@@ -259,6 +259,12 @@ class Client:
             raise RuntimeError(f"{request['op']} was refused: {reply}")
         return reply
 
+    def ask_many(self, lines: Sequence[bytes]) -> None:
+        """Send lines in one piece and read their replies, whatever they say."""
+        self._socket.sendall(b"".join(lines))
+        for _ in lines:
+            self._replies.readline()
+
     def ask_raw(self, line: bytes) -> bytes:
         self._socket.sendall(line)
         return self._replies.readline()
