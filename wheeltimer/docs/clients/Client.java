@@ -247,8 +247,9 @@ public final class Client implements AutoCloseable {
                     if (kind.equals("task.done") || kind.equals("task.cancelled")) ended.countDown();
                     return true;
                 });
-            } catch (InterruptedException error) {
-                // main has seen enough
+            } catch (InterruptedException | RuntimeException error) {
+                System.err.println(error);
+                System.exit(1);
             }
         });
         watcher.setDaemon(true);
