@@ -7,7 +7,7 @@ one side and HTTP callbacks on the other. Data goes one way round::
     time ────── ticker ─────────► key due ├─► decide ─► records ─┬─► apply ─► rows, timers, counts
     HTTP ────── dispatcher ─────► answer  ┘    (core, pure)      └─► journal ── fdatasync ─► durable lsn
                                                                                                 │
-       replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄┘
+     replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄┘
 
 ``core`` decides and knows nothing of the world; ``journal`` keeps bytes; ``delivery`` calls out;
 ``daemon`` has the clocks, the sockets and the one place where a decision becomes true (``ledger``).
