@@ -20,7 +20,7 @@ from wheeltimer.daemon import subscriber as subscriber_module
 from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.errors import BadValue, Refused
-from wheeltimer.journal import read
+from wheeltimer.journal import Journal, read
 from wheeltimer.settings import Limits
 
 ROUNDS_S = 5.0  # of a clock that jumps: many rounds
@@ -381,6 +381,49 @@ async def test_no_event_leaves_before_it_is_durable(tmp_path: Path, autojump: Mo
         await trio.sleep(ROUNDS_S)
         assert [json.loads(line)["event"] for line in reader.events] == ["task.scheduled"]
         assert len(early.socket.lines) == 1, "it came after that"
+        nursery.cancel_scope.cancel()
+
+
+@trio_test
+async def test_what_is_written_and_not_yet_synced_is_not_sent(
+    tmp_path: Path, autojump: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file shows a frame before its sync has come back: after a power cut it would not be there."""
+    async with world(tmp_path) as daemon, trio.open_nursery() as nursery:
+        await daemon.ask(op="schedule", id="before", url=URL, delay="1h")
+        reader = Reader(daemon, nursery)
+        replayed = Reader(daemon, nursery, **{"from": daemon.subscriptions.writer.cursor(0)})
+        await trio.sleep(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "durable_lsn", property(lambda self: 1))
+            lines = [b'{"op":"schedule","id":"a","delay":"1h","url":"http://127.0.0.1:9/"}']
+            await daemon.requests.answer(lines, 0)
+            daemon.subscriptions.committed(2)
+            again = Reader(daemon, nursery, **{"from": daemon.subscriptions.writer.cursor(0)})
+            await trio.sleep(ROUNDS_S)
+            assert len(in_files(tmp_path, daemon)) == 2
+            assert (len(reader.events), len(replayed.events), len(again.events)) == (0, 1, 1)
+        daemon.subscriptions.committed(2)
+        await trio.sleep(ROUNDS_S)
+        assert (len(reader.events), len(replayed.events), len(again.events)) == (1, 2, 2)
+        nursery.cancel_scope.cancel()
+
+
+@trio_test
+async def test_a_carriage_return_in_meta_ends_no_line(tmp_path: Path, autojump: MockClock) -> None:
+    async with world(tmp_path) as daemon, trio.open_nursery() as nursery:
+        reader = Reader(daemon, nursery, types=["task.cancelled"])
+        lines = [
+            b'{"op":"schedule","id":"a","delay":"1h","meta":[1,\r2],"url":"http://127.0.0.1:9/"}',
+            b'{"op":"cancel","id":"a"}',
+        ]
+        at = 0
+        while at < 2:
+            at, _ = await daemon.requests.answer(lines, at)
+        await trio.sleep(ROUNDS_S)
+        (line,) = reader.socket.sent.split(b"\n")[1:-1]
+        assert b"\r" not in line
+        assert json.loads(line)["meta"] == [1, 2]
         nursery.cancel_scope.cancel()
 
 

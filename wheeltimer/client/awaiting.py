@@ -287,14 +287,14 @@ class AsyncClient:
         while time.monotonic() - self._lost_s <= self._reconnect_ms / 1000:
             try:
                 lines = await connect(self.server, self._token, self._timeout_ms)
-                self._lines = lines
-                # A call that begins while this is sent comes after it: the lock is fair.
-                await lines.send(self._pipeline.outgoing())
-            except (ServerUnreachable, Refused, *GONE):
-                self._lines = None
+            except (ServerUnreachable, Refused):
                 await anyio.sleep(wait_s)
                 wait_s = min(2 * wait_s, BACKOFF_MAX_S)
                 continue
+            self._lines = lines
+            with contextlib.suppress(*GONE):  # whoever reads sees it too
+                # A call that begins while this is sent comes after it.
+                await lines.send(self._pipeline.outgoing())
             return lines
         self._pipeline.give_up(f"and not back within {self._reconnect_ms / 1000:g} s")
         self._lost_s = None  # the next request tries anew
