@@ -32,7 +32,6 @@ from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.journal import Clocks, Inline, Journal
 from wheeltimer.settings import Limits
 
-DEFAULTS = Limits()
 URL = "http://127.0.0.1:9/never"
 
 
@@ -100,10 +99,10 @@ async def settle() -> None:
 @asynccontextmanager
 async def world(
     folder: Path, clock: ManualClock | None = None, *, tick_ms: int = 10, concurrency: int = 64,
-    segment_bytes: int = 1 << 20, limits: Limits = DEFAULTS,
+    segment_bytes: int = 1 << 20, limits: Limits | None = None,
 ) -> AsyncIterator[World]:  # fmt: skip
     """A daemon on ``folder``, recovered and running; left as by a kill, but for its files being closed."""
-    clock = clock or ManualClock()
+    clock, limits = clock or ManualClock(), limits or Limits()
 
     def clocks() -> Clocks:
         now = clock.now()

@@ -163,9 +163,10 @@ class Writer:
             elif isinstance(record, _Rescheduled):
                 yield self._change(lsn, record, "task.rescheduled")
 
-    def started(self, lsn: int, record: r.Started, group: str | None) -> Event:
+    def started(self, lsn: int, record: r.Started) -> Event:
         """``attempt.started``; ``lsn`` is that of the last record before it."""
         queue, id = split_key(record.key)
+        group = record.task.group
         event = StartEvent(
             event="attempt.started", cursor=self.cursor(lsn), time=record.time_ms, queue=queue, id=id,
             version=record.version, group=group or UNSET, attempt=record.attempt,

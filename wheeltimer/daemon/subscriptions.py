@@ -115,9 +115,7 @@ class Subscriptions:
             self._stirred.set()
 
     def _started(self, record: r.Started) -> None:
-        task = self._ledger.engine.get(record.key)
-        lsn = self.journal.next_lsn - 1
-        self._starts.append(self.writer.started(lsn, record, task.group if task else None))
+        self._starts.append(self.writer.started(self.journal.next_lsn - 1, record))
         self._stirred.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
