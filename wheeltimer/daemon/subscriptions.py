@@ -23,7 +23,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
-from wheeltimer.daemon.turn import Turn
+from wheeltimer.daemon.turn import SLICE_NS, Turn
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
 from wheeltimer.settings import Limits
@@ -50,7 +50,7 @@ class Subscriptions:
         self._follower: Follower | None = None  # None while nobody subscribes
         self._starts: deque[events.Event] = deque(maxlen=STARTS_MAX)
         self.given_lsn = 0  # events up to here were given to all channels
-        self._worked_ns = 0  # in this round
+        self._worked_ns = 0  # since the last rest
         self._stirred = trio.Event()
         self._ending = trio.Event()
         self._ended = trio.Event()
@@ -125,13 +125,11 @@ class Subscriptions:
             await self._stirred.wait()
             self._stirred = trio.Event()
             ending = self._ending.is_set()
-            self._worked_ns = 0
             if self._follower is not None:
                 await self._round(self._follower)
             if ending:
                 break
-            with trio.move_on_after(max(ROUND_S, REST_FACTOR * self._worked_ns / 1e9)):
-                await self._ending.wait()
+            await self._rest(ROUND_S)
         for subscriber in tuple(self._open):
             subscriber.end()
         self._ended.set()
@@ -170,8 +168,17 @@ class Subscriptions:
                     subscriber.fail(reply)
             self._follow()
 
+    async def _rest(self, least_s: float = 0.0) -> None:
+        """Leave the loop to others in proportion to the work since the last rest; not once it ends."""
+        rest_s = REST_FACTOR * self._worked_ns / 1e9
+        self._worked_ns = 0
+        with trio.move_on_after(max(least_s, rest_s)):
+            await self._ending.wait()
+
     async def _give(self, follower: Follower, records: Numbered) -> None:
         """Make lines of at most ``SLICE_RECORDS`` records and hand them to whoever wants them."""
+        if self._worked_ns > SLICE_NS:
+            await self._rest()
         began_ns = await self.turn.take()
         if self._follower is not follower:
             return
@@ -189,6 +196,7 @@ class Subscriptions:
                 subscriber.give(chosen, data)
                 if self.turn.over(began_ns):
                     self._spent(began_ns)
+                    await self._rest()
                     began_ns = await self.turn.take()
         self._spent(began_ns)
 
