@@ -15,7 +15,7 @@ from benchmarks import report
 from benchmarks.harness import Options
 from benchmarks.machine import Pauses, facts
 
-NAMES: Final = ("accuracy", "schedule", "interference", "memory", "delivery")
+NAMES: Final = ("accuracy", "schedule", "interference", "crowd", "memory", "delivery", "compaction")
 
 
 def main() -> int:

@@ -259,6 +259,17 @@ class Client:
             raise RuntimeError(f"{request['op']} was refused: {reply}")
         return reply
 
+    def ask_many(self, lines: Sequence[bytes]) -> None:
+        """Send lines in one piece and read their replies, whatever they say."""
+        self._socket.sendall(b"".join(lines))
+        for _ in lines:
+            self._replies.readline()
+
+    def ask_all_raw(self, lines: Sequence[bytes]) -> list[bytes]:
+        """A few hundred requests in one write, and their replies."""
+        self._socket.sendall(b"".join(lines))
+        return [self._replies.readline() for _ in lines]
+
     def ask_raw(self, line: bytes) -> bytes:
         self._socket.sendall(line)
         return self._replies.readline()

@@ -37,10 +37,17 @@ FACTS = {
 FIGURES = {
     "accuracy": {"tasks", "arrived", "early", "twice", "end_to_end_ms", "timer_ms", "plot"},
     "schedule": {"cells", "round_trip"},
-    "interference": {"alone", "writers 16 x 500", "list paged over 20,000"},
+    "interference": {
+        "alone", "writers 16 x 500", "100 subscribers", "group cancel of 2,000", "list paged over 20,000",
+        "forecast over 20,000",
+    },
+    "crowd": {"requests_per_s", "median_alone", "median_beside", "idle"},
     "memory": {"one hour"},
     "delivery": {"receiver", "setups", "stock_httpx", "lateness"},
-}
+    "compaction": {
+        "0 % live long", "50 % live long", "99 % live long", "without compaction", "with compaction",
+    },
+}  # fmt: skip
 
 
 @pytest.fixture

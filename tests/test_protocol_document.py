@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +17,7 @@ import msgspec
 import pytest
 
 from tests.process.daemon import Connection, Home, until
-from wheeltimer.core import commands, records, replies, retry, success
+from wheeltimer.core import commands, events, records, replies, retry, success
 from wheeltimer.core.headers import _RESERVED, _RESERVED_PREFIXES
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.task import TRANSITIONS, Attempt, Poll, State
@@ -58,13 +59,13 @@ def test_every_op_has_a_section_and_no_section_names_another() -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_field_of_an_op_is_named(op: str) -> None:
-    fields = set(OPS[op].__struct_fields__) - {"seq"} - TASK_FIELDS
+    fields = set(OPS[op].__struct_encode_fields__) - {"seq"} - TASK_FIELDS
     assert fields <= words(section(f"`{op}`"))
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_table_of_fields_names_none_that_is_not_there(op: str) -> None:
-    assert rows(section(f"`{op}`")) <= set(OPS[op].__struct_fields__)
+    assert rows(section(f"`{op}`")) <= set(OPS[op].__struct_encode_fields__)
 
 
 @pytest.mark.parametrize(
@@ -73,11 +74,45 @@ def test_a_table_of_fields_names_none_that_is_not_there(op: str) -> None:
         ("schedule", replies.ScheduleReply), ("reschedule", replies.RescheduleReply),
         ("cancel", replies.CancelReply), ("finish", replies.FinishReply), ("redrive", replies.RedriveReply),
         ("pause", replies.PauseReply), ("resume", replies.PauseReply), ("get", replies.TaskReply),
-        ("list", replies.ListReply), ("ping", replies.PingReply),
+        ("list", replies.ListReply), ("ping", replies.PingReply), ("subscribe", replies.SubscribeReply),
+        ("forecast", replies.ForecastReply),
     ],
 )  # fmt: skip
 def test_every_field_of_a_reply_is_named(op: str, reply: type[msgspec.Struct]) -> None:
-    assert set(reply.__struct_fields__) - {"ok", "seq"} <= words(section(f"`{op}`"))
+    assert set(reply.__struct_encode_fields__) - {"ok", "seq"} <= words(section(f"`{op}`"))
+
+
+CHANGES = {"bad_request", "full", "storage"}
+REFUSALS = {
+    "hello": {"bad_request"}, "ping": {"bad_request"}, "get": {"not_found", "bad_request"},
+    "list": {"bad_request"}, "forecast": {"bad_request"}, "stats": {"bad_request"},
+    "schedule": CHANGES | {"exists", "draining", "target_blocked"},
+    "reschedule": CHANGES | {"conflict", "too_late", "not_found", "draining", "target_blocked"},
+    "cancel": CHANGES | {"too_late", "conflict", "not_found"},
+    "finish": CHANGES | {"too_late", "not_found"},
+    "redrive": CHANGES | {"conflict", "not_found", "draining"},
+    "pause": CHANGES, "resume": CHANGES,
+    "subscribe": {"lagged", "full", "bad_request", "storage"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_refusal_of_an_op_is_named(op: str) -> None:
+    text = section(f"`{op}`")
+    said = text[text.index("Refused ") :]
+    assert words(said) & CODES == REFUSALS[op]
+
+
+def test_every_event_is_named_and_no_other() -> None:
+    text = section("Events")
+    table = dict(re.findall(r"^\| `((?:task|attempt)\.\w+)` \|[^|]*\|([^|]*)\|", text, re.MULTILINE))
+    assert set(table) == set(events.TYPES)
+    for struct in (events.ChangeEvent, events.EndEvent, events.StartEvent, events.AttemptEvent):
+        own = {field for field in struct.__struct_fields__ if field not in events.Head.__struct_fields__}
+        assert any(own == set(re.findall(r"`(\w+)`", cell)) for cell in table.values()), struct
+    assert set(events.Head.__struct_fields__) <= rows(text.split("and, by its name")[0])
+    shown = {json.loads(line)["event"] for line in EVENTS}
+    assert {"task.scheduled", "attempt.started", "attempt.succeeded", "task.done"} <= shown
 
 
 @pytest.mark.parametrize("op", ["hello", "stats"])
@@ -154,6 +189,9 @@ def test_limits_are_those_of_the_code() -> None:
         assert re.search(rf"\| {shown} \| `{name}` \|", table), name
 
 
+CODES = set(re.findall(r"^\| `(\w+)` \|", section("Errors"), re.MULTILINE))
+
+
 def test_every_error_code_is_in_the_table_and_no_other() -> None:
     codes = {cell for row in TRANSITIONS.values() for cell in row.values() if isinstance(cell, str)}
     for path in (*PACKAGE.glob("core/*.py"), *PACKAGE.glob("daemon/*.py")):
@@ -165,7 +203,7 @@ def test_every_error_code_is_in_the_table_and_no_other() -> None:
     table = re.findall(r"^\| `(\w+)` \|([^|]*)\|", section("Errors"), re.MULTILINE)
     assert {code for code, _ in table} == codes
     extra = {name for _, fields in table for name in re.findall(r"`(\w+)`", fields)}
-    assert extra == set(replies.ErrorReply.__struct_fields__) - {"ok", "error", "message", "seq", "cursor"}
+    assert extra == set(replies.ErrorReply.__struct_fields__) - {"ok", "error", "message", "seq"}
 
 
 def test_links_inside_the_page_lead_somewhere() -> None:
@@ -200,6 +238,7 @@ EXAMPLES = list(_examples())
 README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
 SESSION = README.split("$ nc 127.0.0.1 8463\n")[1].split("```")[0].splitlines()
 HOOKS = [block.strip() for block in BLOCKS if not block.startswith('{"op"')]
+EVENTS = [line for block in BLOCKS for line in block.splitlines() if line.startswith('{"event"')]
 _SERVER_ID = re.compile(r'"id":"[0-9a-hjkmnp-tv-z]{26}"')
 
 
@@ -249,6 +288,7 @@ def masked(reply: str, op: str) -> str:
     """A reply without what differs from run to run: instants, ids of the server, times that were taken."""
     reply = re.sub(r"(?<!\d)\d{13}(?!\d)", "INSTANT", reply)
     reply = re.sub(r'"(late_ms|ms)":\d+', r'"\1":N', reply)
+    reply = re.sub(r'"cursor":"[0-9a-f]{8}-\d+"', '"cursor":"CURSOR"', reply)
     reply = _SERVER_ID.sub('"id":"ID"', reply)
     if op == "stats":
         reply = re.sub(r":\d+", ":N", reply)
@@ -275,12 +315,25 @@ def converse(connection: Connection, receiver: Receiver, request: str, wanted: s
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[tuple[str, str, str]], Receiver]]:
-    """(request, the page's reply, the daemon's), in order, on one connection; then the README's session."""
-    with Receiver() as receiver, Home(tmp_path_factory.mktemp("protocol")) as home:
-        with home.start().connect() as connection:
+    """(request, the page's reply, the daemon's), in order, on one connection; then the README's session.
+
+    A ``subscribe`` has a connection of its own; what the first one brings comes last.
+    """
+    with Receiver() as receiver, Home(tmp_path_factory.mktemp("protocol")) as home, ExitStack() as opened:
+        daemon = home.start()
+        with daemon.connect() as connection:
             run = []
+            subscribers = []
             for request, reply in [*EXAMPLES, *zip(SESSION[::2], SESSION[1::2], strict=True)]:
-                run.append((request, reply, converse(connection, receiver, request, reply)))
+                on = connection
+                if json.loads(request)["op"] == "subscribe":
+                    on = opened.enter_context(daemon.connect())
+                    subscribers.append(on)
+                run.append((request, reply, converse(on, receiver, request, reply)))
+            for event in EVENTS:
+                line = subscribers[0].line()
+                assert line is not None
+                run.append(('{"op":"subscribe"}', event, line.decode()))
             for _ in until():
                 if "/done" in receiver.seen:
                     break

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.process.conftest import home
+from tests.process.daemon import Home
 from wheeltimer import errors
 from wheeltimer.core import commands
 
@@ -15,6 +19,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHELL = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
 
 pytestmark = pytest.mark.quick
+__all__ = ["home"]  # a fixture of the process tests
 
 
 def test_ci_runs_exactly_the_readmes_test_command() -> None:
@@ -48,3 +53,12 @@ def test_files_that_it_names_exist() -> None:
     for path in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / path).exists(), path
     assert (ROOT / "bench.sh").exists()
+
+
+def test_the_python_that_it_shows_runs(home: Home) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    daemon = home.start()
+    program = code.replace("127.0.0.1:8463", daemon.listen[0])
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    with daemon.connect() as connection:
+        assert connection.done("stats")["tasks"]["cancelled"] == 1

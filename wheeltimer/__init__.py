@@ -7,14 +7,14 @@ one side and HTTP callbacks on the other. Data goes one way round::
     time ────── ticker ─────────► key due ├─► decide ─► records ─┬─► apply ─► rows, timers, counts
     HTTP ────── dispatcher ─────► answer  ┘    (core, pure)      └─► journal ── fdatasync ─► durable lsn
                                                                                                 │
-                     replies to sockets, first attempts of new tasks: only when durable ◄───────┘
+     replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄┘
 
 ``core`` decides and knows nothing of the world; ``journal`` keeps bytes; ``delivery`` calls out;
 ``daemon`` has the clocks, the sockets and the one place where a decision becomes true (``ledger``).
 
 Where to begin: ``core/task.py`` (what a task is, and the table of its moves), ``core/engine.py`` (the
 state), ``core/wheel.py`` (the timer), ``daemon/ledger.py``, ``daemon/run.py`` (how it is put together),
-``journal/__init__.py`` (the life of a record on disk).
+``daemon/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["Client", "__version__"]
+__all__ = ["AsyncClient", "Client", "__version__"]
 
 if TYPE_CHECKING:
-    from wheeltimer.client import Client
+    from wheeltimer.client import AsyncClient, Client
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for when it is asked for: the command line starts without a client."""
-    if name == "Client":
-        from wheeltimer.client import Client
+    if name in ("AsyncClient", "Client"):
+        from wheeltimer import client
 
-        return Client
+        return getattr(client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

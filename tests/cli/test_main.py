@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import click
 import pytest
@@ -15,7 +17,22 @@ from tests.client.scripted import CLOSE, ScriptedServer
 from wheeltimer import __version__
 from wheeltimer.cli import main
 
-COMMANDS = ("serve", "schedule", "get", "list", "cancel", "reschedule", "stats", "demo")
+
+def commands(
+    group: click.Group = main, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command and group, as it is typed."""
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands())
+CLIENT_COMMANDS = {
+    "schedule", "get", "list", "cancel", "reschedule", "finish", "redrive", "pause", "resume", "forecast",
+    "stats", "tail", "import",
+}  # fmt: skip
 
 
 def run(*args: str, server: ScriptedServer | None = None, stdin: str | None = None) -> Result:
@@ -39,20 +56,57 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"wheeltimer {__version__}\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_an_example_in_its_help(command: str) -> None:
-    result = run(command, "--help")
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_an_example_in_its_help(command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
     assert result.exit_code == 0
-    assert "Example" in result.stdout
-    assert f"wheeltimer {command}" in result.stdout
-    assert command in run("--help").stdout
+    _, _, examples = result.stdout.partition("Example")
+    assert f"wheeltimer {' '.join(command)}" in examples
+    assert command[-1] in run(*command[:-1], "--help").stdout
+
+
+def test_every_command_that_asks_a_daemon_takes_server_token_and_json() -> None:
+    options = {
+        name: {opt for parameter in command.params for opt in parameter.opts}
+        for name, command in COMMANDS.items()
+    }
+    having = {name[0] for name, opts in options.items() if opts & {"--server", "--token", "--json"}}
+    assert having >= CLIENT_COMMANDS
+    assert all(options[name,] >= {"--server", "--token", "--json"} for name in having)
 
 
 def test_every_option_is_explained() -> None:
-    for name, command in main.commands.items():
+    for name, command in COMMANDS.items():
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{name} {parameter.opts}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
+    script = run("completion", shell)
+    assert script.exit_code == 0
+    assert "_WHEELTIMER_COMPLETE" in script.stdout
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script.stdout, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"),
+    [
+        ("wheeltimer re", {"redrive", "reschedule", "resume"}),
+        ("wheeltimer list --state d", {"done", "dead"}),
+        ("wheeltimer tail --type task.d", {"task.done", "task.dead"}),
+        ("wheeltimer protocol s", {"schema"}),
+    ],
+)
+def test_the_shell_is_offered_what_fits(typed: str, wanted: set[str]) -> None:
+    environ = os.environ | {
+        "_WHEELTIMER_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" ")),
+    }  # fmt: skip
+    program = [sys.executable, "-c", "from wheeltimer.cli import main; main(prog_name='wheeltimer')"]
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, check=True)
+    assert {line.partition(",")[2] for line in done.stdout.splitlines()} == wanted
 
 
 @pytest.mark.parametrize("args", [("--help",), ("--version",), ("schedule", "--help"), ("serve", "--help")])

@@ -7,17 +7,28 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client.scripted import CLOSE, SILENCE, ScriptedServer
-from wheeltimer.client import Client, OutcomeUnknown
+from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
 from wheeltimer.client.connection import split_host_port
+from wheeltimer.core import commands
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 
 OK = {"ok": True}
+SCHEDULED = {
+    "ok": True,
+    "id": "a",
+    "queue": "q",
+    "version": 1,
+    "due": 5,
+    "state": "scheduled",
+    "duplicate": False,
+}
 
 
 def test_a_request_is_one_line_and_what_is_none_is_left_out() -> None:
@@ -29,33 +40,85 @@ def test_a_request_is_one_line_and_what_is_none_is_left_out() -> None:
     ]
 
 
+# A call of each method, the request it sends, and a reply with what comes back of it.
+TASK = {"id": "a", "queue": "q", "url": "http://x/", "version": 3, "state": "done", "created": 1, "due": 2}
+METHODS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]] = [
+    (
+        "hello", {"token": "t"}, {"token": "t"},
+        {
+            "server": "wheeltimer", "version": "1", "protocol": 1, "durability": "group", "now": 5,
+            "limits": {"a": 1},
+        },
+        {"protocol": 1, "limits": {"a": 1}},
+    ),
+    ("ping", {}, {}, {"now": 7}, {"now": 7}),
+    (
+        "schedule", {"url": "http://x/", "id": "a", "at": 5}, {"url": "http://x/", "id": "a", "at": 5},
+        {"id": "a", "queue": "q", "version": 1, "due": 5, "state": "scheduled", "duplicate": False},
+        {"id": "a", "due": 5, "duplicate": False},
+    ),
+    ("get", {"id": "a", "queue": "q"}, {"id": "a", "queue": "q"}, {"task": TASK}, TASK | {"next": None}),
+    ("cancel", {"group": "g"}, {"group": "g"}, {"cancelled": 3, "running": 1}, {"cancelled": 3}),
+    ("reschedule", {"id": "a", "delay": 1}, {"id": "a", "delay": 1}, {"version": 2, "due": 9}, {"due": 9}),
+    (
+        "finish", {"id": "a", "reply": {"paid": 1}}, {"id": "a", "reply": {"paid": 1}},
+        {"finished": 1, "running": 0}, {"finished": 1, "running": 0},
+    ),
+    ("redrive", {"queue": "q"}, {"queue": "q"}, {"redriven": 4}, {"redriven": 4}),
+    ("pause", {"queue": "q"}, {"queue": "q"}, {"queue": "q", "paused": True}, {"paused": True}),
+    ("resume", {"queue": "q"}, {"queue": "q"}, {"queue": "q", "paused": False}, {"paused": False}),
+    ("list", {"state": "dead"}, {"state": "dead"}, {"tasks": [TASK]}, {"cursor": None}),
+    (
+        "forecast", {"horizon": timedelta(hours=2)}, {"horizon": 7_200_000},
+        {"from": 1, "slice_ms": 2, "counts": [3], "overdue": 4, "later": 5}, {"from_": 1, "counts": [3]},
+    ),
+    (
+        "stats", {}, {},
+        {
+            "tasks": {"done": 1}, "queues": {"q": {"paused": False}}, "attempts": {}, "connections": 1,
+            "journal": {"bytes": 1}, "lateness_ms": {"p99": 1}, "uptime_ms": 4, "of a later version": 1,
+        },
+        {"tasks": {"done": 1}, "uptime_ms": 4},
+    ),
+]  # fmt: skip
+
+
+def test_there_is_a_method_for_each_op() -> None:
+    ops = {struct.__struct_config__.tag for struct in commands.AnyCommand.__args__}
+    assert {op for op, *_ in METHODS} == ops - {"subscribe"}
+    for client in (Client, AsyncClient):
+        assert all(callable(getattr(client, op)) for op in ops)
+
+
 @pytest.mark.parametrize(
-    ("call", "request_"),
-    [
-        (lambda c: c.hello(token="t"), {"op": "hello", "token": "t"}),
-        (lambda c: c.ping(), {"op": "ping"}),
-        (lambda c: c.schedule("http://x/", at=5), {"op": "schedule", "url": "http://x/", "at": 5}),
-        (lambda c: c.get("a", queue="q"), {"op": "get", "id": "a", "queue": "q"}),
-        (lambda c: c.cancel("a", if_version=2), {"op": "cancel", "id": "a", "if_version": 2}),
-        (lambda c: c.cancel(group="g"), {"op": "cancel", "group": "g"}),
-        (lambda c: c.reschedule("a", delay=1), {"op": "reschedule", "id": "a", "delay": 1}),
-        (lambda c: c.list(state="dead", limit=5), {"op": "list", "state": "dead", "limit": 5}),
-        (lambda c: c.stats(), {"op": "stats"}),
-    ],
-    ids=lambda value: value["op"] if isinstance(value, dict) else "",
+    ("op", "fields", "sent", "reply", "wanted"), METHODS, ids=lambda value: str(value)[:12]
 )
-def test_every_method_sends_the_protocols_own_fields(call: Any, request_: dict[str, Any]) -> None:
-    with ScriptedServer([{"ok": True, "task": {}}]) as server, Client(server.address) as client:
-        call(client)
-    assert server.requests == [request_]
+def test_every_method_sends_the_protocols_own_fields_and_gives_a_typed_result(
+    op: str, fields: dict[str, Any], sent: dict[str, Any], reply: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    with ScriptedServer([{"ok": True} | reply]) as server, Client(server.address) as client:
+        result = getattr(client, op)(**fields)
+    assert server.requests == [{"op": op} | sent]
+    assert {name: getattr(result, name) for name in wanted} == wanted
 
 
-def test_get_returns_the_task_itself() -> None:
-    with (
-        ScriptedServer([{"ok": True, "task": {"id": "a", "version": 3}}]) as server,
-        Client(server.address) as client,
-    ):
-        assert client.get("a") == {"id": "a", "version": 3}
+def test_times_as_python_has_them() -> None:
+    with ScriptedServer(lambda _: SCHEDULED) as server, Client(server.address) as client:
+        client.schedule("http://x/", delay=timedelta(microseconds=1), timeout=timedelta(seconds=2))
+        client.schedule("http://x/", at=datetime(2030, 1, 31, 8, tzinfo=timezone(timedelta(hours=1))))
+        client.schedule(
+            "http://x/",
+            poll={"every": timedelta(seconds=5)},
+            retry={"kind": "list", "delays": [timedelta(1)]},
+        )
+        with pytest.raises(BadValue, match="at: a datetime with a time zone"):
+            client.schedule("http://x/", at=datetime(2030, 1, 31))
+        with pytest.raises(BadValue, match="schedule"):
+            client.schedule("http://x/", body=object())
+    first, second, third = server.requests
+    assert (first["delay"], first["timeout"]) == (1, 2000), "rounded up: never early"
+    assert second["at"] == 1_896_073_200_000
+    assert (third["poll"], third["retry"]) == ({"every": 5000}, {"kind": "list", "delays": [86_400_000]})
 
 
 def test_a_refusal_is_an_exception_with_the_daemons_code() -> None:
@@ -71,12 +134,12 @@ def test_a_refusal_is_an_exception_with_the_daemons_code() -> None:
             client.cancel("a", if_version=2)
         assert caught.value.code == "conflict"
         assert caught.value.extra == {"version": 3, "field": "if_version"}
-        assert client.ping() == OK  # the connection goes on
+        assert client.request("ping") == OK  # the connection goes on
 
 
 def test_a_token_is_shown_first_and_a_refused_one_closes_the_connection() -> None:
     with ScriptedServer([OK, OK]) as server, Client(server.address, token="s3cret") as client:
-        client.ping()
+        client.request("ping")
     assert [request["op"] for request in server.requests] == ["hello", "ping"]
     refusal = {"ok": False, "error": "unauthorized", "message": "no such token"}
     with ScriptedServer([refusal]) as server, pytest.raises(Refused, match="no such token"):
@@ -85,7 +148,7 @@ def test_a_token_is_shown_first_and_a_refused_one_closes_the_connection() -> Non
 
 def test_unix_socket(tmp_path: Path) -> None:
     with ScriptedServer([OK], tmp_path / "socket") as server, Client(server.address) as client:
-        assert client.ping() == OK
+        assert client.request("ping") == OK
 
 
 @pytest.mark.parametrize(
@@ -142,8 +205,8 @@ def test_what_is_no_daemon_is_said_to_be_none(answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [CLOSE, b"half a line", *NO_REPLIES])
 def test_a_write_whose_answer_is_lost_has_an_unknown_outcome(answer: object) -> None:
     closing = [OK, CLOSE] if answer is CLOSE else [OK, answer, CLOSE]
-    with ScriptedServer(closing) as server, Client(server.address, timeout_ms=200) as client:
-        client.ping()
+    with ScriptedServer(closing) as server, Client(server.address, timeout_ms=200, reconnect_ms=0) as client:
+        client.request("ping")
         with pytest.raises(OutcomeUnknown, match="may or may not"):
             client.schedule("http://x/", id="a")
         with pytest.raises(
@@ -153,14 +216,17 @@ def test_a_write_whose_answer_is_lost_has_an_unknown_outcome(answer: object) -> 
 
 
 def test_a_read_whose_answer_is_lost_changed_nothing() -> None:
-    with ScriptedServer([CLOSE]) as server, Client(server.address) as client:
+    with ScriptedServer([CLOSE]) as server, Client(server.address, reconnect_ms=0) as client:
         with pytest.raises(ServerUnreachable, match=r"closed the connection.*send it again") as caught:
             client.get("a")
         assert not isinstance(caught.value, OutcomeUnknown)
 
 
 def test_a_daemon_that_says_nothing_is_given_up_after_the_timeout() -> None:
-    with ScriptedServer([SILENCE]) as server, Client(server.address, timeout_ms=100) as client:
+    with (
+        ScriptedServer([SILENCE]) as server,
+        Client(server.address, timeout_ms=100, reconnect_ms=0) as client,
+    ):
         begin = time.monotonic()
         with pytest.raises(OutcomeUnknown, match=r"no answer within 0\.1 s"):
             client.cancel("a")

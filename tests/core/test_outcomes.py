@@ -148,6 +148,25 @@ def test_the_next_attempt_is_never_in_the_past() -> None:
     assert driver.tick() == [KEY]
 
 
+def test_what_was_handed_over_and_not_recorded_is_handed_over_again() -> None:
+    """Where the journal has no room for an expiry, its key must not be lost between wheel and record."""
+    driver = Driver()
+    assert driver.ask("schedule", id="t", url="http://r/", delay=5)["ok"]
+    assert driver.ask("schedule", id="wall", url="http://r/", at=driver.now.wall_ms + 5)["ok"]
+    driver.pass_ms(5)
+    engine = driver.engine
+    for _ in range(3):
+        assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
+        engine.check()
+    assert engine.next_wake_ns(driver.now, NS_PER_MS) == driver.now.elapsed_ns
+    assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
+    assert driver.ask("cancel", id="t")["ok"]  # between the wheel and the record
+    engine.check()
+    assert engine.hand_over(driver.now, 64) == ["default/wall"]
+    assert driver.tick() == ["default/wall"]
+    assert engine.next_wake_ns(driver.now, NS_PER_MS) > driver.now.elapsed_ns
+
+
 def test_a_crash_does_not_count_the_attempt_that_it_cut() -> None:
     driver = ready()
     for _ in range(5):

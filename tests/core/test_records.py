@@ -66,7 +66,9 @@ def test_every_kind_is_among_them() -> None:
     assert {type(record) for record, _ in WRITTEN} == set(r.Written.__args__)
 
 
-@pytest.mark.parametrize("record", [r.Due(KEY, 1), r.Started(KEY, 1, 1, 1)], ids=["due", "started"])
+@pytest.mark.parametrize(
+    "record", [r.Due(KEY, 1, TASK), r.Started(KEY, 1, 1, 1, TASK)], ids=["due", "started"]
+)
 def test_a_volatile_record_in_a_journal_is_damage(record: r.Volatile) -> None:
     with pytest.raises(msgspec.ValidationError):
         r.decode_all(r.encode([record]))

@@ -422,11 +422,11 @@ def record_of(driver: Driver, kind: str) -> r.AnyRecord:
     attempt = Attempt(task.attempts + 1, task.version, 0, 0, 0, "failed")
     match kind:
         case "due":
-            return r.Due(KEY, now_ms)
+            return r.Due(KEY, now_ms, task)
         case "started":
-            return r.Started(KEY, now_ms, task.version, 1)
+            return r.Started(KEY, now_ms, task.version, 1, task)
         case "started of an older version":
-            return r.Started(KEY, now_ms, task.version - 1, 1)
+            return r.Started(KEY, now_ms, task.version - 1, 1, task)
         case "again":
             return r.Attempted(KEY, now_ms, attempt, 1, 0, now_ms, driver.now.elapsed_ns)
         case "last":

@@ -103,7 +103,8 @@ async def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     monkeypatch.setattr(worlds, "Inline", lambda: disk)
     with trio.fail_after(WITHIN_S):
         async with world(folder) as daemon, trio.open_nursery() as nursery:
-            server = Server(daemon.requests, daemon.journal, Limits(unread_bytes_max=UNREAD_BYTES_MAX))
+            limits = Limits(unread_bytes_max=UNREAD_BYTES_MAX)
+            server = Server(daemon.requests, daemon.journal, daemon.subscriptions, limits)
             daemon.journal.on_durable.append(server.committed)
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = listeners[0].socket.getsockname()[1]

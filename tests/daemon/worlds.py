@@ -18,7 +18,6 @@ import trio.testing
 
 from tests.clocks import ManualClock, ManualTimer
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
@@ -26,10 +25,12 @@ from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.journal import Clocks, Inline, Journal
+from wheeltimer.settings import Limits
 
 URL = "http://127.0.0.1:9/never"
 
@@ -45,6 +46,7 @@ class World:
     ticker: Ticker
     requests: Requests
     dispatcher: Dispatcher
+    subscriptions: Subscriptions
     attempts: list[str] = field(default_factory=list)
     hold: trio.Event | None = None  # attempts wait for it, where there is one
 
@@ -97,26 +99,26 @@ async def settle() -> None:
 @asynccontextmanager
 async def world(
     folder: Path, clock: ManualClock | None = None, *, tick_ms: int = 10, concurrency: int = 64,
-    segment_bytes: int = 1 << 20,
+    segment_bytes: int = 1 << 20, limits: Limits | None = None,
 ) -> AsyncIterator[World]:  # fmt: skip
     """A daemon on ``folder``, recovered and running; left as by a kill, but for its files being closed."""
-    clock = clock or ManualClock()
+    clock, limits = clock or ManualClock(), limits or Limits()
 
     def clocks() -> Clocks:
         now = clock.now()
         return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
 
     journal = Journal.open(folder, clock=clocks, segment_bytes=segment_bytes, fsync=False, hand=Inline())
-    engine = Engine(Limits(), clock.now(), tick_ms * NS_PER_MS, 64)
+    engine = Engine(limits, clock.now(), tick_ms * NS_PER_MS, 64)
     stopping = recover(journal, engine, clock.boot_id, clock.now()).stopping
     ledger = Ledger(engine, journal, clock, Policy())
     timer = ManualTimer(clock)
-    ticker = Ticker(ledger, clock, timer)
     made: list[World] = []
     dispatcher = Dispatcher(
         ledger, lambda key, task: made[0].send(key, task), lambda: journal.durable_lsn, concurrency
     )
-    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+    ticker = Ticker(ledger, clock, timer, dispatcher.go)
+    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
     journal.on_durable.append(lambda lsn: dispatcher.committed())
 
     def changed() -> None:
@@ -124,12 +126,16 @@ async def world(
         ticker.poke()
 
     ledger.changed = changed
+    turn = Turn()
+    subscriptions = Subscriptions(ledger, turn, limits)
+    journal.on_durable.append(subscriptions.committed)
     requests = Requests(
-        ledger, Turn(), durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
+        ledger, turn, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
     )
-    made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher))
+    made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher, subscriptions))
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
+        await nursery.start(subscriptions.run)
         await end_stopped(ledger, stopping)
         await nursery.start(dispatcher.run)
         await nursery.start(ticker.run)

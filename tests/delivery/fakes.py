@@ -167,8 +167,9 @@ class World:
     def tick(self) -> None:
         """The wheel hands over what is due."""
         for key in self.driver.tick():
-            if self.driver.task(key).state == State.READY:
-                self.dispatcher.offer(key)
+            task = self.driver.task(key)
+            if task.state == State.READY:
+                self.dispatcher.offer(key, task)
 
     def pump(self) -> int | None:
         """Pump until there is no more to do at once; when to look again."""

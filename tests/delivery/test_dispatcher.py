@@ -659,6 +659,7 @@ async def test_one_bad_task_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
+        world.dispatcher.go()
         with trio.fail_after(5):
             while world.counts()["done"] < 20:
                 world.commit()
@@ -685,6 +686,7 @@ async def test_attempts_cut_short_were_not_made() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
+        world.dispatcher.go()
         while world.dispatcher.in_flight < 3:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -707,6 +709,7 @@ async def test_drain_waits_for_what_is_in_flight() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
+        world.dispatcher.go()
         while world.dispatcher.in_flight < 2:
             await trio.lowlevel.checkpoint()
         with trio.move_on_after(0.01) as patience:
@@ -734,6 +737,7 @@ async def test_an_instant_that_a_gate_waits_for_wakes_the_loop() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
+        world.dispatcher.go()
         while len(sent) < 20:
             world.commit()
             await trio.lowlevel.checkpoint()

@@ -88,6 +88,10 @@ class MemoryDisk(Disk):
         data = bytes(self._file(path))
         return data if limit < 0 else data[:limit]
 
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        self._call("read_at", path)
+        return bytes(self._file(path)[offset : offset + size])
+
     def open(self, path: Path) -> int:
         self._call("open", path)
         self._file(path)

@@ -1,6 +1,7 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
-One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``stats.py``, ``demo.py``;
+One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
+``tail.py`` (events), ``bring.py`` (import), ``stats.py``, ``protocol.py`` (for machines), ``demo.py``;
 ``values.py`` reads options, ``show.py`` draws, ``connect.py`` holds what every client command has. Trio and
 httpx are imported by the functions that need them: ``wheeltimer --help`` answers at once.
 """
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from wheeltimer import __version__
-from wheeltimer.cli import demo, serve, show, stats, tasks
+from wheeltimer.cli import bring, demo, ends, protocol, queues, serve, show, stats, tail, tasks
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
@@ -82,7 +83,16 @@ for _command in (
     tasks.list_,
     tasks.cancel,
     tasks.reschedule,
+    ends.finish,
+    ends.redrive,
+    queues.pause,
+    queues.resume,
+    queues.forecast,
     stats.stats,
+    tail.tail,
+    bring.import_,
+    protocol.protocol,
+    protocol.completion,
     demo.demo,
 ):
     main.add_command(_command)

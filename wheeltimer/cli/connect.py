@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import click
 import msgspec
 
 from wheeltimer.client import Client
-from wheeltimer.client.blocking import refused
+from wheeltimer.client.pipeline import refused
 from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
 
+T = TypeVar("T")
 _TIMEOUT_MS: Final = 30_000
 _LARGE_BYTES: Final = Limits().body_bytes_max
 
@@ -29,6 +30,10 @@ class Session(msgspec.Struct, frozen=True):
     token: str | None
     as_json: bool
 
+    def connect(self, reconnect_ms: int = 0) -> Client:
+        """A client, for commands that ask more than once."""
+        return Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS, reconnect_ms=reconnect_ms)
+
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
         """One request. With ``--json`` the reply is printed as it came, and None is returned."""
         line = self.ask_line(op, **fields)
@@ -36,7 +41,7 @@ class Session(msgspec.Struct, frozen=True):
 
     def ask_line(self, op: str, **fields: Any) -> bytes | None:
         """The same, with the reply's own bytes."""
-        with Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS) as client:
+        with self.connect() as client:
             _check_body(client, fields)
             reply, line = client.exchange(op, **fields)
         if self.as_json:
@@ -52,12 +57,12 @@ def _check_body(client: Client, fields: dict[str, Any]) -> None:
         value = fields.get(option)
         size = 0 if value is None else len(value.encode() if isinstance(value, str) else bytes(value))
         if size > _LARGE_BYTES:
-            limit = client.hello()["limits"]["body_bytes_max"]
+            limit = client.request("hello")["limits"]["body_bytes_max"]
             if size > limit:
                 raise BadValue(f"--{option.replace('_', '-')}: at most {limit} bytes; these are {size}")
 
 
-def with_session(command: Callable[..., None]) -> Callable[..., None]:
+def with_session(command: Callable[..., T]) -> Callable[..., T]:
     """Give a command the three options, as a ``Session``."""
 
     @click.option(
@@ -72,7 +77,7 @@ def with_session(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--token", envvar="WHEELTIMER_TOKEN", show_envvar=True, help="Shown to the daemon first.")
     @click.option("--json", "as_json", is_flag=True, help="Print the daemon's reply as one line of JSON.")
     @functools.wraps(command)
-    def run(server: str, token: str | None, as_json: bool, **arguments: Any) -> None:
-        command(Session(server, token, as_json), **arguments)
+    def run(server: str, token: str | None, as_json: bool, **arguments: Any) -> T:
+        return command(Session(server, token, as_json), **arguments)
 
     return run

@@ -109,7 +109,7 @@ def _schedule_all(server: str, url: str) -> dict[str, int]:
             reply = client.schedule(
                 url, id=f"demo-{number}", delay=number * _EVERY_MS, body={"number": number}
             )
-            due_ms[reply["id"]] = reply["due"]
+            due_ms[reply.id] = reply.due
     return due_ms
 
 

@@ -1,7 +1,26 @@
-"""Clients of the daemon: one line of JSON out, one line in."""
+"""Clients of the daemon: one line of JSON out, one line in.
+
+``Client`` blocks (``blocking.py``), ``AsyncClient`` is for Trio and asyncio (``awaiting.py``); what both know
+of the protocol is in ``pipeline.py``, ``subscription.py`` and ``results.py``.
+"""
 
 from __future__ import annotations
 
-from wheeltimer.client.blocking import Client, OutcomeUnknown
+from typing import TYPE_CHECKING
 
-__all__ = ["Client", "OutcomeUnknown"]
+from wheeltimer.client.blocking import Client
+from wheeltimer.client.pipeline import OutcomeUnknown
+
+if TYPE_CHECKING:
+    from wheeltimer.client.awaiting import AsyncClient
+
+__all__ = ["AsyncClient", "Client", "OutcomeUnknown"]
+
+
+def __getattr__(name: str) -> object:
+    """anyio is imported by whoever asks for it."""
+    if name == "AsyncClient":
+        from wheeltimer.client.awaiting import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,15 +51,27 @@ class LineConnection:
         """Close the socket; replies that were not read are lost."""
         self._socket.close()
 
-    def put(self, line: bytes) -> None:
-        """Take one line, without its end, to be sent; sends nothing by itself."""
-        if self._socket.fileno() < 0:
-            raise ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
-        self._out += line
-        self._out += b"\n"
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._socket.fileno() < 0
 
-    def read_line(self) -> bytes:
-        """The next line, without its end. Sends what is still to be sent while it waits.
+    @property
+    def gone(self) -> bool:
+        """Whether the daemon has hung up without a word, asked where no answer is awaited."""
+        try:
+            return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def put(self, lines: bytes) -> None:
+        """Take whole lines to be sent; sends nothing by itself."""
+        self._out += lines
+
+    def read_line(self, *, forever: bool = False) -> bytes:
+        """The next line, without its end. Sends what is still to be sent while it waits, ``forever`` or not.
 
         Reading and writing at once is what keeps a deep pipeline from standing still: a daemon whose
         replies nobody reads stops reading requests. Raises ``ConnectionError`` or ``TimeoutError``.
@@ -76,16 +88,16 @@ class LineConnection:
             if self._scanned > REPLY_BYTES_MAX:
                 raise ConnectionError(f"a reply of more than {REPLY_BYTES_MAX} bytes")
             left_s = quiet_since + self._timeout_s - time.monotonic()
-            if left_s <= 0:
+            if left_s <= 0 and not forever:
                 raise TimeoutError(f"no answer within {self._timeout_s:g} s")
-            if self._exchange(left_s):
+            if self._exchange(None if forever else left_s):
                 quiet_since = time.monotonic()
 
-    def _exchange(self, wait_s: float) -> bool:
+    def _exchange(self, wait_s: float | None) -> bool:
         """Move bytes in whichever direction goes; False when none did."""
         interest = select.POLLIN | (select.POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
-        ready = self._poll.poll(math.ceil(wait_s * 1000))
+        ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
         if not ready:
             return False
         _, events = ready[0]
@@ -114,7 +126,16 @@ def _connect(server: str, timeout_s: float) -> socket.socket:
         return unix
     tcp = socket.create_connection(split_host_port(server), timeout_s)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(tcp)
     return tcp
+
+
+def keep_alive(tcp: socket.socket) -> None:
+    """Have the system notice a peer that is no more: a subscriber may hear nothing for days."""
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):  # Linux; elsewhere the system's own times
+            tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def split_host_port(server: str) -> tuple[str, int]:

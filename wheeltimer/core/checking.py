@@ -37,8 +37,8 @@ def check(engine: Engine) -> None:
     assert counts == engine.counts, f"counts {engine.counts}, derived {counts}"
     assert {name: q.counts for name, q in engine.queues.items() if any(q.counts)} == queues
     assert {name: set(members) for name, members in engine.groups.items()} == groups
-    assert len(engine.elapsed) == elapsed, f"{len(engine.elapsed)} elapsed timers, derived {elapsed}"
-    assert len(engine.wall) == wall, f"{len(engine.wall)} wall timers, derived {wall}"
+    standing = len(engine.elapsed) + len(engine._handed_elapsed), len(engine.wall) + len(engine._handed_wall)
+    assert standing == (elapsed, wall), f"{standing} elapsed and wall timers, derived {elapsed, wall}"
     assert len(engine.kept_done) == counts[State.DONE] + counts[State.CANCELLED]
     assert len(engine.kept_dead) == counts[State.DEAD] + counts[State.EXPIRED]
     assert len(engine.superseded) == superseded

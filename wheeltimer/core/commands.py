@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import Final, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from wheeltimer.core.headers import check_headers
 from wheeltimer.core.limits import Limits
@@ -125,13 +125,27 @@ class Resume(Command, tag="resume"):
     queue: str
 
 
+class Subscribe(Command, tag="subscribe"):
+    from_: str | None = field(default=None, name="from")
+    queue: str | None = None
+    group: str | None = None
+    types: list[str] | None = None
+
+
+class Forecast(Command, tag="forecast"):
+    horizon: int | str = "1h"
+    slices: int = 60
+    queue: str | None = None
+
+
 class Stats(Command, tag="stats"):
     pass
 
 
 AnyCommand = (
-    Hello | Ping | Schedule | Reschedule | Get | Cancel | Finish | Redrive | List | Pause | Resume | Stats
-)
+    Hello | Ping | Schedule | Reschedule | Get | Cancel | Finish | Redrive | List | Pause | Resume
+    | Subscribe | Forecast | Stats
+)  # fmt: skip
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
 _URL: Final = re.compile(

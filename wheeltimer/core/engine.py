@@ -34,6 +34,13 @@ from wheeltimer.core.task import (
 
 _RUNNING: Final = int(State.RUNNING)
 _MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # a list is found faster
+# What brings a task to an end: while no attempt of it runs, and while one does.
+_ENDINGS: Final = {
+    State.DONE: (Input.FINISH, Input.SUCCEED),
+    State.DEAD: (Input.GIVE_UP, Input.GIVE_UP),
+    State.EXPIRED: (Input.EXPIRE, Input.EXPIRE),
+    State.CANCELLED: (Input.CANCEL, Input.STOP),
+}
 
 
 class Engine(Rows):
@@ -207,16 +214,9 @@ class Engine(Rows):
             self._supply_volatile(record.key, record.time_ms, Input.DUE)
         task = unpack(self.table[record.key])
         assert task.state <= _RUNNING, f"{end.word} after {State(task.state).word}"
-        running = task.state == _RUNNING
-        what = {
-            State.DONE: Input.SUCCEED if running else Input.FINISH,
-            State.DEAD: Input.GIVE_UP,
-            State.EXPIRED: Input.EXPIRE,
-            State.CANCELLED: Input.STOP if running else Input.CANCEL,
-        }[end]
-        assert self._move(task, what) is end
+        assert self._move(task, _ENDINGS[end][task.state == _RUNNING]) is end
         self.remove(record.key, task)
-        if end in (State.DONE, State.CANCELLED):
+        if end is State.DONE or end is State.CANCELLED:
             task.content = task.content or digest(task)
             task.body = None
         task.due_given_ms = task.due_ms
@@ -261,11 +261,10 @@ class Engine(Rows):
         self.outcomes.update(succeeded=record.succeeded, failed=record.failed, not_yet=record.not_yet)
 
     def _due(self, record: r.Due) -> None:
-        task = unpack(self.table[record.key])
-        self.turn(record.key, task, self._move(task, Input.DUE), 0)
+        self.turn(record.key, record.task, self._move(record.task, Input.DUE), 0)
 
     def _started(self, record: r.Started) -> None:
-        task = unpack(self.table[record.key])
+        task = record.task
         assert record.version == task.version, "an attempt of an older version began"
         self.turn(record.key, task, self._move(task, Input.START), task.version)
 
@@ -278,9 +277,9 @@ class Engine(Rows):
         if self._replaying:
             task = unpack(self.table[key])
             if task.state == State.SCHEDULED:
-                self._due(r.Due(key, time_ms))
+                self._due(r.Due(key, time_ms, task))
                 if upto is Input.START:
-                    self._started(r.Started(key, time_ms, task.version, task.attempts + 1))
+                    self._started(r.Started(key, time_ms, task.version, task.attempts + 1, task))
 
     # -- the parts of a change ------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records |
     if _expired(task, now):
         return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
     if task.state == State.SCHEDULED and _is_due(task, now):
-        return r.Due(key, now.wall_ms)
+        return r.Due(key, now.wall_ms, task)
     return None
 
 
@@ -80,7 +80,7 @@ def _expired(task: Task, now: Now) -> bool:
 def start(key: str, task: Task, now: Now) -> r.Started:
     """An attempt of a ``ready`` task begins; its number is counted when it ends."""
     assert task.state == State.READY
-    return r.Started(key, now.wall_ms, task.version, task.attempts + 1)
+    return r.Started(key, now.wall_ms, task.version, task.attempts + 1, task)
 
 
 def rule_of(task: Task) -> Rule:
@@ -192,7 +192,7 @@ def end(
     ``lsn`` is that of the ``Ended`` record; the hook's is the next.
     """
     ended = r.Ended(key, now.wall_ms, task.version, state, task.attempts, reason, task.group, task.meta)
-    url = {State.DONE: task.on_done, State.DEAD: task.on_dead, State.EXPIRED: task.on_dead}.get(state)
+    url = None if state is State.CANCELLED else task.on_done if state is State.DONE else task.on_dead
     if url is None:
         return [ended]
     queue, id = split_key(key)

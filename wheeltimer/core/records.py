@@ -117,19 +117,24 @@ class Counted(Record, tag="n", frozen=True):
 
 
 class Due(Record, tag="d", frozen=True):
-    """Volatile: the wheel handed the task over; it waits for a permit."""
+    """Volatile: the wheel handed the task over; it waits for a permit.
+
+    ``task``: the copy of its row that this was decided of, which nothing has changed since.
+    """
 
     key: str
     time_ms: int
+    task: Task
 
 
 class Started(Record, tag="b", frozen=True):
-    """Volatile: an attempt began."""
+    """Volatile: an attempt began. ``task`` as in `Due`."""
 
     key: str
     time_ms: int
     version: int
     attempt: int
+    task: Task
 
 
 Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, field
 
 Seq = int | float | str | UnsetType
 
@@ -62,6 +62,49 @@ class ListReply(Struct, gc=False):
     ok: bool
     tasks: list[dict[str, object]]
     cursor: str | UnsetType = UNSET
+    seq: Seq = UNSET
+
+
+class HelloReply(Struct, gc=False):
+    ok: bool
+    server: str
+    version: str
+    protocol: int
+    durability: str
+    now: int
+    limits: dict[str, int]
+    seq: Seq = UNSET
+
+
+class StatsReply(Struct, gc=False):
+    """What ``stats`` answers; the daemon puts it together from its parts."""
+
+    ok: bool
+    tasks: dict[str, int]
+    queues: dict[str, dict[str, int | bool]]
+    attempts: dict[str, int]
+    connections: int
+    journal: dict[str, int]
+    lateness_ms: dict[str, int]
+    lateness_us: dict[str, int]
+    clock_steps: int
+    uptime_ms: int
+    seq: Seq = UNSET
+
+
+class SubscribeReply(Struct, gc=False):
+    ok: bool
+    cursor: str
+    seq: Seq = UNSET
+
+
+class ForecastReply(Struct, gc=False):
+    ok: bool
+    from_: int = field(name="from")
+    slice_ms: int
+    counts: list[int]
+    overdue: int
+    later: int
     seq: Seq = UNSET
 
 

@@ -45,6 +45,9 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = HashedWheelTimer(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = HashedWheelTimer(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        # Keys that the wheels handed over and no record has moved yet.
+        self._handed_elapsed: set[str] = set()
+        self._handed_wall: set[str] = set()
         # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
         self.soonest_ns = 0
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
@@ -68,18 +71,33 @@ class Rows:
     # -- time -----------------------------------------------------------------------------------
 
     def hand_over(self, now: Now, limit: int) -> list[str]:
-        """About ``limit`` keys that a wheel says are due. A key stays in its wheel until a record moves it:
-        one that could not be recorded is handed over again.
-        """
+        """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        self._take_back()
         keys = self.elapsed.expire(now.elapsed_ns, limit)
-        for key in keys:
-            self.elapsed.schedule(key, self._elapsed_deadline(key))
+        self._handed_elapsed.update(keys)
         for key in self.wall.expire(now.wall_ns, limit):
-            self.wall.schedule(key, self._wall_deadline(key))
+            self._handed_wall.add(key)
             if key not in keys:
                 keys.append(key)
         return keys
+
+    def next_wake_ns(self, now: Now, horizon_ns: int) -> int:
+        """When to look again, on the elapsed time line; from here on ``soonest_ns`` tells of what is new."""
+        self._take_back()
+        self.soonest_ns = now.elapsed_ns + horizon_ns
+        elapsed_ns = self.elapsed.next_wake_ns(now.elapsed_ns, horizon_ns)
+        wall_ns = self.wall.next_wake_ns(now.wall_ns, horizon_ns)
+        return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns)
+
+    def _take_back(self) -> None:
+        """Back into the wheels with what was handed over and not moved; nothing, but where room was short."""
+        while self._handed_elapsed:
+            key = self._handed_elapsed.pop()
+            self.elapsed.schedule(key, self._elapsed_deadline(key))
+        while self._handed_wall:
+            key = self._handed_wall.pop()
+            self.wall.schedule(key, self._wall_deadline(key))
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -165,12 +183,18 @@ class Rows:
 
     def _stop_timers(self, key: str, elapsed_ns: int | None, wall_ms: int | None) -> None:
         if elapsed_ns is not None:
-            self.elapsed.cancel(key, elapsed_ns)
+            if key in self._handed_elapsed:
+                self._handed_elapsed.remove(key)
+            else:
+                self.elapsed.cancel(key, elapsed_ns)
         if wall_ms is not None:
-            self.wall.cancel(key, wall_ms * NS_PER_MS)
+            if key in self._handed_wall:
+                self._handed_wall.remove(key)
+            else:
+                self.wall.cancel(key, wall_ms * NS_PER_MS)
 
     def kept(self, state: int) -> OrderedDict[str, None]:
-        return self.kept_done if state in (State.DONE, State.CANCELLED) else self.kept_dead
+        return self.kept_dead if state == State.DEAD or state == State.EXPIRED else self.kept_done
 
     def queue(self, name: str) -> Queue:
         """What is known of a queue; made where nothing was."""

@@ -138,9 +138,9 @@ class HashedWheelTimer:
             if tick <= cursor_tick:
                 self.schedule(key, deadline_ns)
                 continue
-            held = bucket.get(round_)
-            if held is None:
-                bucket[rounds.setdefault(round_, round_)] = key
+            held = bucket.setdefault(rounds.setdefault(round_, round_), key)
+            if held is key:
+                pass
             elif type(held) is str or (type(held) is Chain and type(held.rest) is str):
                 bucket[round_] = Chain(key, held)
             else:

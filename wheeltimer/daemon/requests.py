@@ -16,8 +16,9 @@ from wheeltimer import __version__
 from wheeltimer.core import commands as c
 from wheeltimer.core import deciding, queries, stopping, wire
 from wheeltimer.core import records as r
+from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.intake import Runs, take_run
-from wheeltimer.core.replies import CancelReply, FinishReply, PingReply, RedriveReply
+from wheeltimer.core.replies import CancelReply, FinishReply, HelloReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
@@ -46,15 +47,21 @@ class Requests:
         self._runs = Runs()
         self.draining = False
 
-    async def answer(self, lines: list[bytes], at: int) -> tuple[int, bytes]:
-        """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies)."""
+    async def answer(
+        self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None
+    ) -> tuple[int, bytes]:
+        """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies).
+
+        A ``subscribe`` is handed over and ends the slice: its reply, and all that follows, is not ours.
+        """
         began_ns = await self._turn.take()
         replies: list[object] = []
         at, long = self._slice(lines, at, replies, began_ns + SLICE_NS)
         self._turn.spent(began_ns)
         self._changed()
         if long is not None and not replies:
-            return at + 1, _encode_lines([await self._long(long)])
+            reply = await self._long(long, subscribe)
+            return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
 
     def _slice(
@@ -141,13 +148,12 @@ class Requests:
             case _:
                 raise AssertionError(f"{type(command).__name__} has no answer")
 
-    def _hello(self, command: c.Hello, now: Now) -> dict[str, object]:
+    def _hello(self, command: c.Hello, now: Now) -> HelloReply:
         limits = {name: getattr(self._engine.limits, name) for name in _SHOWN_LIMITS}
-        reply: dict[str, object] = {
-            "ok": True, "server": "wheeltimer", "version": __version__, "protocol": PROTOCOL,
-            "durability": self._durability, "now": now.wall_ms, "limits": limits,
-        }  # fmt: skip
-        return reply if command.seq is None else reply | {"seq": command.seq}
+        return HelloReply(
+            True, "wheeltimer", __version__, PROTOCOL, self._durability, now.wall_ms, limits,
+            command.reply_seq,
+        )  # fmt: skip
 
     def _stats(self, command: c.Stats) -> dict[str, object]:
         engine = self._engine
@@ -159,23 +165,29 @@ class Requests:
 
     # -- what touches many tasks ----------------------------------------------------------------
 
-    async def _long(self, command: c.AnyCommand) -> object:
+    async def _long(self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None) -> object:
         try:
+            if isinstance(command, c.Subscribe):
+                assert subscribe is not None, "nobody takes subscribers here"
+                return subscribe(command)
             if isinstance(command, c.List):
-                return await self._list(command)
+                return await self._fed(queries.Listing(command))
+            if isinstance(command, c.Forecast):
+                limits = self._engine.limits
+                return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms))
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
             self._refuse_in_drain(command)
             return await self._many(command)
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
-    async def _list(self, command: c.List) -> object:
-        listing = queries.Listing(command)
-        for rows in listing.rows(self._engine, SLICE_LINES_MAX):
+    async def _fed(self, scan: queries.Listing | Forecast) -> object:
+        """The reply of what looks at all rows, a slice at a time."""
+        for rows in scan.rows(self._engine, SLICE_LINES_MAX):
             began_ns = await self._turn.take()
-            listing.feed(rows)
+            scan.feed(rows)
             self._turn.spent(began_ns)
-        return listing.reply()
+        return scan.reply()
 
     async def _many(self, command: c.Cancel | c.Finish | c.Redrive) -> object:
         """A group or queue at once: every member is decided by itself, at its own time."""
@@ -249,7 +261,7 @@ class Requests:
 
 def _is_long(command: c.AnyCommand) -> bool:
     """Whether a command may touch any number of tasks."""
-    if isinstance(command, c.List):
+    if isinstance(command, (c.List, c.Forecast, c.Subscribe)):
         return True
     return isinstance(command, (c.Cancel, c.Finish, c.Redrive)) and command.id is None
 

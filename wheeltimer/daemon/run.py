@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -31,6 +32,7 @@ from wheeltimer.daemon.parts import address_rule, keys_of, policy_of, queue_of, 
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
+from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
 from wheeltimer.daemon.timerfd import open_timer
 from wheeltimer.daemon.turn import Turn
@@ -143,16 +145,12 @@ class Daemon:
         transport = Transport(rule.check)
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
-            ledger,
-            sender.attempt,
-            lambda: journal.durable_lsn,
-            settings.concurrency,
-            queue_of(settings),
-            window_of(settings),
-        )
+            ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
+            queue_of(settings), window_of(settings),
+        )  # fmt: skip
         timer = open_timer(self.clock)
-        ticker = Ticker(ledger, self.clock, timer)
-        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key)]
+        ticker = Ticker(ledger, self.clock, timer, dispatcher.go)
+        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
         def changed() -> None:
@@ -164,15 +162,19 @@ class Daemon:
             ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=lambda: self._about(server, ticker, compactor),
         )  # fmt: skip
-        server = Server(requests, journal, settings.limits)
+        subscriptions = Subscriptions(ledger, turn, settings.limits)
+        server = Server(requests, journal, subscriptions, settings.limits)
         recorded = _Soon(ticker.poke)
         ledger.changed = recorded.ask
-        journal.on_durable += [server.committed, lambda lsn: dispatcher.committed()]
+        journal.on_durable += [
+            server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
+        ]  # fmt: skip
         listeners, names = await open_listeners(settings.listen)
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
             outer.start_soon(self._signals, outer, requests, dispatcher, work)
             await outer.start(self._keep_journal, server, work)
+            await outer.start(subscriptions.run)
             try:
                 with work:
                     async with trio.open_nursery() as inner:
@@ -189,7 +191,7 @@ class Daemon:
                         self._say_ready(names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
-            await server.end(self._end_journal)
+            await server.end(partial(self._end_journal, subscriptions))
             outer.cancel_scope.cancel()
         await transport.aclose()
         timer.close()
@@ -211,10 +213,11 @@ class Daemon:
             server.fail(error)
             work.cancel()
 
-    async def _end_journal(self) -> None:
+    async def _end_journal(self, subscriptions: Subscriptions) -> None:
         """Commit what waits and stop cleanly; a failure is told by whoever runs the journal."""
         with contextlib.suppress(StorageFailed):
             await self.journal.close()
+        await subscriptions.end()
 
     async def _signals(
         self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher, work: trio.CancelScope

@@ -17,9 +17,12 @@ from typing import Final
 import trio
 from msgspec import UNSET
 
+from wheeltimer.core import commands as c
 from wheeltimer.core import wire
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.subscriber import Subscriber
+from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.turn import SLICE_LINES_MAX
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
@@ -35,9 +38,10 @@ _log = logging.getLogger("wheeltimer.server")
 class Server:
     """All connections; ``serve`` is given to Trio's listeners, ``committed`` to the journal."""
 
-    def __init__(self, requests: Requests, journal: Journal, limits: Limits) -> None:
+    def __init__(self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits) -> None:
         self.requests = requests
         self.journal = journal
+        self.subscriptions = subs
         self.limits = limits
         self.waiting: deque[tuple[int, _Connection]] = deque()  # by the lsn that is waited for
         self._open: set[_Connection] = set()
@@ -114,6 +118,7 @@ class _Connection:
         self._closing = False
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
+        self._subscriber: Subscriber | None = None  # from when it subscribed on
         self._last: bytes | None = None  # what is sent before the end; None: nobody would read it
 
     async def run(self) -> None:
@@ -122,6 +127,8 @@ class _Connection:
             nursery.start_soon(self._write_rest)
             with self._reading:
                 await self._read()
+            if self._subscriber is not None:
+                await self._subscriber.run(self)
             self._closing = True
             self._stuck.set()
         if self._last is not None:
@@ -138,9 +145,11 @@ class _Connection:
                 return
             lines = self._lines.feed(data)
             await self._answer(lines)
+            if self._subscriber is not None:
+                return
             if self._lines.overlong:
                 text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
-                self._put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
+                self.put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
                 return
             if not self._lines.partial:
                 partial_until_s = None
@@ -169,7 +178,7 @@ class _Connection:
                 raise trio.BrokenResourceError("the client is gone") from error
 
     def _refuse(self, text: str) -> None:
-        self._put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
+        self.put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
 
     async def _answer(self, lines: list[bytes]) -> None:
         """Have lines answered in slices; replies go to the outbox after each.
@@ -184,15 +193,21 @@ class _Connection:
                 await self._drained.wait()
             some = lines[self._answered : self._answered + SLICE_LINES_MAX]
             try:
-                done, replies = await self._requests.answer(some, 0)
+                done, replies = await self._requests.answer(some, 0, self._subscribe)
             except StorageFailed as error:
                 done, replies = len(some), _storage_refusals(error, some)
             self._answered += done
             if replies:
-                self._put(replies)
+                self.put(replies)
+            if self._subscriber is not None:
+                return
 
-    def _put(self, replies: bytes) -> None:
-        lsn = self._journal.next_lsn - 1
+    def _subscribe(self, command: c.Subscribe) -> None:
+        self._subscriber = self._server.subscriptions.open(command)
+
+    def put(self, replies: bytes, lsn: int | None = None) -> None:
+        """Send when ``lsn`` (None: what was decided until now) is durable, behind all that was put before."""
+        lsn = self._journal.next_lsn - 1 if lsn is None else lsn
         self._outbox.append((lsn, replies))
         self._unread_bytes += len(replies)
         if lsn <= self._journal.durable_lsn:
@@ -226,6 +241,25 @@ class _Connection:
             self._drained.set()
         if self._rest or (self._closing and not outbox):
             self._stuck.set()
+
+    @property
+    def unread_bytes(self) -> int:
+        """What was put and the socket has not taken."""
+        return self._unread_bytes
+
+    async def drained(self) -> None:
+        """Return when the socket has taken all."""
+        while self._unread_bytes:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    async def says_more(self) -> bool:
+        """Return when a subscriber sent something more, True, or closed its side, False."""
+        data = b"".join(self._asked[self._answered :]) + (b"x" if self._lines.partial else b"")
+        while not data.strip():
+            if not (data := await self._receive_some()):
+                return False
+        return True
 
     def end(self) -> None:
         """Read nothing more; what is durable still goes out."""

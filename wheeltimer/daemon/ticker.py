@@ -8,6 +8,7 @@ compares the wall clock with elapsed time and leaves a sign of life. What is han
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -27,13 +28,19 @@ _log = logging.getLogger("wheeltimer.ticker")
 
 
 class Ticker:
-    """Runs the engine's two wheels. ``alive_ns`` is when it last looked, for the health check."""
+    """Runs the engine's two wheels; ``handed_over`` is called after each slice of what became due.
 
-    def __init__(self, ledger: Ledger, clock: Clock, timer: DeadlineTimer) -> None:
+    ``alive_ns`` is when it last looked, for the health check.
+    """
+
+    def __init__(
+        self, ledger: Ledger, clock: Clock, timer: DeadlineTimer, handed_over: Callable[[], None]
+    ) -> None:
         self._ledger = ledger
         self._engine = ledger.engine
         self._clock = clock
         self._timer = timer
+        self._handed_over = handed_over
         self._armed_ns = 0
         self.lateness = Lateness()
         self.steps = 0
@@ -59,7 +66,7 @@ class Ticker:
             forgot = self._ledger.forget(now)
             if forgot:
                 self._ledger.changed()
-            wake_ns = self._next_wake(now)
+            wake_ns = self._engine.next_wake_ns(now, HORIZON_NS)
             if not room:
                 await trio.sleep(FULL_PAUSE_S)
             elif forgot or wake_ns <= now.elapsed_ns:
@@ -76,7 +83,8 @@ class Ticker:
     def _hand_over(self, now: Now) -> bool:
         """One slice of what is due; False where there was no room for an end, which then comes again."""
         room = True
-        for key in self._engine.hand_over(now, SLICE_MAX):
+        keys = self._engine.hand_over(now, SLICE_MAX)
+        for key in keys:
             task = self._engine.get(key)
             assert task is not None
             what = outcomes.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
@@ -88,15 +96,9 @@ class Ticker:
                     self._ledger.changed()
                 else:
                     room = False
+        if keys:
+            self._handed_over()
         return room
-
-    def _next_wake(self, now: Now) -> int:
-        """When to look again, on the elapsed time line."""
-        engine = self._engine
-        engine.soonest_ns = now.elapsed_ns + HORIZON_NS
-        elapsed_ns = engine.elapsed.next_wake_ns(now.elapsed_ns, HORIZON_NS)
-        wall_ns = engine.wall.next_wake_ns(now.wall_ns, HORIZON_NS)
-        return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns)
 
     def _arm(self, wake_ns: int) -> None:
         self._armed_ns = wake_ns

@@ -35,8 +35,12 @@ class Turn:
                 await trio.lowlevel.checkpoint()
         return time.perf_counter_ns()
 
+    def over(self, began_ns: int) -> bool:
+        """Whether a slice that began then has taken its time."""
+        return time.perf_counter_ns() - began_ns > SLICE_NS
+
     def spent(self, began_ns: int) -> int:
-        """The slice is over; how long it took, in ns."""
+        """Count a slice that is over; how long it took, in ns."""
         took_ns = time.perf_counter_ns() - began_ns
         self._spent_ns += took_ns
         return took_ns

@@ -4,13 +4,13 @@ A view of the engine's state: the lanes hold keys of tasks that were ``ready``, 
 at again before it starts, so one that was cancelled, changed or paused meanwhile costs nothing but its
 place. The attempt itself is ``attempt.py``, the window of a destination ``window.py``.
 
-A permit is taken before a nursery task is made: a million overdue tasks are keys in lanes, not nursery
-tasks.
+A permit is taken before a nursery task is made: a million overdue tasks are a million keys in lanes.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice
@@ -23,13 +23,12 @@ from wheeltimer.core.task import State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.attempt import destination_of, late_ms_of
 from wheeltimer.delivery.book import Book
-from wheeltimer.delivery.held import Held
+from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.window import Window
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
-ROOM_RETRY_NS: Final = 1_000_000_000  # how long a start waits that found no room in the journal
 SHARE: Final = 4  # no destination has more than this part of all permits while others wait
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
@@ -68,6 +67,8 @@ class Dispatcher:
         self._surplus = 0  # keys beyond those of ready tasks that the last sieve left
         self._no_room_until_ns = 0
         self._wake = trio.Event()
+        self._wake_ns: int | None = None  # when ``run`` looks again by itself
+        self._spawn: Callable[[str, Task, Lane, int], None]  # made by ``run``
         self._idle = trio.Event()
         self.in_flight = 0
         self.draining = False
@@ -76,10 +77,8 @@ class Dispatcher:
         """Keys that wait here."""
         return self._lanes.size + len(self._unwritten) + len(self._written)
 
-    def offer(self, key: str) -> None:
-        """A task became ready. O(1)."""
-        task = self._book.engine.get(key)
-        assert task is not None
+    def offer(self, key: str, task: Task) -> None:
+        """A task became ready; `go` after a slice of them. O(1)."""
         if task.lsn > self._durable_lsn():
             self._unwritten.append(key)
             return
@@ -89,7 +88,6 @@ class Dispatcher:
         lane = self._lanes.add(queue, destination, key, late=late_ms_of(task, now) > BACKLOG_MS)
         if lane.target.window.held_ns is not None:
             self._held.add(key, task, lane.target, now.elapsed_ns)
-        self._wake.set()
 
     def committed(self) -> None:
         """More records are on disk: what waited for that may go."""
@@ -107,7 +105,7 @@ class Dispatcher:
             key = self._written.popleft()
             task = self._book.engine.get(key)
             if task is not None and task.state == State.READY:
-                self.offer(key)
+                self.offer(key, task)
         return bool(self._written)
 
     def paused(self, queue: str) -> None:
@@ -134,9 +132,7 @@ class Dispatcher:
         """
         now_ns = self._book.now().elapsed_ns
         wait_ns = self._held.sweep(now_ns)
-        if wait_ns is not None and wait_ns <= now_ns:
-            wait_ns = 0
-        if self._offer_written():
+        if self._offer_written() or (wait_ns is not None and wait_ns <= now_ns):
             wait_ns = 0
         if self.draining:
             return None
@@ -173,9 +169,7 @@ class Dispatcher:
         if self._drop_stale():
             return 0
         alarm_ns = self._alarms.next_ns
-        if alarm_ns is not None:
-            wait_ns = alarm_ns if wait_ns is None else min(wait_ns, alarm_ns)
-        return wait_ns
+        return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
 
     def _gates_open(self, lane: Lane, now_ns: int) -> bool:
         """Whether the lane may start something; else it is put in the line of what it waits for."""
@@ -252,6 +246,12 @@ class Dispatcher:
 
     # -- running --------------------------------------------------------------------------------
 
+    def go(self) -> None:
+        """Start what may start at once: what is due must not wait until ``run`` has its turn."""
+        wake_ns = self.pump(self._spawn)
+        if wake_ns is not None and (self._wake_ns is None or wake_ns < self._wake_ns):
+            self._wake.set()
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start attempts until cancelled; attempts in flight are cancelled with it."""
         give, take = trio.open_memory_channel[_Start](0)
@@ -263,18 +263,17 @@ class Dispatcher:
                 except trio.WouldBlock:  # no task has nothing to do
                     nursery.start_soon(self._attempts, start, take)
 
+            self._spawn = spawn
             task_status.started()
-            while True:
-                wake_ns = self.pump(spawn)
-                if wake_ns == 0:
-                    await trio.lowlevel.checkpoint()
-                    continue
-                with trio.CancelScope() as scope:
-                    if wake_ns is not None:
-                        left_ns = wake_ns - self._book.now().elapsed_ns
-                        scope.deadline = trio.current_time() + max(0, left_ns) / 1e9
-                    await self._wake.wait()
-                self._wake = trio.Event()
+            try:
+                while True:
+                    self._wake_ns = wake_ns = self.pump(spawn)
+                    left_ns = 0 if wake_ns is None else max(0, wake_ns - self._book.now().elapsed_ns)
+                    with trio.move_on_after(math.inf if wake_ns is None else left_ns / 1e9):
+                        await self._wake.wait()
+                    self._wake = trio.Event()
+            finally:
+                self.draining = True  # nobody is there for what would start
 
     async def _attempts(self, start: _Start, more: trio.MemoryReceiveChannel[_Start]) -> None:
         """One attempt after the other: a new task for each would cost 10 us of the 150 it takes."""
@@ -311,13 +310,16 @@ class Dispatcher:
             self._held.open(target)
         elif was_held is not None:
             self._held.probed(target)
+        if was_held is not None or target.window.held_ns is not None:
+            self._wake.set()
         self._ended(lane)
         self._book.outcome(key, answer, now)
 
     def _ended(self, lane: Lane) -> None:
         self.in_flight -= 1
         self._lanes.ended(lane)
-        self._wake.set()
+        if self._lanes.size:  # a permit that nothing waits for wakes nobody
+            self._wake.set()
         if self.draining and not self.in_flight:
             self._idle.set()
 

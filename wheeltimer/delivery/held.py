@@ -20,7 +20,7 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
-ROOM_RETRY_NS: Final = 1_000_000_000
+ROOM_RETRY_NS: Final = 1_000_000_000  # how long what found no room in the journal waits
 PRUNE_MIN: Final = 4_096  # entries kept before the first look for those that mean nothing any more
 
 

@@ -25,6 +25,7 @@ Data goes down this list and comes back up by lsn::
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     spares.py      segments to come
     recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
+    follow.py      durable batches as they come, for subscribers
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
@@ -38,6 +39,7 @@ has the bytes.
 
 from .compaction import Sealed, given_up, hurries
 from .disk import Disk
+from .follow import Follower, Trimmed
 from .frame import Clocks, Frame
 from .hand import Hand, Inline, Thread
 from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
@@ -48,12 +50,14 @@ __all__ = [
     "SEGMENT_BYTES_LEAST",
     "Clocks",
     "Disk",
+    "Follower",
     "Frame",
     "Hand",
     "Inline",
     "Journal",
     "Sealed",
     "Thread",
+    "Trimmed",
     "given_up",
     "hurries",
     "read",

@@ -48,6 +48,17 @@ class Disk:
                 left -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
+    def read_at(self, path: Path, offset: int, size: int) -> bytes:
+        """At most ``size`` of the file's bytes from ``offset`` on; fewer only at its end."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            data = os.pread(fd, size, offset)
+            while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+                data += more
+        finally:
+            os.close(fd)
+        return data
+
     def open(self, path: Path) -> int:
         """A descriptor for writing in place."""
         return os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -18,6 +18,7 @@ from .committer import Committer
 from .compaction import Sealed
 from .directory import Directory
 from .disk import Disk
+from .follow import Follower, Shelf
 from .frame import Clocks, Frame
 from .hand import Hand, Thread
 from .recovery import Progress, Scan, scan
@@ -39,6 +40,8 @@ class Journal(Committer):
         """16 random bytes, for the life of the journal; a repair keeps them."""
         self.found: Final = found
         """What :meth:`open` found: ``found.torn`` is to be reported."""
+        self.shelf: Final = Shelf(directory.disk, directory.path, hand.aside)
+        """For reading behind the writer."""
         self._directory = directory
         self._open = True
 
@@ -128,6 +131,11 @@ class Journal(Committer):
     def last_clocks_of(self, boot_id: bytes) -> Clocks | None:
         """The clocks of the last frame or marker that a boot wrote, as found by :meth:`open`."""
         return self.found.boots.get(boot_id)
+
+    def follow(self) -> Follower:
+        """A reader of what is appended from now on."""
+        segment = self._writer.segment  # its offset is where a frame begins, also while one is written
+        return Follower(self.shelf, segment.number, segment.offset, self.next_lsn)
 
     @property
     def sealed(self) -> list[Sealed]:

@@ -125,6 +125,12 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
     connections_max: Annotated[
         int, _knob("clients at once; each takes a descriptor and up to unread_bytes_max", 1, 1_000_000)
     ] = 10_000
+    subscribers_max: Annotated[int, _knob("connections that subscribed to events, at once", 0, 1_000_000)] = (
+        1_000
+    )
+    subscriber_bytes_max: Annotated[
+        int, _knob("events that wait for a slow subscriber; beyond it is told lagged", 65_536, 1024 * _MIB)
+    ] = 4 * _MIB
     drain_ms: Annotated[
         int, _ms("attempts in flight may end in this time after SIGTERM, then they are cut", 0, HOUR_MS)
     ] = 30 * SECOND_MS

@@ -1,0 +1,89 @@
+"""One connection for ``AsyncClient``: whole lines out, whole lines in, by way of anyio."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import anyio
+from anyio.abc import ByteStream, SocketAttribute
+
+from wheeltimer.client.connection import REPLY_BYTES_MAX, keep_alive, split_host_port
+from wheeltimer.client.pipeline import NoReply, Pipeline
+from wheeltimer.errors import ServerUnreachable
+
+READ_BYTES: Final = 1 << 16
+GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, OSError)
+
+
+class Lines:
+    """One connection: whole lines in, lines out. Raises what anyio raises, ``NoReply`` for one too long."""
+
+    def __init__(self, stream: ByteStream, timeout_ms: int) -> None:
+        self._stream = stream
+        self._timeout_s = timeout_ms / 1000
+        self._in = bytearray()
+        self._scanned = 0
+        self._sending = anyio.Lock()
+
+    async def read(self) -> bytes:
+        while (end := self._in.find(b"\n", self._scanned)) < 0:
+            self._scanned = len(self._in)
+            if self._scanned > REPLY_BYTES_MAX:
+                raise NoReply(f"a reply of more than {REPLY_BYTES_MAX} bytes")
+            self._in += await self._stream.receive(READ_BYTES)
+        line = bytes(self._in[:end])
+        del self._in[: end + 1]
+        self._scanned = 0
+        return line
+
+    async def send(self, data: bytes) -> None:
+        """Send whole lines, in the order of the calls. Raises what anyio raises, TimeoutError.
+
+        A task that is cancelled meanwhile still sends them: the answers of others are counted on it.
+        """
+        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + self._timeout_s):
+            async with self._sending:
+                await self._stream.send(data)
+            return
+        await self.close()
+        raise TimeoutError("the daemon reads nothing")
+
+    async def close(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+async def connect(server: str, token: str | None, timeout_ms: int) -> Lines:
+    """A connection on which the token was shown. Raises ServerUnreachable, Refused, BadValue."""
+    try:
+        with anyio.fail_after(timeout_ms / 1000):
+            lines = Lines(await _open(server), timeout_ms)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error) or "no answer"
+        raise ServerUnreachable(
+            f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`"
+        ) from error
+    if token is None:
+        return lines
+    hello, line = Pipeline(server), b""
+    call = hello.add("hello", {"token": token})
+    try:
+        with anyio.fail_after(timeout_ms / 1000):
+            await lines.send(call.request)
+            line = await lines.read()
+        hello.take(line)
+        call.check()
+    except (*GONE, NoReply) as error:
+        await lines.close()
+        raise hello.no_daemon(line) or ServerUnreachable(f"hello: {error}") from error
+    except BaseException:
+        await lines.close()
+        raise
+    return lines
+
+
+async def _open(server: str) -> ByteStream:
+    if server.startswith("unix:"):
+        return await anyio.connect_unix(server.removeprefix("unix:"))
+    stream = await anyio.connect_tcp(*split_host_port(server))
+    keep_alive(stream.extra(SocketAttribute.raw_socket))
+    return stream

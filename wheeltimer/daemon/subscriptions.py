@@ -1,0 +1,217 @@
+"""Events to subscribers: each once, in order, when its record is durable, in bounded memory.
+
+One reader goes along the journal behind the commits and makes each event's line once; those who want the
+same events are handed the same bytes. Who asks for what was before has a reader of its own until it has
+caught up (``subscriber.py``). So what is sent live and what is read again after a reconnect comes from the
+same bytes on disk, deciding a request costs nothing for subscribers, and the journal is the buffer for all
+who are behind together.
+
+How an event is written is in ``core/events.py``, how durable records are found in ``journal/follow.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+import trio
+
+from wheeltimer.core import commands as c
+from wheeltimer.core import events
+from wheeltimer.core import records as r
+from wheeltimer.core.replies import ErrorReply
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
+from wheeltimer.daemon.turn import SLICE_NS, Turn
+from wheeltimer.errors import Refused, StorageFailed
+from wheeltimer.journal import Follower, Journal, Trimmed
+from wheeltimer.settings import Limits
+
+ROUND_S: Final = 0.01  # events of so long go out together
+REST_FACTOR: Final = 4  # after work of t, at least so many t of rest: subscribers take a fifth of the loop
+REPLAYS_MAX: Final = 4  # subscribers who read the journal at once; each holds a piece of it
+STARTS_MAX: Final = 10_000  # attempts begun that wait for a round; live only, so the oldest may go
+_log = logging.getLogger("wheeltimer.subscriptions")
+
+
+class Subscriptions:
+    """All subscribers of a daemon; ``committed`` is told of every commit, ``run`` is a nursery task."""
+
+    def __init__(self, ledger: Ledger, turn: Turn, limits: Limits) -> None:
+        self.journal: Journal = ledger.journal
+        self.turn = turn
+        self.writer = events.Writer(self.journal.journal_id)
+        self.replays = trio.Semaphore(REPLAYS_MAX)
+        self._ledger = ledger
+        self._limits = limits
+        self._open: set[Subscriber] = set()
+        self._channels: dict[events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
+        self._follower: Follower | None = None  # None while nobody subscribes
+        self._starts: deque[events.Event] = deque(maxlen=STARTS_MAX)
+        self.given_lsn = 0  # events up to here were given to all channels
+        self._worked_ns = 0  # since the last rest
+        self._stirred = trio.Event()
+        self._ending = trio.Event()
+        self._ended = trio.Event()
+
+    # -- coming and going -----------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
+    def open(self, command: c.Subscribe) -> Subscriber:
+        """Take a subscriber in. Raises BadValue, Refused."""
+        wanted = events.Filter.of(command)
+        if command.from_ is not None:
+            self.writer.lsn_of(command.from_)
+        limits = self._limits
+        if len(self._open) >= limits.subscribers_max:
+            raise Refused("full", f"subscribers_max ({limits.subscribers_max}) are subscribed")
+        if not self._open:
+            self._follow()
+            self._ledger.listeners[r.Started] = [self._started]
+        last_lsn = self.journal.next_lsn - 1
+        from_lsn = last_lsn if command.from_ is None else self.writer.lsn_of(command.from_)
+        subscriber = Subscriber(self, wanted, command.reply_seq, limits.subscriber_bytes_max)
+        self._open.add(subscriber)
+        if command.from_ is None:
+            subscriber.seen_lsn = last_lsn
+            self.join(subscriber)
+        elif from_lsn is not None and from_lsn <= last_lsn:
+            subscriber.seen_lsn = from_lsn
+        return subscriber
+
+    def join(self, subscriber: Subscriber) -> None:
+        """Give it what comes from now on: it has seen all up to ``given_lsn``, or more."""
+        subscriber.joined = True
+        self._channels.setdefault(subscriber.wanted, {})[subscriber] = None
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """Give it nothing more; may be told twice."""
+        if subscriber.joined:
+            subscriber.joined = False
+            members = self._channels[subscriber.wanted]
+            del members[subscriber]
+            if not members:
+                del self._channels[subscriber.wanted]
+
+    def close(self, subscriber: Subscriber) -> None:
+        """It is gone. With the last one nothing is read any more."""
+        self.leave(subscriber)
+        self._open.discard(subscriber)
+        if not self._open and self._follower is not None:
+            self._follower = None
+            self._starts.clear()
+            del self._ledger.listeners[r.Started]
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def committed(self, lsn: int) -> None:
+        """Everything up to ``lsn`` is on disk."""
+        if self._open:
+            self._stirred.set()
+
+    def _started(self, record: r.Started) -> None:
+        self._starts.append(self.writer.started(self.journal.next_lsn - 1, record))
+        self._stirred.set()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Give out what is durable, round by round, until ``end``."""
+        task_status.started()
+        while True:
+            await self._stirred.wait()
+            self._stirred = trio.Event()
+            ending = self._ending.is_set()
+            if self._follower is not None:
+                await self._round(self._follower)
+            if ending:
+                break
+            await self._rest(ROUND_S)
+        for subscriber in tuple(self._open):
+            subscriber.end()
+        self._ended.set()
+
+    async def end(self) -> None:
+        """The daemon stops and nothing more becomes durable: the last events go out."""
+        self._ending.set()
+        self._stirred.set()
+        await self._ended.wait()
+
+    def _follow(self) -> None:
+        """Begin with what is decided from now on."""
+        self._follower = self.journal.follow()
+        self.given_lsn = self.journal.next_lsn - 1
+
+    async def _round(self, follower: Follower) -> None:
+        """Give out what is durable now. Where all have left meanwhile, another follower counts, or none."""
+        upto_lsn = self.journal.durable_lsn
+        try:
+            while frames := await follower.read(upto_lsn):
+                for records in numbered(frames, self.given_lsn):
+                    await self._give(follower, records)
+            if self._starts:
+                await self._give(follower, [])
+        except Trimmed:
+            self._fail(follower, None)
+        except StorageFailed as error:
+            _log.critical("events cannot be read: %s", error)
+            self._fail(follower, unreadable(error))
+
+    def _fail(self, follower: Follower, reply: ErrorReply | None) -> None:
+        """End all who waited for what this reader was to bring: with ``reply``, or as lagged."""
+        if self._follower is follower:
+            for members in tuple(self._channels.values()):
+                for subscriber in tuple(members):
+                    subscriber.fail(reply)
+            self._follow()
+
+    async def _rest(self, least_s: float = 0.0) -> None:
+        """Leave the loop to others in proportion to the work since the last rest; not once it ends."""
+        rest_s = REST_FACTOR * self._worked_ns / 1e9
+        self._worked_ns = 0
+        with trio.move_on_after(max(least_s, rest_s)):
+            await self._ending.wait()
+
+    async def _give(self, follower: Follower, records: Numbered) -> None:
+        """Make lines of at most ``SLICE_RECORDS`` records and hand them to whoever wants them."""
+        if self._worked_ns > SLICE_NS:
+            await self._rest()
+        began_ns = await self.turn.take()
+        if self._follower is not follower:
+            return
+        lsn = records[-1][0] if records else self.given_lsn
+        found = self._with_starts(list(self.writer.events(records)), lsn)
+        # Who joins while these are handed out has them from the journal: it must have seen them by then.
+        self.given_lsn = lsn
+        channels = [(wanted, tuple(members)) for wanted, members in self._channels.items()]
+        for wanted, members in channels if found else ():
+            chosen = found if wanted == events.ALL else [event for event in found if wanted.passes(event)]
+            if not chosen:
+                continue
+            data = b"".join([event.line for event in chosen])
+            for subscriber in members:
+                subscriber.give(chosen, data)
+                if self.turn.over(began_ns):
+                    self._spent(began_ns)
+                    await self._rest()
+                    began_ns = await self.turn.take()
+        self._spent(began_ns)
+
+    def _spent(self, began_ns: int) -> None:
+        self._worked_ns += self.turn.spent(began_ns)
+
+    def _with_starts(self, found: list[events.Event], lsn: int) -> list[events.Event]:
+        """The events up to ``lsn`` with the attempts that began among them."""
+        starts, both = self._starts, []
+        if not starts or starts[0].lsn > lsn:
+            return found
+        for event in found:
+            while starts and starts[0].lsn < event.lsn:
+                both.append(starts.popleft())
+            both.append(event)
+        while starts and starts[0].lsn <= lsn:
+            both.append(starts.popleft())
+        return both
