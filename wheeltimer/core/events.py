@@ -122,7 +122,10 @@ class _Carried(r.Record, tag="c", frozen=True):
     task: Raw
 
 
-_Seen = _Scheduled | _Rescheduled | r.Attempted | r.Stopping | r.Ended | r.Paused | r.Forgotten | _Carried
+_Seen = (
+    _Scheduled | _Rescheduled | r.Attempted | r.Stopping | r.Ended | r.Paused | r.Forgotten | _Carried
+    | r.Counted
+)  # fmt: skip
 _decode: Final = msgspec.msgpack.Decoder(_Seen).decode
 _split: Final = msgspec.msgpack.Decoder(list[Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
