@@ -67,9 +67,16 @@ class JournalError(WheeltimerError):
 
 
 class JournalDamaged(JournalError):
-    """Acknowledged data does not read back: names file, offset and the command that repairs."""
+    """Acknowledged data does not read back: names file, offset and the command that repairs.
+
+    ``file``, ``offset`` and ``lsn`` say it once more, for programs.
+    """
 
     exit_code = 65
+
+    def __init__(self, message: str, file: str = "", offset: int = 0, lsn: int = 0) -> None:
+        super().__init__(message)
+        self.file, self.offset, self.lsn = file, offset, lsn
 
 
 class JournalNewer(JournalError):

@@ -14,8 +14,7 @@ from click.testing import CliRunner, Result
 
 from tests.cli.test_main import one_line
 from wheeltimer import errors
-from wheeltimer.cli import main
-from wheeltimer.cli import serve as serve_module
+from wheeltimer.cli import main, show
 from wheeltimer.settings import Address, Settings
 
 
@@ -162,7 +161,7 @@ def test_a_person_who_waits_for_the_recovery_sees_how_far_it_is(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with serve_module._recovery_bar() as progress:
+    with show.reading_bar() as progress:
         assert progress is not None
         for done in range(0, 1_000_001, 1000):
             progress(done, 1_000_000)

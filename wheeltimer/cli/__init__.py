@@ -1,9 +1,10 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
-``tail.py`` (events), ``bring.py`` (import), ``stats.py``, ``protocol.py`` (for machines), ``demo.py``;
-``values.py`` reads options, ``show.py`` draws, ``connect.py`` holds what every client command has. Trio and
-httpx are imported by the functions that need them: ``wheeltimer --help`` answers at once.
+``tail.py`` (events), ``bring.py`` (import), ``stats.py``, ``journal.py`` (the data folder),
+``protocol.py`` (for machines), ``demo.py``; ``values.py`` reads options, ``show.py`` draws,
+``connect.py`` holds what every client command has. Trio and httpx are imported by the
+functions that need them: ``wheeltimer --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from wheeltimer import __version__
-from wheeltimer.cli import bring, demo, ends, protocol, queues, serve, show, stats, tail, tasks
+from wheeltimer.cli import bring, demo, ends, journal, protocol, queues, serve, show, stats, tail, tasks
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
@@ -91,6 +92,7 @@ for _command in (
     stats.stats,
     tail.tail,
     bring.import_,
+    journal.journal,
     protocol.protocol,
     protocol.completion,
     demo.demo,

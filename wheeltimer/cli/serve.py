@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator
 
 import click
 
-from wheeltimer.cli import values
+from wheeltimer.cli import show, values
 from wheeltimer.settings import load
 
 
@@ -61,35 +58,5 @@ def serve(**flags: object) -> int:
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
 
-    with _recovery_bar() as progress:
+    with show.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))
-
-
-@contextlib.contextmanager
-def _recovery_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar for a person who waits while the journal is read; gone when it is read."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("reading the journal"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    shown_permille = -1
-
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
-        task = bar.add_task("", total=1000)
-
-        def progress(done_bytes: int, total_bytes: int) -> None:
-            nonlocal shown_permille
-            permille = 1000 * done_bytes // max(1, total_bytes)
-            if permille != shown_permille:
-                shown_permille = permille
-                bar.update(task, completed=permille)
-            if done_bytes >= total_bytes:
-                bar.stop()
-
-        yield progress

@@ -7,9 +7,10 @@ characters escaped: a receiver's reply must not drive the user's terminal.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -155,3 +156,36 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
         )
     console.width = max(console.width, needed)
     console.print(drawn, crop=False)
+
+
+@contextlib.contextmanager
+def reading_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar for a person who waits while the journal is read; gone when it is read.
+
+    It is told bytes done and bytes in all.
+    """
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("reading the journal"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    shown_permille = -1
+
+    with Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    ) as bar:
+        task = bar.add_task("", total=1000)
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            nonlocal shown_permille
+            permille = 1000 * done_bytes // max(1, total_bytes)
+            if permille != shown_permille:
+                shown_permille = permille
+                bar.update(task, completed=permille)
+            if done_bytes >= total_bytes:
+                bar.stop()
+
+        yield progress

@@ -99,7 +99,7 @@ class Frame(NamedTuple):
 
     ``payload`` is one msgpack array of ``records`` elements, whose lsns are ``first_lsn`` and up: a view
     that keeps its whole segment in memory for as long as it is held. ``offset``: where in its segment
-    the frame stands.
+    the frame stands. ``kind`` is ``BATCH`` unless others were asked for.
     """
 
     first_lsn: int
@@ -107,6 +107,7 @@ class Frame(NamedTuple):
     clocks: Clocks
     payload: memoryview
     offset: int
+    kind: int = Kind.BATCH
 
 
 def extent_bytes(length: int) -> int:

@@ -14,36 +14,57 @@ from wheeltimer.errors import JournalNewer, StorageFailed
 
 from .directory import segments_in
 from .disk import Disk
-from .frame import SECTOR_BYTES, Frame
+from .frame import SECTOR_BYTES, Frame, Kind
 from .recovery import damaged
 from .segment import READS, SegmentHeader, Walk, decode_header, frames, walk
 
 
 def read(
-    folder: Path, from_lsn: int = 1, upto_lsn: int | None = None, disk: Disk | None = None
+    folder: Path,
+    from_lsn: int = 1,
+    upto_lsn: int | None = None,
+    disk: Disk | None = None,
+    kinds: frozenset[int] = frozenset({Kind.BATCH}),
 ) -> Iterator[Frame]:
     """Batches in order, from the one that holds ``from_lsn`` (or the oldest kept) to ``upto_lsn``.
 
     Blocking; one segment in memory at a time; a segment that begins after ``from_lsn`` is read, one
-    that ends before it only by its header. Raises :class:`StorageFailed`, :class:`JournalNewer`, and
-    :class:`JournalDamaged` for a fault anywhere but at the end.
+    that ends before it only by its header. ``kinds``: which frames to hand out. What is trimmed while it is
+    read is passed over. Raises :class:`StorageFailed`, :class:`JournalNewer`, and
+    :class:`JournalDamaged` for a fault anywhere but at the end, after what stands before it.
     """
     disk = Disk() if disk is None else disk
     try:
         heads = list(_heads(disk, folder))
+        next_lsn = None
         for index, (name, head) in enumerate(heads):
             last = index == len(heads) - 1
             if not last and heads[index + 1][1].first_lsn <= from_lsn:
                 continue
-            data, state = _walked(disk, folder / name, head)
-            if state.proven or (state.fault and not last):
-                raise damaged(folder, name, state.fault_at, state.next_lsn, str(state.fault))
-            for frame in frames(data, state.end, from_lsn):
+            if next_lsn is not None and head.first_lsn != next_lsn:
+                why = f"lsn {next_lsn} was expected and {head.first_lsn} begins here"
+                raise damaged(folder, name, 0, next_lsn, why)
+            try:
+                data, state = _walked(disk, folder / name, head)
+            except FileNotFoundError:
+                if _is_gone(disk, folder, head.number):
+                    continue
+                raise
+            next_lsn = state.next_lsn
+            for frame in frames(data, state.end, from_lsn, kinds):
                 if upto_lsn is not None and frame.first_lsn > upto_lsn:
                     return
                 yield frame
+            if state.proven or (state.fault and not last):
+                raise damaged(folder, name, state.fault_at, state.next_lsn, str(state.fault))
     except OSError as exc:
         raise StorageFailed(f"journal {folder} cannot be read: {exc}") from exc
+
+
+def _is_gone(disk: Disk, folder: Path, number: int) -> bool:
+    """Whether a segment was trimmed since it was listed: later ones are there, none at or before it is."""
+    segments = segments_in(disk, folder)
+    return bool(segments) and segments[0][0] > number
 
 
 def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, Walk]:
@@ -63,8 +84,13 @@ def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, Walk]:
 
 
 def _heads(disk: Disk, folder: Path) -> Iterator[tuple[str, SegmentHeader]]:
-    for _, name in segments_in(disk, folder):
-        head = decode_header(disk.read(folder / name, SECTOR_BYTES))
+    for number, name in segments_in(disk, folder):
+        try:
+            head = decode_header(disk.read(folder / name, SECTOR_BYTES))
+        except FileNotFoundError:
+            if _is_gone(disk, folder, number):
+                continue
+            raise
         if head is None:
             raise damaged(folder, name, 0, 0, "the segment's header does not verify")
         if head.min_reader > READS:

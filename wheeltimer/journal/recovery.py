@@ -66,7 +66,10 @@ def damaged(folder: Path, name: str, offset: int, lsn: int, why: str) -> Journal
     """The error for acknowledged data that does not read back; says what to do."""
     return JournalDamaged(
         f"journal damaged: {folder}/{name} at offset {offset} (lsn {lsn}): {why}; nothing was changed, "
-        f"and what can be read is saved by: wheeltimer journal repair {folder}"
+        f"and what can be read is saved by: wheeltimer journal repair {folder}",
+        name,
+        offset,
+        lsn,
     )
 
 
@@ -76,16 +79,20 @@ def scan(
     read: Callable[[str], bytes],
     progress: Progress | None = None,
     bytes_total: int = 0,
+    each: Callable[[Judge, Part, bytes], None] | None = None,
 ) -> Scan:
     """Verifies the whole journal: one segment in memory at a time, 0.3 s a GiB and 5 us a frame.
 
-    Raises :class:`JournalDamaged`, :class:`JournalNewer`, and what ``read`` raises.
+    ``each`` is shown every segment whose header verified, and may add a fault. Raises
+    :class:`JournalDamaged`, :class:`JournalNewer`, and what ``read`` raises.
     """
     judge = Judge(folder)
     done = 0
     for index, (number, name) in enumerate(segments):
         data = read(name)
         judge.segment(number, name, data, last=index == len(segments) - 1)
+        if each is not None and judge.result.parts and judge.result.parts[-1].number == number:
+            each(judge, judge.result.parts[-1], data)
         done += len(data)
         if progress is not None:
             progress(done, max(bytes_total, done))
@@ -135,6 +142,8 @@ class Judge:
         elif not last and not state.sealed:
             self.fault(number, name, state.end, state.next_lsn, "the segment ends without a seal")
         self.keep(Part(number, name, head, state, len(data)), data if last else None)
+        if not last and not state.sealed:
+            self.before = None  # the next one is not to blame, and a trim may make this one's fault moot
 
     def misplaced(self, number: int, head: SegmentHeader) -> str | None:
         """Why this segment does not carry on from the one before."""

@@ -210,14 +210,16 @@ def _headers_after(data: bytes, offset: int, salt: bytes) -> Iterator[Header]:
         at = data.find(salt, at + 1)
 
 
-def frames(data: bytes, end: int, from_lsn: int = 1) -> Iterator[Frame]:
+def frames(
+    data: bytes, end: int, from_lsn: int = 1, kinds: frozenset[int] = frozenset({Kind.BATCH})
+) -> Iterator[Frame]:
     """The batches of a segment that was walked to ``end``, from the one that holds ``from_lsn``."""
     view = memoryview(data)
     for offset, header in headers(data, end):
-        if header.kind == Kind.BATCH and header.last_lsn >= from_lsn:
+        if header.kind in kinds and header.last_lsn >= from_lsn:
             start = offset + HEADER_BYTES
             payload = view[start : start + header.length]
-            yield Frame(header.first_lsn, header.records, header.clocks, payload, offset)
+            yield Frame(header.first_lsn, header.records, header.clocks, payload, offset, header.kind)
 
 
 def headers(data: bytes, end: int) -> Iterator[tuple[int, Header]]:

@@ -1,0 +1,140 @@
+"""``journal check``, ``dump``, ``repair``: the data folder looked at without a daemon, or beside one."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from wheeltimer.cli import show, values
+from wheeltimer.core.units import parse_instant_ms
+from wheeltimer.errors import JournalDamaged
+
+if TYPE_CHECKING:
+    from wheeltimer.journal.check import Checked
+
+_FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
+_OUT_BYTES: Final = 1 << 16
+_KINDS: Final = (
+    "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "trimmed",
+)  # fmt: skip
+
+
+@click.group()
+def journal() -> None:
+    """Look at a daemon's journal: is it whole, what is in it.
+
+    \b
+    Examples:
+      wheeltimer journal check /var/lib/wheeltimer
+      wheeltimer journal dump /var/lib/wheeltimer --id order-42
+    """
+
+
+@journal.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as one JSON object.")
+def check(folder: Path, as_json: bool) -> None:
+    """Read every byte of the journal in DIR and say whether a daemon would start on it.
+
+    Nothing is changed, and a daemon may run on it meanwhile. What a crash tore off is no damage and is
+    named. Exits with 65 and file, offset and lsn where stored data does not read back.
+
+    \b
+    Examples:
+      wheeltimer journal check /var/lib/wheeltimer
+      wheeltimer journal check /var/lib/wheeltimer --json | jq .records
+    """
+    from wheeltimer.journal.check import check as look  # msgspec's decoders are not built for --help
+
+    try:
+        with show.reading_bar() as progress:
+            found = look(folder, progress=progress)
+    except JournalDamaged as error:
+        if as_json:
+            click.echo(msgspec.json.encode({
+                "ok": False, "verdict": "damaged", "file": error.file, "offset": error.offset,
+                "lsn": error.lsn, "message": str(error),
+            }))  # fmt: skip
+        raise
+    if as_json:
+        click.echo(msgspec.json.encode(_as_json(found)))
+    else:
+        _show(found)
+
+
+def _as_json(found: Checked) -> dict[str, Any]:
+    answer: dict[str, Any] = {"ok": True, "verdict": "torn" if found.torn else "sound", **asdict(found)}
+    if found.torn:
+        answer["torn"] = dict(zip(("file", "offset", "bytes"), found.torn, strict=True))
+    return answer
+
+
+def _show(found: Checked) -> None:
+    torn = None
+    if found.torn:
+        name, offset, length = found.torn
+        torn = f"{name} at offset {offset}: {length} bytes, never acknowledged (or being written now)"
+    verdict = "torn at the end, and a start sets that aside" if torn else "sound"
+    ends = {"stopped": "stopped cleanly", "open": "in use, or killed", "empty": "empty: a start begins it"}
+    show.fields([
+        ("verdict", verdict), ("torn", torn), ("state", ends[found.state]), ("journal", found.journal_id),
+        ("segments", f"{found.segments} ({found.file_bytes} bytes)"), ("frames", str(found.frames)),
+        ("records", f"{found.records} (lsn {found.first_lsn} to {found.last_lsn})"),
+        ("of these", ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items()))),
+    ])  # fmt: skip
+
+
+def _instant(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    given = values.instant(_context, parameter, text)
+    return None if given is None else parse_instant_ms(given, f"--{parameter.name}")
+
+
+@journal.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--id", metavar="ID", help="Only this task's records.")
+@click.option("--queue", metavar="QUEUE", help="Only this queue's records.  [default: all]")
+@click.option(
+    "--since", callback=_instant, metavar="INSTANT", help="From this time on; RFC 3339 or Unix milliseconds."
+)
+@click.option("--until", callback=_instant, metavar="INSTANT", help="Up to this time, included.")
+@click.option(
+    "--kind", "kinds", multiple=True, type=click.Choice(_KINDS), help="Only records of this kind; repeatable."
+)
+@click.option("--from-lsn", type=click.IntRange(1), default=1, metavar="LSN", help="From this record on.")
+def dump(
+    folder: Path, id: str | None, queue: str | None, since: int | None, until: int | None,
+    kinds: tuple[str, ...], from_lsn: int,
+) -> None:  # fmt: skip
+    """Print the records of the journal in DIR, one JSON object a line, oldest first.
+
+    A daemon may run on it meanwhile. Bodies are shown as JSON or text where they are that.
+
+    \b
+    Examples:
+      wheeltimer journal dump /var/lib/wheeltimer --id order-42
+      wheeltimer journal dump /var/lib/wheeltimer --since 2030-01-31T12:00:00Z --kind attempted
+      wheeltimer journal dump /var/lib/wheeltimer | head
+    """
+    from wheeltimer.journal.dump import DUMPED, Wanted, dump_lines  # as above
+    from wheeltimer.journal.reader import read
+
+    wanted = Wanted(id, queue, frozenset(kinds) if kinds else None, since, until)
+    out = sys.stdout.buffer
+    at_once = out.isatty()
+    waiting = bytearray()
+    try:
+        for line in dump_lines(read(folder, from_lsn, kinds=DUMPED), wanted):
+            waiting += line + b"\n"
+            if at_once or len(waiting) >= _OUT_BYTES:
+                out.write(waiting)
+                out.flush()
+                waiting.clear()
+    finally:  # what stands before a damage is said before the damage
+        if not isinstance(sys.exception(), BrokenPipeError):
+            out.write(waiting)
+            out.flush()

@@ -1,0 +1,135 @@
+"""A verdict on a journal without opening it: recovery's own, safe beside a daemon that writes.
+
+Nothing here decides what is torn and what is damaged: that is ``recovery.scan``. What is added is what
+the daemon's start finds out after it, that the records in the frames are records, and patience with a
+folder that changes while it is read. No lock is taken, nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from wheeltimer.core.records import decode_all
+from wheeltimer.errors import BadValue, JournalDamaged, StorageFailed
+
+from .directory import segments_in
+from .disk import Disk
+from .recovery import Judge, Part, Progress, Scan, is_clean, scan
+from .segment import frames
+
+KINDS: Final = {
+    "RawScheduled": "scheduled", "Rescheduled": "rescheduled", "Attempted": "attempted",
+    "Stopping": "stopping", "Ended": "ended", "Paused": "paused", "Forgotten": "forgotten",
+    "Carried": "carried",
+}  # fmt: skip
+"""The records' classes, by the names of the document."""
+
+_OURS: Final = (".segment", ".zeros", ".tmp", "lock")
+
+
+@dataclass(slots=True)
+class Checked:
+    """What was found. ``state``: ``stopped`` cleanly, ``open`` (it runs, or was killed) or ``empty``.
+
+    ``torn``: file, offset and bytes that a crash left of its last write, or that are being written now.
+    """
+
+    journal_id: str = ""
+    state: str = "empty"
+    segments: int = 0
+    trimmed: int = 0
+    file_bytes: int = 0
+    frames: int = 0
+    records: int = 0
+    first_lsn: int = 0
+    last_lsn: int = 0
+    torn: tuple[str, int, int] | None = None
+    kinds: dict[str, int] = field(default_factory=dict)
+
+
+def check(folder: Path, disk: Disk | None = None, progress: Progress | None = None) -> Checked:
+    """Verifies every byte; blocking, one segment in memory at a time. About 1 s a million records more
+    than recovery's scan.
+
+    A read is no snapshot, and a daemon may write, rotate and trim meanwhile: damage is believed when a
+    second look finds it in the same place. Raises :class:`JournalDamaged`, :class:`JournalNewer`,
+    :class:`StorageFailed`, and :class:`BadValue` for a folder that holds nothing of ours.
+    """
+    disk = Disk() if disk is None else disk
+    seen = gone = None
+    while True:
+        try:
+            return _look(folder, disk, progress)
+        except FileNotFoundError as exc:  # trimmed and removed before it was read; look for the trim
+            if exc.filename == gone:
+                raise StorageFailed(f"{gone} is listed and cannot be found") from exc
+            gone = exc.filename
+        except OSError as exc:
+            raise StorageFailed(f"journal {folder} cannot be read: {exc}") from exc
+        except JournalDamaged as error:
+            if str(error) == seen:
+                raise
+            seen = str(error)
+
+
+def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
+    result = Checked()
+
+    def each(judge: Judge, part: Part, data: bytes) -> None:
+        counts = _records_in(judge, part, data)
+        if part.number >= judge.result.trim_below:
+            parts.append((part.number, counts))
+
+    try:
+        names = disk.names(folder)
+        segments = segments_in(disk, folder)
+    except OSError as exc:
+        raise StorageFailed(f"{folder} cannot be read: {exc}") from exc
+    if not segments:
+        if not any(name.endswith(_OURS) for name in names):
+            raise BadValue(f"{folder} holds no journal; name the daemon's data folder")
+        return result
+    parts: list[tuple[int, Counter[str]]] = []
+    total = sum(disk.size(folder / name) for _, name in segments)
+    found = scan(folder, segments, lambda name: disk.read(folder / name), progress, total, each)
+    _sum_up(result, found)
+    kept = (counts for number, counts in parts if number >= found.trim_below)
+    result.kinds = dict(sum(kept, Counter[str]()))
+    return result
+
+
+def _records_in(judge: Judge, part: Part, data: bytes) -> Counter[str]:
+    """Counts by kind; what does not decode is a fault, as it is at a start."""
+    counts: Counter[str] = Counter()
+    for frame in frames(data, part.walk.end):
+        try:
+            counts.update(KINDS[type(record).__name__] for record in decode_all(frame.payload))
+        except msgspec.MsgspecError as error:
+            judge.fault(part.number, part.name, frame.offset, frame.first_lsn, no_records(error))
+            break
+    return counts
+
+
+def no_records(error: msgspec.MsgspecError) -> str:
+    return f"the frame verifies and holds no records of this version: {error}"
+
+
+def _sum_up(result: Checked, found: Scan) -> None:
+    result.journal_id = found.journal_id.hex()
+    result.segments, result.trimmed = len(found.parts), len(found.trimmed)
+    result.file_bytes = sum(part.file_bytes for part in found.parts)
+    result.frames = sum(part.walk.frames for part in found.parts)
+    result.last_lsn = found.next_lsn - 1
+    if found.parts:
+        head = found.parts[0].head
+        result.first_lsn = head.first_lsn if head else found.next_lsn
+        result.records = found.next_lsn - result.first_lsn
+        result.state = "stopped" if is_clean(found.parts[-1]) else "open"
+    if found.torn is not None:
+        part, offset, length = found.torn
+        result.torn = part.name, offset, length
