@@ -131,6 +131,10 @@ class MemoryDisk(Disk):
             if opened is file:
                 self.open_files[fd] = (target, file)
 
+    def link(self, source: Path, target: Path) -> None:
+        self._call("link", target)
+        self.files[target] = self._file(source)
+
     def unlink(self, path: Path) -> None:
         self._call("unlink", path)
         self._file(path)

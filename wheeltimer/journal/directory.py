@@ -7,6 +7,7 @@ What is in the files is said in ``segment.py``; the order in which they are read
 ``0000000001.segment``       segments, numbered from 1 without a hole (trimmed ones go from the front)
 ``spare-3.zeros``            a segment to come: zeros, synced
 ``torn-0000000007-1234``     what a crash left of a write: segment number and offset; for the curious
+``damaged-0000000009``       folder: the files that a repair replaced by segment 9 and up, and its report
 ``*.tmp``                    not finished; removed at the next start
 ===========================  =========================================================================
 """
@@ -53,8 +54,8 @@ class Directory:
         self._lock_fd: int | None = lock_fd
 
     @classmethod
-    def open(cls, path: Path, disk: Disk) -> Directory:
-        """Makes the folder if there is none (0700), locks it, removes what was left unfinished.
+    def open(cls, path: Path, disk: Disk, *, clean: bool = True) -> Directory:
+        """Makes the folder if there is none (0700), locks it, removes what was left unfinished if ``clean``.
 
         Raises :class:`JournalInUse` when another process holds it or it cannot be written, and
         :class:`StorageFailed` for any other failure.
@@ -70,7 +71,7 @@ class Directory:
         directory = cls(path, disk, lock_fd)
         try:
             for name in disk.names(path):
-                if name.endswith(".tmp"):
+                if clean and name.endswith(".tmp"):
                     disk.unlink(path / name)
             disk.sync_folder(path)  # what a process before us renamed may not be durable yet
         except OSError as exc:

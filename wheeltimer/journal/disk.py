@@ -101,6 +101,10 @@ class Disk:
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)
 
+    def link(self, source: Path, target: Path) -> None:
+        """A second name for a file; the bytes are the same."""
+        os.link(source, target)
+
     def unlink(self, path: Path) -> None:
         os.unlink(path)
 

@@ -1,0 +1,79 @@
+"""Which records a start can apply where others are lost, and of which tasks the state is uncertain.
+
+A start asserts what the engine asserted when it wrote: an outcome of a task that nobody scheduled is a
+bug to it. So what rests on something lost is changed into what stands alone (a whole task is carried),
+or left out and told. Pure; the rules are those of the engine's replay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from wheeltimer.core import records as r
+from wheeltimer.core.task import State, Task, unpack
+
+
+class Known:
+    """Every task that the records so far know: its version, whether it ended, lsn of its last record."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, tuple[int, int, int]] = {}  # version, state, lsn
+        self.orphans: dict[str, int] = {}  # keys whose records rest on something lost; lsn of the last one
+
+    def uncertain(self, lost: list[tuple[int, int]]) -> Iterator[str]:
+        """Keys whose last record is older than something lost, or had to be changed."""
+        last_lost = max((upto for _, upto in lost), default=0)
+        for key, (_, _, lsn) in self.tasks.items():
+            if lsn < last_lost or key in self.orphans:
+                yield key
+        yield from (key for key in self.orphans if key not in self.tasks)
+
+    def fit(self, lsn: int, record: r.Replayed) -> r.Replayed | r.Carried | None:
+        """The record, or what is to stand in its place; None for what cannot be applied."""
+        match record:
+            case r.RawScheduled(key, time_ms, raw):
+                return self._whole(lsn, record, key, time_ms, unpack(raw), fresh=True)
+            case r.Rescheduled(key, time_ms, task):
+                return self._whole(lsn, record, key, time_ms, task, fresh=False)
+            case r.Carried(key, _, task):
+                if task is not None:
+                    self.tasks[key] = (task.version, task.state, lsn)
+                return record
+            case r.Paused():
+                return record
+            case r.Forgotten(keys, time_ms):
+                return self._forgotten(keys, time_ms)
+            case _:
+                return self._change(lsn, record)
+
+    def _whole(
+        self, lsn: int, record: r.Replayed, key: str, time_ms: int, task: Task, *, fresh: bool
+    ) -> r.Replayed | None:
+        known = self.tasks.get(key)
+        self.tasks[key] = (task.version, task.state, lsn)
+        if known is None:
+            fits = fresh
+        else:
+            final = not fresh and known[1] in (State.DONE, State.CANCELLED)
+            fits = task.version == known[0] + 1 and not final
+        return record if fits else r.Carried(key, time_ms, task)
+
+    def _change(self, lsn: int, record: r.Attempted | r.Stopping | r.Ended) -> r.Replayed | None:
+        known = self.tasks.get(record.key)
+        if known is None or State(known[1]).ended:
+            self.orphans[record.key] = lsn
+            return None
+        state = record.state if isinstance(record, r.Ended) else known[1]
+        self.tasks[record.key] = (known[0], state, lsn)
+        version = record.attempt.version if isinstance(record, r.Attempted) else known[0]
+        if version > known[0]:
+            self.orphans[record.key] = lsn  # of a version whose making is lost
+        return record
+
+    def _forgotten(self, keys: list[str], time_ms: int) -> r.Replayed:
+        kept = [key for key in keys if key in self.tasks and State(self.tasks[key][1]).ended]
+        for key in keys:
+            if key in kept:
+                del self.tasks[key]
+            self.orphans.pop(key, None)
+        return r.Forgotten(kept, time_ms)

@@ -1,0 +1,121 @@
+"""What can still be read of a damaged segment: its frames, and the stretches between them. Pure.
+
+A frame is believed when its header verifies on its own under the segment's salt and its payload
+verifies; that it carries on the frame before is not asked, since that one may be what is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .frame import (
+    CHAINED,
+    HEADER_BYTES,
+    SALT_AT,
+    SECTOR_BYTES,
+    Header,
+    Kind,
+    extent_bytes,
+    header_at,
+    only_zeros,
+    payload_fault,
+)
+from .segment import HEADER, SegmentHeader, decode_header
+
+
+class Stretch(NamedTuple):
+    """Bytes of a segment that no frame could be read from. ``lsn_known``: what was on disk, at least up to
+    this lsn, when something later was written; 0 where nothing tells."""
+
+    offset: int
+    size: int
+    why: str
+    lsn_known: int
+
+
+class Found(NamedTuple):
+    """A frame that verifies, and the marker in its slot where that does as well."""
+
+    offset: int
+    header: Header
+    marker: Header | None
+
+
+def salt_of(data: bytes) -> bytes | None:
+    """The segment's salt: from its header, else from its first frame, else from what the header shows."""
+    head = decode_header(data)
+    if head is not None:
+        return head.salt
+    if len(data) < SECTOR_BYTES + HEADER_BYTES:
+        return None
+    first = data[SECTOR_BYTES + SALT_AT : SECTOR_BYTES + SALT_AT + 8]
+    if header_at(data, SECTOR_BYTES, first) is not None:
+        return first
+    shown: bytes = HEADER.unpack_from(data)[8]
+    return shown
+
+
+def shown_id(data: bytes) -> bytes:
+    """The journal's id as a header shows it that need not verify; empty where there is none."""
+    shown: bytes = HEADER.unpack_from(data)[4] if len(data) >= HEADER.size else b""
+    return shown.strip(b"\0") and shown
+
+
+def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[Found | Stretch]:
+    """Frames and stretches of a segment in order; nothing for zeros behind the last of them."""
+    if head is None:
+        yield Stretch(0, min(len(data), SECTOR_BYTES), "the segment's header does not verify", 0)
+    salt = salt_of(data)
+    if salt is None:
+        return
+    view, offset = memoryview(data), SECTOR_BYTES
+    while offset < len(data) and not only_zeros(data, offset):
+        found, why = _frame(data, view, offset, salt)
+        if found is None:
+            end, known = _resume(data, view, offset, salt)
+            yield Stretch(offset, end - offset, why, known)
+            offset = end
+            continue
+        yield found
+        offset += extent_bytes(found.header.length)
+        if found.header.kind == Kind.SEAL:
+            return
+
+
+def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[Found | None, str]:
+    header = header_at(data, offset, salt)
+    if header is None or header.kind not in CHAINED:
+        return None, "a frame header does not verify"
+    if fault := payload_fault(data, view, offset, header):
+        return None, fault
+    slot = offset + extent_bytes(header.length) - HEADER_BYTES
+    marker = header_at(data, slot, salt)
+    if marker is not None and (marker.prev_crc != header.crc or marker.kind in CHAINED):
+        marker = None
+    return Found(offset, header, marker), ""
+
+
+def _resume(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[int, int]:
+    """Where the next frame stands that can be read (or the bytes end), and the highest lsn that what
+    lies between, or that frame, is known to have had on disk before it."""
+    known = 0
+    broken = header_at(data, offset, salt)
+    step = offset
+    while True:
+        slot = header_at(data, step + SECTOR_BYTES - HEADER_BYTES, salt)
+        if slot is not None:
+            known = max(known, slot.synced_lsn)
+        step += SECTOR_BYTES
+        if step >= len(data) or only_zeros(data, step):
+            break
+        found, _ = _frame(data, view, step, salt)
+        # What stands inside the broken frame's own body is the body's: only what comes later is a frame.
+        inside = broken is not None and step < offset + extent_bytes(broken.length)
+        if found is not None and not inside:
+            known = max(known, found.header.synced_lsn)
+            break
+        header = None if inside else header_at(data, step, salt)
+        if header is not None:
+            known = max(known, header.synced_lsn)
+    return min(step, len(data)), known
