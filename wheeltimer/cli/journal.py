@@ -1,4 +1,4 @@
-"""``journal check``, ``dump``, ``repair``: the data folder looked at without a daemon, or beside one."""
+"""``journal check``, ``dump``, ``repair``: the data folder itself; the first two beside a daemon, too."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from wheeltimer.errors import JournalDamaged
 
 if TYPE_CHECKING:
     from wheeltimer.journal.check import Checked
+    from wheeltimer.journal.repair import Repaired
 
 _FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT_BYTES: Final = 1 << 16
+_NAMED_MAX: Final = 20  # tasks that are named; the report names them all
 _KINDS: Final = (
     "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "trimmed",
 )  # fmt: skip
@@ -26,7 +28,7 @@ _KINDS: Final = (
 
 @click.group()
 def journal() -> None:
-    """Look at a daemon's journal: is it whole, what is in it.
+    """Look at a daemon's journal: is it whole, what is in it; and save what can be read.
 
     \b
     Examples:
@@ -138,3 +140,47 @@ def dump(
         if not isinstance(sys.exception(), BrokenPipeError):
             out.write(waiting)
             out.flush()
+
+
+@journal.command()
+@click.argument("folder", type=_FOLDER, metavar="DIR")
+@click.option("--json", "as_json", is_flag=True, help="Print the report, one JSON object a line.")
+def repair(folder: Path, as_json: bool) -> None:
+    """Make a journal that a daemon starts on of what can be read in DIR, and list what is lost.
+
+    For a journal that `check` calls damaged; another is left alone. The daemon must be stopped. The old files
+    are kept, unchanged, in a folder of their own in DIR, beside the report; it takes as much room once more.
+    Copy DIR before anything else if you can.
+
+    \b
+    Example:
+      wheeltimer journal repair /var/lib/wheeltimer
+    """
+    from wheeltimer.journal.repair import REPORT
+    from wheeltimer.journal.repair import repair as mend
+
+    found = mend(folder)
+    if found is None:
+        click.echo("{}" if as_json else "the journal is not damaged; nothing was changed")
+    elif as_json:
+        for line in found.lines():
+            click.echo(msgspec.json.encode(line))
+    else:
+        _show_repair(found, found.aside / REPORT)
+
+
+def _show_repair(found: Repaired, report: Path) -> None:
+    show.fields([
+        ("damage", found.why), ("kept", f"{found.kept} records"), ("lost", f"{found.records_lost} records"),
+        ("dropped", f"{len(found.dropped)} records, which rest on lost ones" if found.dropped else None),
+        ("uncertain", f"{len(found.uncertain)} tasks, whose last known state may be an old one"),
+        ("journal", found.journal_id.hex() + (" (new: the old id is lost)" if found.id_is_new else "")),
+        ("old files", found.aside), ("report", report),
+    ])  # fmt: skip
+    for lost in found.lost:
+        lsns = f"lsn {lost.lsn_from} to {lost.lsn_to}" if lost.lsn_to >= lost.lsn_from else "no lsn is known"
+        click.echo(f"lost: {lost.file} offset {lost.offset}, {lost.size} bytes, {lsns}: {lost.why}")
+    for key in found.uncertain[:_NAMED_MAX]:
+        click.echo(f"uncertain: {show.clean(key)}")
+    if len(found.uncertain) > _NAMED_MAX:
+        click.echo(f"uncertain: and {len(found.uncertain) - _NAMED_MAX} more, in the report")
