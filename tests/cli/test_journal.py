@@ -43,10 +43,11 @@ RECORDS: list[r.Written] = [
     r.Forgotten([key_of("default", "order-42"), key_of("mail", "raw")], NOON + 8),
     r.Carried(key_of("mail", "letter/1"), NOON + 9, task(b"[1]")),
     r.Carried("mail", NOON + 10, None),
+    r.Counted(NOON + 11, 5, 2, 1),
 ]  # fmt: skip
 KINDS = [
     "scheduled", "scheduled", "scheduled", "attempted", "rescheduled", "stopping", "ended", "paused",
-    "forgotten", "carried", "carried",
+    "forgotten", "carried", "carried", "counted",
 ]  # fmt: skip
 
 
@@ -99,7 +100,8 @@ def test_dump_has_a_line_for_every_lsn_and_all_that_its_record_holds(folder: Pat
     }  # fmt: skip
     assert lines[8]["tasks"] == [{"queue": "default", "id": "order-42"}, {"queue": "mail", "id": "raw"}]
     assert (lines[9]["id"], lines[10].get("id")) == ("letter/1", None)
-    assert lines[11]["below"] == 1
+    assert (lines[11]["succeeded"], lines[11].get("queue")) == (5, None)
+    assert lines[12]["below"] == 1
 
 
 def test_dump_filters(folder: Path) -> None:
@@ -109,7 +111,7 @@ def test_dump_filters(folder: Path) -> None:
     assert lsns("--id", "order-42") == [1, 4, 5, 6, 7, 9]
     assert lsns("--queue", "mail") == [2, 3, 8, 9, 10, 11]
     assert lsns("--queue", "mail", "--id", "order-42") == []
-    assert lsns("--kind", "ended", "--kind", "trimmed") == [7, 12]
+    assert lsns("--kind", "ended", "--kind", "trimmed") == [7, 13]
     assert lsns("--since", str(NOON + 6), "--until", str(NOON + 8)) == [7, 8, 9]
     assert lsns("--until", "2030-03-17T17:46:40.001Z", "--id", "letter/1") == [2]
     assert lsns("--from-lsn", "10", "--queue", "mail") == [10, 11]
@@ -146,7 +148,7 @@ def test_check_prints_a_verdict_and_the_counts(folder: Path) -> None:
     result = run("journal", "check", str(folder))
     assert result.exit_code == 0
     assert "sound" in result.stdout
-    assert "12 (lsn 1 to 12)" in result.stdout
+    assert "13 (lsn 1 to 13)" in result.stdout
     found = json.loads(run("journal", "check", str(folder), "--json").stdout)
     assert (found["ok"], found["verdict"], found["torn"]) == (True, "sound", None)
     assert found["kinds"] == {kind: KINDS.count(kind) for kind in KINDS}
@@ -155,7 +157,7 @@ def test_check_prints_a_verdict_and_the_counts(folder: Path) -> None:
 def test_check_names_what_is_torn(folder: Path) -> None:
     path = folder / SEGMENT_1
     data = bytearray(path.read_bytes())
-    end = 512 * 13
+    end = 512 * 14
     data[end - 88 : end] = bytes(88)  # no marker
     data[end - 512 + 90] ^= 1
     path.write_bytes(data)

@@ -22,7 +22,8 @@ _FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT_BYTES: Final = 1 << 16
 _NAMED_MAX: Final = 20  # tasks that are named; the report names them all
 _KINDS: Final = (
-    "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "trimmed",
+    "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "counted",
+    "trimmed",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from .segment import frames
 KINDS: Final = {
     "RawScheduled": "scheduled", "Rescheduled": "rescheduled", "Attempted": "attempted",
     "Stopping": "stopping", "Ended": "ended", "Paused": "paused", "Forgotten": "forgotten",
-    "Carried": "carried",
+    "Carried": "carried", "Counted": "counted",
 }  # fmt: skip
 """The records' classes, by the names of the document."""
 

@@ -106,6 +106,8 @@ def _keys(record: r.Replayed) -> list[tuple[str, str | None]]:
             return [split_key(key) for key in keys]
         case r.Paused(queue):
             return [(queue, None)]
+        case r.Counted():
+            return [("", None)]
         case r.Carried(key, _, None):
             return [(key, None)]
         case _:
@@ -117,9 +119,10 @@ def _rest(record: r.Replayed) -> dict[str, Any]:
     if isinstance(record, r.Forgotten):
         return {"tasks": [{"queue": queue, "id": id} for queue, id in keys]}
     ((queue, id),) = keys
-    fields: dict[str, Any] = {"queue": queue} if id is None else {"queue": queue, "id": id}
+    about = {"queue": queue, "id": id}
+    fields: dict[str, Any] = {name: value for name, value in about.items() if value}
     for name, value in asdict(record).items():
-        if name in ("key", "time_ms", "queue") or value is None:
+        if name in ("key", "time_ms", "queue", "lsn") or value is None:
             continue
         if name == "task":
             fields["task"] = task_fields(unpack(value) if isinstance(value, msgspec.Raw) else value)

@@ -1,8 +1,9 @@
 """Which records a start can apply where others are lost, and of which tasks the state is uncertain.
 
-A start asserts what the engine asserted when it wrote: an outcome of a task that nobody scheduled is a
-bug to it. So what rests on something lost is changed into what stands alone (a whole task is carried),
-or left out and told. Pure; the rules are those of the engine's replay.
+A start passes over records of a task that is not there (compaction leaves such), and asserts that others fit
+what came before: the end of a task that has ended is a bug to it. So what rests on something lost is
+changed into what stands alone (a whole task is carried), or left out and told. Pure; the rules are those
+of the engine's replay.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Known:
         self.orphans: dict[str, int] = {}  # keys whose records rest on something lost; lsn of the last one
 
     def uncertain(self, lost: list[tuple[int, int]]) -> Iterator[str]:
-        """Keys whose last record is older than something lost, or had to be changed."""
+        """Keys whose last record is older than something lost, or whose records do not fit together."""
         last_lost = max((upto for _, upto in lost), default=0)
         for key, (_, _, lsn) in self.tasks.items():
             if lsn < last_lost or key in self.orphans:
@@ -38,8 +39,9 @@ class Known:
             case r.Carried(key, _, task):
                 if task is not None:
                     self.tasks[key] = (task.version, task.state, lsn)
+                    self.orphans.pop(key, None)
                 return record
-            case r.Paused():
+            case r.Paused() | r.Counted():
                 return record
             case r.Forgotten(keys, time_ms):
                 return self._forgotten(keys, time_ms)
@@ -51,16 +53,19 @@ class Known:
     ) -> r.Replayed | None:
         known = self.tasks.get(key)
         self.tasks[key] = (task.version, task.state, lsn)
+        self.orphans.pop(key, None)
         if known is None:
-            fits = fresh
-        else:
-            final = not fresh and known[1] in (State.DONE, State.CANCELLED)
-            fits = task.version == known[0] + 1 and not final
+            return record
+        final = not fresh and known[1] in (State.DONE, State.CANCELLED)
+        fits = task.version == known[0] + 1 and not final
         return record if fits else r.Carried(key, time_ms, task)
 
     def _change(self, lsn: int, record: r.Attempted | r.Stopping | r.Ended) -> r.Replayed | None:
         known = self.tasks.get(record.key)
-        if known is None or State(known[1]).ended:
+        if known is None:
+            self.orphans[record.key] = lsn
+            return record
+        if State(known[1]).ended:
             self.orphans[record.key] = lsn
             return None
         state = record.state if isinstance(record, r.Ended) else known[1]
@@ -71,9 +76,10 @@ class Known:
         return record
 
     def _forgotten(self, keys: list[str], time_ms: int) -> r.Replayed:
-        kept = [key for key in keys if key in self.tasks and State(self.tasks[key][1]).ended]
+        live = {key for key in keys if key in self.tasks and not State(self.tasks[key][1]).ended}
         for key in keys:
-            if key in kept:
-                del self.tasks[key]
-            self.orphans.pop(key, None)
-        return r.Forgotten(kept, time_ms)
+            if key not in live:
+                self.tasks.pop(key, None)
+                self.orphans.pop(key, None)
+        self.orphans |= dict.fromkeys(live, 0)  # their ends are lost
+        return r.Forgotten([key for key in keys if key not in live], time_ms)
