@@ -62,3 +62,17 @@ def test_the_python_that_it_shows_runs(home: Home) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
     with daemon.connect() as connection:
         assert connection.done("stats")["tasks"]["cancelled"] == 1
+
+
+def test_the_journal_commands_that_it_shows_run(home: Home) -> None:
+    (block,) = [block for block in SHELL if "journal dump" in block]
+    daemon = home.start()
+    with daemon.connect() as connection:
+        connection.done("schedule", id="order-42", url="http://127.0.0.1:1/", delay="1h")
+    for line in block.strip().splitlines():
+        args = line.split()[1:]
+        done = subprocess.run(
+            [sys.executable, "-m", "wheeltimer", *args[:2], str(home.data), *args[3:]],
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == (73 if "repair" in line else 0), done.stderr
