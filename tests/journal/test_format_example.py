@@ -51,7 +51,7 @@ def dump(data: bytes) -> str:
 def on_the_page() -> dict[str, bytes]:
     text = PAGE.read_text(encoding="utf-8").split("## An example", 1)[1]
     found = {}
-    for name, block in re.findall(r"^`(\d{10}\.segment)`.*?```text\n(.*?)```", text, re.DOTALL | re.MULTILINE):
+    for name, block in re.findall(r"(?ms)^`(\d{10}\.segment)`.*?```text\n(.*?)```", text):
         data = bytearray(4096)
         for line in block.strip().splitlines():
             match = re.match(r"([0-9a-f]{4})  ((?:[0-9a-f]{2} {1,2}){16})", line)

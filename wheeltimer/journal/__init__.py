@@ -1,6 +1,6 @@
 """The journal: what was decided, on disk, and read back after a crash. Records are opaque bytes here.
 
-Its whole life, and all that callers may use::
+Its whole life, and all that callers may use (the tools of the command line have files of their own)::
 
     journal = Journal.open(path, clock=clock)       # blocking: locks, verifies, makes the tail writable
     for frame in journal.replay():                  # blocking: every batch, once, in order
@@ -26,6 +26,8 @@ Data goes down this list and comes back up by lsn::
     spares.py      segments to come
     recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
     follow.py      durable batches as they come, for subscribers
+    check.py       recovery's verdict beside a running daemon     dump.py     records to read
+    repair.py      what can be read of a damaged journal, anew; salvage.py, known.py, rewriting.py serve it
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
