@@ -44,7 +44,7 @@ async def fill(journal: Journal) -> None:
 
 
 def segments(disk: MemoryDisk) -> list[Path]:
-    return sorted(path for path in disk.files if path.suffix == ".segment")
+    return sorted(path for path in disk.files if path.suffix == ".segment" and path.parent == FOLDER)
 
 
 def start_says(disk: MemoryDisk) -> str:

@@ -19,7 +19,7 @@ from wheeltimer.journal.frame import HEADER_BYTES, Kind
 from wheeltimer.journal.repair import REPORT, Repaired, repair
 from wheeltimer.journal.segment import decode_header, headers, walk
 
-from .test_check import damages, segments, three_segments
+from .test_check import damages, fill, segments, three_segments
 from .worlds import FOLDER, MemoryDisk, contents, failing, open_journal, put, running
 
 raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -142,15 +142,23 @@ async def test_a_missing_segment_is_named_with_its_lsns() -> None:
 @trio_test
 async def test_a_crash_at_any_point_leaves_the_old_journal_or_the_new_one() -> None:
     """Every call that changes something fails in turn; a second repair ends what the first began."""
-    disk = await missing_middle()
+    disk = MemoryDisk()
+    journal = open_journal(disk)
+    async with running(journal):
+        await fill(journal)
+        await fill(journal)
+    del disk.files[segments(disk)[1]]
     old = {path.name: bytes(disk.files[path]) for path in segments(disk)}
     trial = copy(disk)
-    repair(FOLDER, trial)
+    first = repair(FOLDER, trial)
+    assert first is not None
     changing = ("create", "pwrite", "fdatasync", "rename", "unlink", "link", "sync_folder", "make_folder")
     new = reopened_records(trial)
+    names = {path.name for path in segments(trial)} - old.keys()
+    assert len(names) > 1
     points = 0
     for name in changing:
-        for occurrence in range(min(trial.calls[name], 12)):
+        for occurrence in range(min(trial.calls[name], 30)):
             hurt = copy(disk)
             left = [occurrence]
 
@@ -167,7 +175,10 @@ async def test_a_crash_at_any_point_leaves_the_old_journal_or_the_new_one() -> N
             hurt.locks.clear()
             kept = {path.name: bytes(data) for path, data in hurt.files.items() if path.name in old}
             assert kept == old, f"{name} {occurrence}"
-            repair(FOLDER, hurt)
+            is_new = names <= {path.name for path in segments(hurt) }
+            assert is_damaged(hurt) != is_new, f"{name} {occurrence}: neither the old nor the new one"
+            again = repair(FOLDER, hurt)
+            assert again is None or again.lost == first.lost, f"{name} {occurrence}: the report is another"
             assert reopened_records(hurt) == new, f"{name} {occurrence}"
     assert points > 20
 
