@@ -175,7 +175,7 @@ async def test_a_crash_at_any_point_leaves_the_old_journal_or_the_new_one() -> N
             hurt.locks.clear()
             kept = {path.name: bytes(data) for path, data in hurt.files.items() if path.name in old}
             assert kept == old, f"{name} {occurrence}"
-            is_new = names <= {path.name for path in segments(hurt) }
+            is_new = names <= {path.name for path in segments(hurt)}
             assert is_damaged(hurt) != is_new, f"{name} {occurrence}: neither the old nor the new one"
             again = repair(FOLDER, hurt)
             assert again is None or again.lost == first.lost, f"{name} {occurrence}: the report is another"
@@ -203,5 +203,3 @@ async def test_a_sound_journal_is_left_alone_and_a_running_one_is_refused() -> N
         repair(FOLDER, disk)
     with pytest.raises(StorageFailed), failing(disk, "names", errno.ENOENT):
         repair(FOLDER, disk)
-
-

@@ -41,9 +41,7 @@ class Rewritten:
 
     def _open(self, number: int, prev_crc: int) -> None:
         self._number, self._salt, self._offset = number, self.disk.random(8), SECTOR_BYTES
-        head = SegmentHeader(
-            FORMAT, self.journal_id, number, self.next_lsn, self.size, self._salt, prev_crc
-        )
+        head = SegmentHeader(FORMAT, self.journal_id, number, self.next_lsn, self.size, self._salt, prev_crc)
         data, self._crc = encode_header(head)
         self.names.append(segment_name(number))
         self._fd = self.disk.create(self.path / f"{self.names[-1]}.tmp")
