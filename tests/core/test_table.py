@@ -25,6 +25,7 @@ def test_the_table_does_what_a_dict_does() -> None:
             table[key] = model[key] = b"%d" % turn
         assert table.get(key) == model.get(key), f"seed {seed}"
     assert len(table) == len(model)
+    assert table.size == sum(len(key) + len(row) for key, row in model.items())
     assert dict(table.items()) == model
     assert all(table[key] == row for key, row in model.items())
     assert table.get("q/nobody") is None

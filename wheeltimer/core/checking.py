@@ -17,9 +17,10 @@ STATES = len(State)
 def check(engine: Engine) -> None:
     """Derive counts, indexes and timers again; AssertionError names what has drifted. O(tasks)."""
     counts, queues, groups = [0] * STATES, dict[str, list[int]](), dict[str, set[str]]()
-    elapsed = wall = superseded = 0
+    elapsed = wall = superseded = size = 0
     for key, row in engine.table.items():
         task = unpack(row)
+        size += len(key) + len(row)
         # The map of a row that came by the run (intake.py) has the short header; nothing else may differ.
         assert pack(task) in (row, b"\xde\x00" + bytes([row[0] & 15]) + row[1:]), f"row of {key}"
         counts[task.state] += 1
@@ -34,6 +35,7 @@ def check(engine: Engine) -> None:
         assert (task.flight != 0) == (task.state == State.RUNNING), f"flight of {key}"
         assert (key in engine.superseded) == (task.flight not in (0, task.version)), f"superseded {key}"
         superseded += key in engine.superseded
+    assert size == engine.table.size, f"{engine.table.size} bytes of keys and rows, derived {size}"
     assert counts == engine.counts, f"counts {engine.counts}, derived {counts}"
     assert {name: q.counts for name, q in engine.queues.items() if any(q.counts)} == queues
     assert {name: set(members) for name, members in engine.groups.items()} == groups

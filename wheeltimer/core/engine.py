@@ -112,7 +112,7 @@ class Engine(Rows):
 
         Their rows stay as they were written: they are not made into tasks and packed again.
         """
-        home_of, rebase, other = self.table.home, self._rebase, None
+        table, rebase, other = self.table, self._rebase, None
         keys: list[str] = []
         deadlines_ns: list[int] = []
         for record in left:
@@ -120,15 +120,13 @@ class Engine(Rows):
                 other = record
                 break
             key, row = record.key, bytes(record.task)
-            home, deadline_ns = home_of(key), r.plain_deadline(row)
-            if deadline_ns is None or key in home:
+            deadline_ns = r.plain_deadline(row)
+            if deadline_ns is not None and rebase is not None:
+                task = rebased(unpack(row), rebase)
+                row, deadline_ns = pack(task), task.deadline_ns
+            if deadline_ns is None or not table.put_new(key, row):
                 other = record
                 break
-            if rebase is not None:
-                task = rebased(unpack(row), rebase)
-                assert task.deadline_ns is not None
-                row, deadline_ns = pack(task), task.deadline_ns
-            home[key] = row
             keys.append(key)
             deadlines_ns.append(deadline_ns)
         if keys:

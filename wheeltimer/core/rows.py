@@ -146,8 +146,7 @@ class Rows:
         ``homes``: the shard of each key, found since the table last changed. ``queues``: how many tasks
         each queue gets.
         """
-        for home, key, row in zip(homes, keys, rows, strict=True):
-            home[key] = row
+        self.table.put_run(homes, keys, rows)
         self._follow_fresh(keys, deadlines_ns, queues)
 
     def _follow_fresh(self, keys: Sequence[str], deadlines_ns: Sequence[int], queues: dict[str, int]) -> None:

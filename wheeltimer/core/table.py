@@ -6,7 +6,7 @@ slices while it changes. A thousand small ones do neither. Nothing here knows wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 SHARDS: Final = 1024
@@ -22,13 +22,10 @@ class Table:
     def __init__(self) -> None:
         self.shards: list[Shard] = [{} for _ in range(SHARDS)]
         self._emptied = [0] * SHARDS
-
-    def home(self, key: str) -> Shard:
-        """The key's shard, until a key is removed. For those who look and then put in."""
-        return self.shards[hash(key) >> _SHIFT & _MASK]
+        self.size = 0  # bytes of all keys and rows
 
     def homes(self, keys: Iterable[str]) -> list[Shard]:
-        """``home`` of each key, in half the time."""
+        """The shard of each key, until a key is removed. For those who look and then put in."""
         shards = self.shards
         return [shards[hash(key) >> _SHIFT & _MASK] for key in keys]
 
@@ -39,13 +36,31 @@ class Table:
         return self.shards[hash(key) >> _SHIFT & _MASK][key]
 
     def __setitem__(self, key: str, row: bytes) -> None:
-        self.shards[hash(key) >> _SHIFT & _MASK][key] = row
+        shard = self.shards[hash(key) >> _SHIFT & _MASK]
+        old = shard.get(key)
+        self.size += len(key) + len(row) if old is None else len(row) - len(old)
+        shard[key] = row
+
+    def put_new(self, key: str, row: bytes) -> bool:
+        """Put in a key that is not there; False where it is, and nothing changed."""
+        shard = self.shards[hash(key) >> _SHIFT & _MASK]
+        if key in shard:
+            return False
+        shard[key] = row
+        self.size += len(key) + len(row)
+        return True
+
+    def put_run(self, homes: Sequence[Shard], keys: Sequence[str], rows: Sequence[bytes]) -> None:
+        """Put in keys that are not there; ``homes`` found since a key was last removed."""
+        for home, key, row in zip(homes, keys, rows, strict=True):
+            home[key] = row
+        self.size += sum(map(len, keys)) + sum(map(len, rows))
 
     def pop(self, key: str) -> None:
         """Remove a key that is there; a shard that has lost most of its rows gives its room back."""
         number = hash(key) >> _SHIFT & _MASK
         shard = self.shards[number]
-        del shard[key]
+        self.size -= len(key) + len(shard.pop(key))
         self._emptied[number] += 1
         if self._emptied[number] > 64 + 2 * len(shard):
             self.shards[number] = dict(shard)

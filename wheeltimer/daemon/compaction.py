@@ -23,7 +23,6 @@ from wheeltimer.daemon.turn import Turn
 from wheeltimer.journal import Sealed, given_up, hurries
 
 LOOK_S: Final = 0.5  # how often it looks whether there is work
-SHARE_OF_TIME: Final = 20  # it measures what is live again after so many times what that took
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
 COPIES_MAX: Final = 64  # tasks in one decision: 0.5 ms; and at most one decision waits for the disk
 COPIES_BYTES: Final = 65_536
@@ -35,7 +34,7 @@ _log = logging.getLogger("wheeltimer.compaction")
 
 
 class Compactor:
-    """Keeps the journal small. ``live_bytes``: what its tasks would take if it held nothing else."""
+    """Keeps the journal small."""
 
     def __init__(self, ledger: Ledger, turn: Turn) -> None:
         self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
@@ -43,15 +42,18 @@ class Compactor:
         # An eighth of a segment at most: a frame that does not fit its rest leaves that empty, and compaction
         # that cannot get below what it wants would never end.
         self._copies_bytes = min(COPIES_BYTES, self._journal.segment_bytes // 8)
-        self.live_bytes = 0
         self.done = 0
         self.carried = 0
-        self._measured_commits = -1
-        self._measure_at_s = 0.0
+
+    @property
+    def live_bytes(self) -> int:
+        """What the journal would take if it held nothing but copies of all tasks. O(queues)."""
+        engine = self._engine
+        names = sum(len(name) for name, queue in engine.queues.items() if queue.paused)
+        return engine.table.size + COPY_BYTES * sum(engine.counts) + names
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Work until cancelled. Raises StorageFailed when the journal's storage does."""
-        await self._measure()
         task_status.started()
         while True:
             await trio.sleep(LOOK_S)
@@ -60,25 +62,10 @@ class Compactor:
     async def work(self) -> None:
         """Compact as long as there is need."""
         while True:
-            if self._journal.commits != self._measured_commits and trio.current_time() >= self._measure_at_s:
-                await self._measure()
             going = given_up(self._journal.sealed, self.live_bytes, full=self._journal.full)
             if not going or not await self._room_for(going):
                 return
             await self._compact(going)
-
-    async def _measure(self) -> None:
-        """Add up what is live: 0.1 s for a million tasks, in slices."""
-        self._measured_commits = self._journal.commits
-        shards, total, spent_ns = self._engine.table.shards, 0, 0
-        for number in range(len(shards)):
-            began_ns = await self._turn.take()
-            shard = shards[number]
-            total += sum(map(len, shard)) + sum(map(len, shard.values())) + COPY_BYTES * len(shard)
-            spent_ns += self._turn.spent(began_ns)
-        names = (len(name) for name, queue in self._engine.queues.items() if queue.paused)
-        self.live_bytes = total + sum(names, 0)
-        self._measure_at_s = trio.current_time() + SHARE_OF_TIME * spent_ns / 1e9
 
     async def _room_for(self, going: Sequence[Sealed]) -> bool:
         """Whether the copies will fit, where there is no more than the reserved segments."""
@@ -115,7 +102,6 @@ class Compactor:
         while self._journal.sealed and self._journal.sealed[0].number <= going[-1].number:  # noqa: ASYNC110
             await trio.sleep(PAUSE_S)  # they are being removed
         self.done += 1
-        self._measure_at_s = 0.0  # what is live decides whether to go on, and costs less than the walk did
         _log.info(
             "compacted segments=%d bytes=%d carried=%d ms=%d live_bytes=%d journal_bytes=%d",
             len(going), sum(segment.size for segment in going), self.carried - before,
