@@ -192,3 +192,14 @@ def test_counts_and_queues_are_read_not_derived() -> None:
         assert sum(int(str(queue.get(state, 0))) for queue in by_queue.values()) == count
     driver.ask("pause", queue="c")
     assert queries.queues(driver.engine)["c"] == {"paused": True}
+
+
+def test_no_carriage_return_of_a_callers_json_stands_in_a_reply() -> None:
+    """Some readers end a line there: half a reply, and the rest of it taken for the next."""
+    driver = Driver()
+    line = b'{"op":"schedule","id":"a","url":"http://r/","body":[1,\r2],"meta":{"m":\r1}}'
+    assert driver.line(line)["ok"]
+    for request in (c.Get(id="a"), c.List()):
+        reply = msgspec.json.encode(driver._decide(request))
+        assert b"\r" not in reply
+        assert b'{"m": 1}' in reply

@@ -136,6 +136,9 @@ BAD: list[tuple[bytes, str, str]] = [
     (b'{"op":"schedule","url":"http://r/","meta":{"a":}}', "", "not JSON"),
     (b'{"op":"schedule","url":"http://r/","a`b":1}', "a`b", "no such field"),
     (b'{"op":"schedule","url":"http://r/","poll":{"every":5,"\xc3\xa9":1}}', "poll.\u00e9", "no such field"),
+    (b'{"op":"ping","a\\nb":1}', "a\nb", "no such field"),
+    (b'{"op":"ping","a - at `$.op`":1}', "a - at `$.op`", "no such field"),
+    (b'{"op":"ping","":1}', "", "no such field"),
 ]
 
 
@@ -147,6 +150,17 @@ def test_a_bad_line_is_told_what_is_wrong_and_the_next_is_served(line: bytes, fi
     assert words in reply["message"]
     assert not driver.written()
     assert driver.ask("pause", queue="q")["ok"]
+
+
+@pytest.mark.parametrize("place", [b'"%b":1', b'"op":"%b"', b'"seq":{"%b":1}'], ids=str)
+def test_a_name_made_to_look_like_a_path_costs_no_more_than_its_length(place: bytes) -> None:
+    """Tried at each of its " - at `$", the search for the path held the loop for 15 seconds."""
+    hostile = b" - at `$" * (131_000 // 8) + b"\\n"
+    line = b'{"op":"ping",' + place % hostile + b"}"
+    with pytest.raises(BadValue) as refused:
+        wire.decode(line)
+    assert len(str(refused.value)) < 300
+    assert refused.value.field in ("op", "seq", hostile.decode().replace("\\n", "\n"))
 
 
 def test_what_is_kept_as_raw_json_is_json() -> None:

@@ -40,9 +40,9 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
         elif task.body_as == "base64":
             shown["body_base64"] = b64encode(task.body).decode()
         else:
-            shown["body"] = Raw(task.body.replace(b"\r", b" "))  # white space; it could end a line here
+            shown["body"] = _on_one_line(task.body)
     if task.meta is not None:
-        shown["meta"] = Raw(task.meta)
+        shown["meta"] = _on_one_line(task.meta)
     ended = task.state >= State.DONE
     shown |= {
         "version": task.version,
@@ -60,6 +60,11 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
         # An absent status or error of an attempt is left out, as the row leaves it out.
         shown["history"] = to_builtins(task.history or [])
     return shown
+
+
+def _on_one_line(json: bytes) -> Raw:
+    """As it came, without carriage returns: white space in JSON, and to some readers the end of a line."""
+    return Raw(json.replace(b"\r", b" "))
 
 
 def get(engine: Engine, command: c.Get) -> TaskReply:

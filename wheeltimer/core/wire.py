@@ -16,9 +16,12 @@ from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 encode: Final = msgspec.json.Encoder().encode
 
-_AT: Final = re.compile(r" - at `(?:key in )?\$\.?(.*)`$")
-_UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`")
-_MISSING: Final = re.compile(r"Object missing required field `(.*)`")
+# What a client sent may stand in msgspec's sentences, 128 KiB of it: no pattern here is tried at more than
+# one place of them.
+_PATH: Final = re.compile(r"(?:key in )?\$\.?([A-Za-z0-9_.\[\]]*)`").fullmatch
+_UNKNOWN: Final = "Object contains unknown field `"
+_MISSING: Final = "Object missing required field `"
+_TEXT_CHARS_MAX: Final = 200  # of a sentence that repeats what the client sent
 
 
 class LineReader:
@@ -80,20 +83,22 @@ def decode(line: bytes) -> commands.AnyCommand:
 
 def _explained(text: str) -> BadValue:
     """msgspec's sentence, with the field in front."""
-    match = _AT.search(text)
-    path = match.group(1) if match else ""
-    text = _AT.sub("", text)
-    if inner := _UNKNOWN.search(text):
-        field = f"{path}.{inner.group(1)}".lstrip(".")
-        return BadValue(f"{field}: no such field here", field)
-    if inner := _MISSING.search(text):
-        field = f"{path}.{inner.group(1)}".lstrip(".")
-        return BadValue(f"{field}: missing", field)
-    if path == "op":
-        return BadValue(f"op: {text[0].lower()}{text[1:]}", "op")
+    path, sentence = "", text
+    before, _, at = text.rpartition(" - at `")
+    if match := _PATH(at):
+        path, sentence = match.group(1), before
+    for prefix, problem in ((_UNKNOWN, "no such field here"), (_MISSING, "missing")):
+        if sentence.startswith(prefix):
+            field = f"{path}.{sentence[len(prefix) : -1]}".lstrip(".")
+            return BadValue(f"{_cut(field)}: {problem}", field)
+    sentence = _cut(f"{sentence[0].lower()}{sentence[1:]}")
     if not path:
-        return BadValue(f"a JSON object expected: {text[0].lower()}{text[1:]}")
-    return BadValue(f"{path}: {text[0].lower()}{text[1:]}", path)
+        return BadValue(f"a JSON object expected: {sentence}")
+    return BadValue(f"{path}: {sentence}", path)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:_TEXT_CHARS_MAX]}..."
 
 
 def refusal(error: Refused | BadValue | TargetBlocked, seq: int | float | str | None = None) -> ErrorReply:
