@@ -16,7 +16,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
 
 
 _QUICK_ROOMS = ("core", "settings", "daemon", "client")
-_LONG = ("test_engine_model.py", "test_wheel.py")
+_LONG = ("test_engine_model.py", "test_wheel.py", "test_hostile.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -113,6 +113,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (S | {"body": 1, "body_base64": "MQ=="}, "body", "only one of"),
     (S | {"body_text": "1", "body_base64": "MQ=="}, "body_text", "only one of"),
     (S | {"body_base64": "MQ"}, "body_base64", "padding"),
+    (S | {"body_base64": "AAAA="}, "body_base64", "padding"),
     (S | {"body_base64": "M Q=="}, "body_base64", "standard base64"),
     (S | {"body_base64": "_-=="}, "body_base64", "standard base64"),
     (S | {"body_base64": "é"}, "body_base64", "standard base64"),

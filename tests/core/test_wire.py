@@ -10,6 +10,7 @@ import pytest
 from tests.core.driver import Driver
 from wheeltimer.core import commands as c
 from wheeltimer.core import wire
+from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.replies import ErrorReply, PingReply
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
@@ -240,6 +241,8 @@ def test_seq_comes_back_as_it_was(seq: object) -> None:
         (b"[4]", None),
         (b'{"seq":4,"body":' + DEEP + b"}", None),
         (b"\xff", None),
+        (b'{"op":"ping","seq":"\xed\xa0\x80"}', None),
+        (b'{"op":"ping","\xff":1,"seq":3}', 3),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -282,6 +285,11 @@ def test_a_blocked_target_names_the_field() -> None:
         assert reply["error"] == "target_blocked"
         assert reply["message"].startswith(f"{field}: bad is not in allow_nets")
     assert driver.ask("schedule", id="t", url="http://ok/")["ok"]
+    no_address = Driver(policy=Policy(check_host=AddressRule(False).check_host))
+    for field in ("url", "on_done", "on_dead"):
+        reply = no_address.ask("schedule", **({"url": "http://ok/"} | {field: "http://1.2.3.4.5/"}))
+        assert (reply["error"], reply["field"]) == ("bad_request", field)
+        assert reply["message"].startswith(f"{field}: '1.2.3.4.5' ends in a number")
     assert driver.ask("reschedule", id="t", url="http://bad/")["error"] == "target_blocked"
     assert driver.ask("reschedule", id="t", on_dead="http://bad/")["error"] == "target_blocked"
     assert driver.task("default/t").version == 1

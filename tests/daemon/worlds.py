@@ -99,7 +99,7 @@ async def settle() -> None:
 @asynccontextmanager
 async def world(
     folder: Path, clock: ManualClock | None = None, *, tick_ms: int = 10, concurrency: int = 64,
-    segment_bytes: int = 1 << 20, limits: Limits | None = None,
+    segment_bytes: int = 1 << 20, limits: Limits | None = None, hold: trio.Event | None = None,
 ) -> AsyncIterator[World]:  # fmt: skip
     """A daemon on ``folder``, recovered and running; left as by a kill, but for its files being closed."""
     clock, limits = clock or ManualClock(), limits or Limits()
@@ -133,6 +133,7 @@ async def world(
         ledger, turn, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
     )
     made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher, subscriptions))
+    made[0].hold = hold
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)
         await nursery.start(subscriptions.run)

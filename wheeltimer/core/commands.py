@@ -243,6 +243,8 @@ def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
     elif command.body_base64 is not None:
         kind = "base64"
         try:
+            if len(command.body_base64) % 4:
+                raise ValueError("padding")  # the library lets one character too many of it pass
             body = base64.b64decode(command.body_base64, validate=True)
         except (binascii.Error, ValueError) as error:
             raise BadValue("body_base64: standard base64 with padding expected", "body_base64") from error

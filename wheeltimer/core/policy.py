@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from wheeltimer.core.commands import URL_BYTES_MAX, split_url
 from wheeltimer.core.retry import Rule
-from wheeltimer.errors import TargetBlocked
+from wheeltimer.errors import BadValue, TargetBlocked
 
 _SEEN_MAX = 65_536  # origins remembered; then the memory starts afresh
 _ORIGIN_CHARS_MAX = 300  # of one that is remembered: a name of DNS has at most 253
@@ -54,7 +54,10 @@ class Policy:
         if self.all_pass((url,)):
             return
         _, host, _, _ = split_url(url, field)
-        reason = self._check_host(host)
+        try:
+            reason = self._check_host(host)
+        except BadValue as error:  # of a host; which field it stood in is known here
+            raise BadValue(f"{field}{str(error).removeprefix(error.field)}", field) from error
         if reason is not None:
             raise TargetBlocked(f"{field}: {reason}")
         if len(self._origins) >= _SEEN_MAX:

@@ -129,5 +129,5 @@ def seq_of(line: bytes) -> int | float | str | None:
     """The ``seq`` of a line that was refused as a whole, where it can be read at all."""
     try:
         return _seq_of(line).seq
-    except (msgspec.MsgspecError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
