@@ -18,7 +18,7 @@ from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer, outcome_bytes_max
 from wheeltimer.core.task import Task, split_key
-from wheeltimer.journal.committer import charge
+from wheeltimer.journal.room import charge
 
 SMALL = 10
 REPLY_BYTES = 65_536  # what the transport reads at most, whatever this limit says

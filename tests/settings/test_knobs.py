@@ -87,7 +87,7 @@ def test_defaults_are_those_of_the_contract(tmp_path: Path) -> None:
     assert (limits.unread_bytes_max, limits.unread_ms, limits.partial_line_ms) == (1 << 20, 30_000, 30_000)
     assert (limits.keep_done_ms, limits.keep_done_max) == (86_400_000, 1_000_000)
     assert (limits.keep_dead_ms, limits.keep_dead_max) == (30 * 86_400_000, 100_000)
-    assert settings.journal.segment_bytes == 64 << 20
+    assert (settings.journal.segment_bytes, settings.journal.unsynced_bytes_max) == (64 << 20, 8 << 20)
 
 
 @pytest.mark.parametrize(("key", "knob"), NUMBERS, ids=[key for key, _ in NUMBERS])

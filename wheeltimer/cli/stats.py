@@ -44,7 +44,8 @@ def stats(session: Session) -> None:
 
 def _journal(journal: dict[str, Any]) -> str:
     live = [f"{_size(journal['live_bytes'])} of it live"] if "live_bytes" in journal else []
-    return ", ".join([f"{_size(journal['bytes'])} on disk", *live, f"{journal['commits']} commits"])
+    slow = [f"{journal['slow_syncs']} slow syncs"] if journal.get("slow_syncs") else []
+    return ", ".join([f"{_size(journal['bytes'])} on disk", *live, f"{journal['commits']} commits", *slow])
 
 
 def _size(count: int) -> str:

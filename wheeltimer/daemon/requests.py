@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
+import trio
 
 from wheeltimer import __version__
 from wheeltimer.core import commands as c
@@ -45,7 +46,9 @@ class Requests:
         self._changed = changed
         self._resumed = resumed
         self._runs = Runs()
+        self._gate = trio.Lock()
         self.draining = False
+        self.held_bytes = 0  # replies that wait for a commit; counted by whoever holds them
 
     async def answer(
         self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None
@@ -54,7 +57,7 @@ class Requests:
 
         A ``subscribe`` is handed over and ends the slice: its reply, and all that follows, is not ours.
         """
-        began_ns = await self._turn.take()
+        began_ns = await self._let_in()
         replies: list[object] = []
         at, long = self._slice(lines, at, replies, began_ns + SLICE_NS)
         self._turn.spent(began_ns)
@@ -63,6 +66,25 @@ class Requests:
             reply = await self._long(long, subscribe)
             return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
+
+    async def _let_in(self) -> int:
+        """Wait for a turn, and as long as too much waits for the disk; as ``Turn.take``.
+
+        Timers, attempts and their outcomes do not pass here: a disk that hangs is between clients and
+        their replies only. Raises StorageFailed when the disk does not come back.
+        """
+        began_ns = await self._turn.take()
+        while self._crowded():
+            async with self._gate:  # one waits for the disk, the others for that one: each is let in alone
+                journal = self._ledger.journal
+                while self._crowded():
+                    await journal.wait_durable(journal.durable_lsn + 1)
+            began_ns = await self._turn.take()
+        return began_ns
+
+    def _crowded(self) -> bool:
+        journal = self._ledger.journal
+        return journal.unsynced_bytes + self.held_bytes >= journal.unsynced_bytes_max
 
     def _slice(
         self, lines: list[bytes], at: int, replies: list[object], until_ns: int
@@ -195,7 +217,7 @@ class Requests:
         reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
-            began_ns = await self._turn.take()
+            began_ns = await self._let_in()
             now = self._ledger.now()
             until_ns = began_ns + SLICE_NS
             for key in keys:

@@ -108,6 +108,7 @@ class Daemon:
             settings.data_dir,
             clock=clocks,
             segment_bytes=settings.journal.segment_bytes,
+            unsynced_bytes_max=settings.journal.unsynced_bytes_max,
             fsync=settings.fsync == "group",
         )
         self._check_segments()
@@ -274,6 +275,8 @@ class Daemon:
                 "commits": journal.commits,
                 "compactions": compactor.done,
                 "carried": compactor.carried,
+                "slow_syncs": journal.pace.slow_syncs,
+                "sync_ms_max": journal.pace.sync_ms_max,
             },
             "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
             "lateness_us": late,

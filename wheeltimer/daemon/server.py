@@ -1,9 +1,8 @@
 """Listeners and connections: bytes in, slices of work, replies out in the order of the requests.
 
 The reader cuts lines, has a slice of them decided and applied, and puts the replies into the outbox with
-the lsn they were decided at. The commit that makes that lsn durable sends them at once, as far as the
-socket takes them; what it does not take is left to the connection's second nursery task, which has
-patience for a slow client, up to a limit. What a command does is in ``requests.py`` and below.
+the lsn they were decided at. The commit that makes that lsn durable sends them, as far as the socket takes
+them; the connection's second nursery task has patience for the rest. What a command does: ``requests.py``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Server:
         self.journal = journal
         self.subscriptions = subs
         self.limits = limits
-        self.waiting: deque[tuple[int, _Connection]] = deque()  # by the lsn that is waited for
+        self.waiting: deque[tuple[int, int, _Connection]] = deque()  # lsn that is waited for, bytes that wait
         self._open: set[_Connection] = set()
         self._closed = trio.Event()
         self._ending = False
@@ -79,7 +78,9 @@ class Server:
         """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
         waiting = self.waiting
         while waiting and waiting[0][0] <= lsn:
-            waiting.popleft()[1].push()
+            _, held_bytes, connection = waiting.popleft()
+            self.requests.held_bytes -= held_bytes
+            connection.push()
 
     def fail(self, error: StorageFailed) -> None:
         """The storage failed: every request that waits is told that its outcome is unknown."""
@@ -213,7 +214,8 @@ class _Connection:
         if lsn <= self._journal.durable_lsn:
             self.push()
         else:
-            self._server.waiting.append((lsn, self))
+            self._requests.held_bytes += len(replies)
+            self._server.waiting.append((lsn, len(replies), self))
 
     def push(self) -> None:
         """Send what is durable, in order, as far as the socket takes it without waiting."""
@@ -277,8 +279,7 @@ class _Connection:
         while True:
             await self._stuck.wait()
             self._stuck = trio.Event()
-            while self._rest:
-                data = self._rest
+            while data := self._rest:
                 if not await self._send(data):
                     _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
                     assert self._scope is not None
@@ -306,11 +307,10 @@ def _storage_refusals(error: StorageFailed, lines: list[bytes]) -> bytes:
     """One refusal for each request, or reply that never became true, in ``lines``; with its ``seq``."""
     reply = ErrorReply(False, "storage", f"{error}; whether it is stored is unknown: send the same id again")
     refusals = []
-    for line in lines:
-        if line.strip():
-            seq = wire.seq_of(line)
-            reply.seq = UNSET if seq is None else seq
-            refusals.append(wire.encode(reply) + b"\n")
+    for line in filter(bytes.strip, lines):
+        seq = wire.seq_of(line)
+        reply.seq = UNSET if seq is None else seq
+        refusals.append(wire.encode(reply) + b"\n")
     return b"".join(refusals)
 
 

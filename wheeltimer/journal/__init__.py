@@ -19,11 +19,12 @@ takes what is held as well, and so does ``wait_durable``.
 Data goes down this list and comes back up by lsn::
 
     journal.py     open, replay, let go
-    committer.py   room, batches, who waits (in the loop)
+    committer.py   batches, who waits (in the loop)
+    room.py        what may be appended, taken before it is decided
     hand.py        the thread that blocks
     compaction.py  which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
-    spares.py      segments to come
+    spares.py      segments to come                               pace.py     how long the disk takes
     recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
     follow.py      durable batches as they come, for subscribers
     check.py       recovery's verdict beside a running daemon     dump.py     records to read

@@ -1,11 +1,8 @@
-"""Group commit in the loop: room, batches, and who waits for which lsn.
+"""Group commit in the loop: batches, and who waits for which lsn.
 
-One batch is under way at a time; what is appended meanwhile makes the next one. The blocking half is
-``writer.py``, the thread ``hand.py``, room on disk ``spares.py``, the folder's content ``recovery.py``.
-
-The room. A decision is charged for a frame of its own (``charge``), though decisions share frames: so
-what is written never exceeds what was charged. A segment counts for what it surely holds: a frame that
-does not fit its rest goes to the next one, and is at most ``frame_bytes_max``, so that much is left out.
+One batch is under way at a time; what is appended meanwhile makes the next one. What may be appended is
+said in ``room.py``; the blocking half is ``writer.py``, the thread ``hand.py``, the segments to come
+``spares.py``, the folder's content ``recovery.py``.
 """
 
 from __future__ import annotations
@@ -22,20 +19,15 @@ import trio
 
 from wheeltimer.errors import StorageFailed
 
-from .frame import FRAME_OVERHEAD_BYTES, SECTOR_BYTES, Kind
+from .frame import Kind
 from .hand import Hand, Job
-from .segment import encode_trim, frame_bytes_max
-from .spares import RESERVED, SPARES_WANTED, Spares
+from .room import Room, charge
+from .segment import encode_trim
+from .spares import SPARES_WANTED, Spares
 from .writer import Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
 ROOM_RETRY_S: Final = 1.0  # how often a full file system is asked again
-_CHARGE: Final = FRAME_OVERHEAD_BYTES + SECTOR_BYTES - 1
-
-
-def charge(size: int) -> int:
-    """What a decision of ``size`` bytes takes in a frame of its own: whole sectors."""
-    return size + _CHARGE & -SECTOR_BYTES
 
 
 @dataclass(slots=True)
@@ -46,18 +38,19 @@ class _Batch:
     last_lsn: int
 
 
-class Committer:
+class Committer(Room):
     """Takes decisions, makes commits of them, tells who waits. ``release`` ends what the run used."""
 
-    def __init__(self, writer: Writer, spares: Spares, hand: Hand, release: Job) -> None:
-        self.segment_bytes: Final = spares.segment_bytes
-        self.decision_bytes_max: Final = frame_bytes_max(self.segment_bytes) - FRAME_OVERHEAD_BYTES
-        """Largest ``reserve`` and largest sum of one ``append``."""
+    def __init__(
+        self, writer: Writer, spares: Spares, hand: Hand, release: Job, unsynced_bytes_max: int
+    ) -> None:
+        self._spare_gone = trio.Event()
+        super().__init__(writer, spares, unsynced_bytes_max)
         self.commits = 0
         """Commits since the start."""
         self.on_durable: list[Callable[[int], None]] = []
         """Called in the loop after each commit with the new :attr:`durable_lsn`; must not raise."""
-        self._writer, self._spares, self._hand, self._release = writer, spares, hand, release
+        self._hand, self._release = hand, release
         self._last_lsn = self._durable = writer.next_lsn - 1
         self._records: list[bytes] = []  # the batch that is growing
         self._size = self._charge = 0
@@ -65,7 +58,6 @@ class Committer:
         self._flight: _Batch | None = None
         self._chores: deque[tuple[int, Job]] = deque()  # done when the lsn is durable
         self._busy = True  # until run() starts the hand
-        self._taken = 0
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = count()
         self._failure: StorageFailed | None = None
@@ -73,9 +65,7 @@ class Committer:
         self._closing = False
         self._ended = trio.Event()
         self._stirred = trio.Event()
-        self._spare_gone = trio.Event()
         self._last_commit_s = 0.0
-        self._measure()
 
     @property
     def next_lsn(self) -> int:
@@ -92,23 +82,11 @@ class Committer:
         """Why the journal is dead; None while it lives. Set before anybody is woken."""
         return self._failure
 
-    def reserve(self, size: int, *, essential: bool = False) -> bool:
-        """Takes room for one decision of at most ``size`` bytes, or says that there is none. O(1).
-
-        ``essential`` decisions may use the two segments that are kept for them. What was reserved is
-        given to :meth:`append` with the same ``size``, or back with :meth:`release`.
-        """
-        assert 0 <= size <= self.decision_bytes_max, size
-        taken = self._taken + charge(size)
-        if taken > (self._room_essential if essential else self._room):
-            return False
-        self._taken = taken
-        return True
-
-    def release(self, size: int) -> None:
-        """Gives back what was reserved and is not needed."""
-        self._taken -= charge(size)
-        assert self._taken >= 0, "more room given back than was reserved"
+    @property
+    def unsynced_bytes(self) -> int:
+        """What was appended and is not on disk, as it was charged; at least its bytes."""
+        under_way = 0 if self._flight is None else self._flight.charge
+        return under_way + sum(batch.charge for batch in self._ready) + self._charge
 
     def append(self, records: list[bytes], reserved: int, *, hold: bool = False) -> int:
         """One decision: its records (complete msgpack values) in order; returns the last one's lsn.
@@ -289,13 +267,8 @@ class Committer:
         self._size = self._charge = 0
 
     def _measure(self) -> None:
-        """What may be taken, from where the writer stands; called while it writes nothing."""
-        unsure = frame_bytes_max(self.segment_bytes) + SECTOR_BYTES
-        segment, spares = self._writer.segment, self._spares.count
-        whole = self.segment_bytes - SECTOR_BYTES - unsure
-        self._room_essential = max(0, segment.size - segment.offset - unsure) + spares * whole
-        self._room = self._room_essential - RESERVED * whole
-        if spares < SPARES_WANTED:
+        super()._measure()
+        if self._spares.count < SPARES_WANTED:
             self._spare_gone.set()
 
     async def _keep_marked(self) -> None:

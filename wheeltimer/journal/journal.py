@@ -21,7 +21,9 @@ from .disk import Disk
 from .follow import Follower, Shelf
 from .frame import Clocks, Frame
 from .hand import Hand, Thread
+from .pace import Pace
 from .recovery import Progress, Scan, scan
+from .room import UNSYNCED_BYTES_MAX
 from .segment import frames
 from .spares import SPARES_WANTED, Spares, fitting_segment_bytes
 from .writer import Open, Writer, restore
@@ -34,8 +36,11 @@ SEGMENT_BYTES_LEAST: Final = 1 << 20
 class Journal(Committer):
     """An open journal; create with :meth:`open`. The package docstring shows its whole life."""
 
-    def __init__(self, directory: Directory, spares: Spares, writer: Writer, found: Scan, hand: Hand) -> None:
-        super().__init__(writer, spares, hand, self.abandon)
+    def __init__(
+        self, directory: Directory, spares: Spares, writer: Writer, found: Scan, hand: Hand,
+        unsynced_bytes_max: int,
+    ) -> None:  # fmt: skip
+        super().__init__(writer, spares, hand, self.abandon, unsynced_bytes_max)
         self.journal_id: Final[bytes] = found.journal_id
         """16 random bytes, for the life of the journal; a repair keeps them."""
         self.found: Final = found
@@ -53,6 +58,7 @@ class Journal(Committer):
         clock: Callable[[], Clocks],
         segment_bytes: int = SEGMENT_BYTES,
         segment_bytes_least: int = SEGMENT_BYTES_LEAST,
+        unsynced_bytes_max: int = UNSYNCED_BYTES_MAX,
         fsync: bool = True,
         progress: Progress | None = None,
         disk: Disk | None = None,
@@ -90,7 +96,7 @@ class Journal(Committer):
             if isinstance(exc, OSError):
                 raise StorageFailed(f"journal {path} cannot be opened: {exc}") from exc
             raise
-        return cls(directory, spares, writer, found, Thread() if hand is None else hand)
+        return cls(directory, spares, writer, found, Thread() if hand is None else hand, unsynced_bytes_max)
 
     def __enter__(self) -> Self:
         return self
@@ -146,6 +152,11 @@ class Journal(Committer):
             Sealed(number, self._writer.sizes[number], firsts[after] - 1)
             for number, after in itertools.pairwise(numbers)
         ]
+
+    @property
+    def pace(self) -> Pace:
+        """How long its syncs took."""
+        return self._writer.pace
 
     @property
     def full(self) -> bool:

@@ -21,6 +21,7 @@ from .frame import (
     extent_bytes,
     payload_of,
 )
+from .pace import Pace
 from .recovery import Scan
 from .segment import FORMAT, SegmentHeader, encode_header, rewritten
 from .spares import Spare, Spares
@@ -66,6 +67,7 @@ class Writer:
         self.first_lsns.setdefault(segment.number, found.next_lsn)
         self.clock = clock
         self.fsync = fsync
+        self.pace = Pace()
         self._marked = True
 
     def commit(self, kind: Kind, records: list[bytes]) -> None:
@@ -130,7 +132,7 @@ class Writer:
 
     def _sync(self) -> None:
         if self.fsync:
-            self.disk.fdatasync(self.segment.fd)
+            self.pace.sync(self.disk, self.segment.fd, segment_name(self.segment.number))
 
     def _rotate(self) -> None:
         old = self.segment

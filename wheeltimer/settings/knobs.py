@@ -142,6 +142,14 @@ class Journal(Struct, frozen=True, kw_only=True):
     segment_bytes: Annotated[
         int, _knob("one file; the unit of reservation and of giving space back", _MIB, 4096 * _MIB)
     ] = 64 * _MIB
+    unsynced_bytes_max: Annotated[
+        int,
+        _knob(
+            "changes and replies that wait for a slow disk; beyond it no connection is read until a commit"
+            " ends. At most an eighth of a segment counts",
+            65_536, 1024 * _MIB,
+        ),
+    ] = 8 * _MIB  # fmt: skip
 
 
 class Queue(Struct, frozen=True, kw_only=True):
