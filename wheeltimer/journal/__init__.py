@@ -47,10 +47,12 @@ from .frame import Clocks, Frame
 from .hand import Hand, Inline, Thread
 from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
 from .reader import read
+from .room import UNSYNCED_BYTES_MAX
 
 __all__ = [
     "SEGMENT_BYTES",
     "SEGMENT_BYTES_LEAST",
+    "UNSYNCED_BYTES_MAX",
     "Clocks",
     "Disk",
     "Follower",

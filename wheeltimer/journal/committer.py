@@ -21,6 +21,7 @@ from wheeltimer.errors import StorageFailed
 
 from .frame import Kind
 from .hand import Hand, Job
+from .pace import SLOW_SYNC_MS
 from .room import Room, charge
 from .segment import encode_trim
 from .spares import SPARES_WANTED, Spares
@@ -181,6 +182,7 @@ class Committer(Room):
                 self._busy = False
                 nursery.start_soon(self._keep_marked)
                 nursery.start_soon(self._keep_spares)
+                nursery.start_soon(self._keep_watch)
                 self.flush()
                 task_status.started()
                 await self._collect()
@@ -281,6 +283,14 @@ class Committer(Room):
             if self._flight is None:
                 self._chores.append((0, self._writer.settle))
                 self.flush()
+
+    async def _keep_watch(self) -> None:
+        """Tells of a commit that the disk does not end."""
+        while True:
+            batch = self._flight
+            await trio.sleep(SLOW_SYNC_MS / 1000)
+            if batch is not None and batch is self._flight:
+                self._writer.pace.stuck(SLOW_SYNC_MS, self.unsynced_bytes)
 
     async def _keep_spares(self) -> None:
         """Takes room ahead of its need, zeroes it piece by piece; asks a full disk again and again."""
