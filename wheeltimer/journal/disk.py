@@ -3,18 +3,63 @@
 Every call is blocking and raises :class:`OSError`; who called it translates that once. Whoever hands
 in another object with these methods (a disk in memory that loses power, say) has replaced the disk of
 the whole journal. Nothing here knows what a segment or a frame is.
+
+An error says which call failed and on what file: with a descriptor alone the system tells neither.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 ZERO_CHUNK_BYTES = 1 << 20
 """Zeros are laid down in pieces of this size, so that no commit's sync waits behind a whole segment."""
 
 _ZEROS = bytes(ZERO_CHUNK_BYTES)
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _named(call: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Has the errors of a system call carry its name and its file's; the first argument is either."""
+
+    def wrap(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        def called(*given: _P.args, **more: _P.kwargs) -> _T:
+            try:
+                return function(*given, **more)
+            except OSError as exc:
+                raise OSError(exc.errno, f"{call}: {exc.strerror}", _path_of(given[0])) from exc
+
+        return called
+
+    return wrap
+
+
+def _path_of(target: Any) -> str:
+    """The file of a path, or of a descriptor that is open."""
+    if isinstance(target, int):
+        with suppress(OSError):
+            return os.readlink(f"/proc/self/fd/{target}")
+    return str(target)
+
+
+_open = _named("open")(os.open)
+_read = _named("read")(os.read)
+_pread = _named("read")(os.pread)
+_pwrite = _named("write")(os.pwrite)
+_fallocate = _named("fallocate")(os.posix_fallocate)
+_ftruncate = _named("ftruncate")(os.ftruncate)
+_fdatasync = _named("fdatasync")(os.fdatasync)
+_fsync = _named("fsync")(os.fsync)
+_flock = _named("flock")(fcntl.flock)
+_rename = _named("rename")(os.rename)
+_link = _named("link")(os.link)
+_unlink = _named("unlink")(os.unlink)
+_listdir = _named("list")(os.listdir)
 
 
 class Disk:
@@ -25,7 +70,7 @@ class Disk:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self, folder: Path) -> list[str]:
-        return sorted(os.listdir(folder))
+        return sorted(_listdir(folder))
 
     def size(self, path: Path) -> int:
         return os.stat(path).st_size
@@ -40,20 +85,23 @@ class Disk:
 
         Read and not mapped: a sector that cannot be read is then an error and not a signal.
         """
-        with open(path, "rb", buffering=0) as file:
-            left = os.fstat(file.fileno()).st_size if limit < 0 else limit
+        fd = _open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            left = os.fstat(fd).st_size if limit < 0 else limit
             parts = []
-            while left > 0 and (part := os.read(file.fileno(), left)):
+            while left > 0 and (part := _read(fd, left)):
                 parts.append(part)
                 left -= len(part)
+        finally:
+            os.close(fd)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
         """At most ``size`` of the file's bytes from ``offset`` on; fewer only at its end."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = _open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            data = os.pread(fd, size, offset)
-            while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+            data = _pread(fd, size, offset)
+            while len(data) < size and (more := _pread(fd, size - len(data), offset + len(data))):
                 data += more
         finally:
             os.close(fd)
@@ -61,18 +109,18 @@ class Disk:
 
     def open(self, path: Path) -> int:
         """A descriptor for writing in place."""
-        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        return _open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def create(self, path: Path) -> int:
         """A descriptor of a new, empty file for this user only; a file of that name is emptied."""
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        return _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     def close(self, fd: int) -> None:
         os.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
         """Takes ``size`` bytes from the file system for this file, so that writing them finds space."""
-        os.posix_fallocate(fd, 0, size)
+        _fallocate(fd, 0, size)
 
     def zero(self, fd: int, offset: int, size: int) -> None:
         """Writes zeros: space that was written once takes a sync of a third of the time."""
@@ -93,26 +141,26 @@ class Disk:
             written = self.pwrite(fd, data, offset)
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
-        return os.pwrite(fd, data, offset)
+        return _pwrite(fd, data, offset)
 
     def fdatasync(self, fd: int) -> None:
-        os.fdatasync(fd)
+        _fdatasync(fd)
 
     def rename(self, source: Path, target: Path) -> None:
-        os.rename(source, target)
+        _rename(source, target)
 
     def link(self, source: Path, target: Path) -> None:
         """A second name for a file; the bytes are the same."""
-        os.link(source, target)
+        _link(source, target)
 
     def unlink(self, path: Path) -> None:
-        os.unlink(path)
+        _unlink(path)
 
     def sync_folder(self, folder: Path) -> None:
         """Makes creations, renames and removals in ``folder`` durable."""
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fd = _open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            _fsync(fd)
         finally:
             os.close(fd)
 
@@ -122,9 +170,9 @@ class Disk:
         ``flock``: a POSIX lock would be dropped by closing any other descriptor of the file. Raises
         :class:`BlockingIOError` when another holds it.
         """
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(fd)
             raise
@@ -132,8 +180,8 @@ class Disk:
 
     def replace_text(self, fd: int, text: bytes) -> None:
         """The small file behind ``fd`` holds ``text`` and nothing else; not synced."""
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, text, 0)
+        _ftruncate(fd, 0)
+        _pwrite(fd, text, 0)
 
     def pid(self) -> int:
         return os.getpid()
