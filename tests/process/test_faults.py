@@ -1,0 +1,139 @@
+"""Every system call that the journal makes fails once, in the real process, early, late and in between.
+
+What must hold, whatever fails: the exit code that the operator was promised, one line in the log that names
+the call and the file, no traceback; ``storage`` to all who wait, and to nobody a lie: what was acknowledged is
+delivered or still there after the next start. A sync that failed is never tried again.
+
+EINTR is no failure: the call did nothing and is made again, but for ``rename`` and ``unlink``, whose makers
+never thought of it. No space for a segment to come is no failure either: then there is less room, or none.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.process.faults import CALLS, SAID, Drill, Fault, Lived, Spot, make_template, spots_of, syncs_after
+from tests.process.receiver import Receiver
+from tests.process.tools import need
+
+ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EINTR")
+EACH = 8  # faults for each system call; ten times as many with --thorough
+WORKERS = 3
+STORAGE, IN_USE, CARRIED_ON = 74, 73, 0
+
+
+@dataclass
+class Bench:
+    """What all drills share: the folder they start with, and where a daemon calls what."""
+
+    folder: Path
+    template: Path
+    receiver: Receiver
+    spots: list[Spot]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    need("strace")
+    folder = tmp_path_factory.mktemp("faults")
+    (folder / "template").mkdir()
+    template = make_template(folder / "template")
+    with Receiver() as receiver:
+        drill = Drill(folder / "dry", template, receiver, "dry")
+        lived = drill.live(None)
+        assert lived.ended.code == 0, lived.ended
+        spots = spots_of(lived.trace, drill.home.data)
+        drill.check_kept()
+        drill.close()
+        yield Bench(folder, template, receiver, spots)
+
+
+def chosen(spots: Sequence[Spot], call: str, count: int, chance: random.Random) -> list[Fault]:
+    """Faults of one call: every kind of file with every error before any of them twice."""
+    errors = (*ERRORS, "EAGAIN") if call == "flock" else ERRORS
+    kinds: dict[str, list[Spot]] = {}
+    for spot in spots:
+        if spot.call == call:
+            kinds.setdefault(spot.kind, []).append(spot)
+    assert kinds, f"the dry run never called {call}"
+    faults: dict[Fault, None] = {}
+    turn = [(kind, error) for kind in kinds for error in errors]
+    chance.shuffle(turn)
+    for number in range(20 * count):
+        kind, error = turn[number % len(turn)]
+        faults[Fault(chance.choice(kinds[kind]), error)] = None
+        if len(faults) == count:
+            break
+    return list(faults)
+
+
+def expected(fault: Fault) -> int:
+    """The exit code that was promised."""
+    (call, _, _), error = fault
+    if error == "EINTR" and call not in ("rename", "unlink"):
+        return CARRIED_ON
+    if call == "flock" and error == "EAGAIN":
+        return IN_USE
+    if error in ("ENOSPC", "EDQUOT") and call in ("openat", "fallocate") and fault.spot.kind == "spare-N.tmp":
+        return CARRIED_ON
+    return STORAGE
+
+
+def check(fault: Fault, lived: Lived) -> None:
+    ended = lived.ended
+    assert "Traceback" not in ended.log, ended.log
+    assert ended.code == expected(fault), ended
+    if ended.code == CARRIED_ON:
+        assert lived.ready
+        assert not lived.told.storage
+        return
+    call, name = SAID[fault.spot.call], fault.spot.name.strip(".")
+    if ended.code == STORAGE:
+        said = [line for line in ended.log.splitlines() if call in line and name in line]
+        assert len(said) == 1, f"one line with {call} and {name}:\n{ended.log}"
+    else:
+        assert "in use by process" in ended.log
+    if fault.spot.call in ("fdatasync", "fsync"):
+        assert syncs_after(lived, lived.injected[0]) == []
+
+
+def tried(bench: Bench, fault: Fault, name: str) -> tuple[bool, str | None]:
+    """Whether the fault was met, and what went wrong."""
+    drill = Drill(bench.folder / name, bench.template, bench.receiver, name)
+    try:
+        lived = drill.live(fault)
+        if lived.injected:
+            check(fault, lived)
+        else:  # what is called when depends on how things fall; the acknowledged is kept all the same
+            assert lived.ended.code == 0, lived.ended
+        drill.check_kept()
+    except AssertionError as error:
+        return True, f"{fault}: {error}"
+    finally:
+        drill.close()
+    return bool(lived.injected), None
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_system_call_that_fails_once_loses_nothing_acknowledged(
+    bench: Bench, call: str, thorough: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seed = int(os.environ.get("WT_SEED", 0)) or random.SystemRandom().randrange(1, 1 << 32)
+    print(f"seed={seed}; WT_SEED={seed} repeats it")
+    faults = chosen(bench.spots, call, EACH * (10 if thorough else 1), random.Random(seed))
+    names = [f"{call}-{number}" for number in range(len(faults))]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        results = list(pool.map(lambda pair: tried(bench, *pair), zip(faults, names, strict=True)))
+    met = sum(hit for hit, _ in results)
+    with capsys.disabled():
+        print(f"\nfaults in {call}: {met} of {len(faults)} met, seed={seed}")
+    wrong = [why for _, why in results if why is not None]
+    assert not wrong, "\n\n".join(wrong)
+    assert met * 2 >= len(faults), "the dry run says little about what is called"
