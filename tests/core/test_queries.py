@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from typing import Any
 
@@ -203,3 +204,18 @@ def test_no_carriage_return_of_a_callers_json_stands_in_a_reply() -> None:
         reply = msgspec.json.encode(driver._decide(request))
         assert b"\r" not in reply
         assert b'{"m": 1}' in reply
+
+
+def test_a_page_of_long_tasks_ends_before_its_limit_and_the_cursor_leads_on() -> None:
+    """One short line asked for 20 MB."""
+    driver = Driver()
+    for n in range(300):
+        driver.ask("schedule", id=f"t{n}", url="http://r/" + "x" * 8000, delay=n, body_text="y" * 9000)
+    seen, pages, cursor = list[str](), 0, None
+    while pages == 0 or cursor:
+        page = driver.ask("list", limit=1000, **({"cursor": cursor} if cursor else {}))
+        assert len(json.dumps(page)) < 2 * queries.PAGE_BYTES_MAX
+        seen += [task["id"] for task in page["tasks"]]
+        pages, cursor = pages + 1, page.get("cursor")
+    assert seen == [f"t{n}" for n in range(300)]
+    assert pages == 3

@@ -20,6 +20,7 @@ from wheeltimer.errors import BadValue
 
 _NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
 LIST_MAX: Final = 1000
+PAGE_BYTES_MAX: Final = 1 << 20  # one short line may not ask for more; the cursor leads to the rest
 _AS_GIVEN: Final = (
     "delay", "at", "url", "method", "headers", "retry", "timeout", "connect_timeout", "expires_in",
     "expires_at", "success", "poll", "group", "on_done", "on_dead",
@@ -126,11 +127,17 @@ class Listing:
 
     def reply(self) -> ListReply:
         page = sorted(self._best)[: self._command.limit + 1]
-        tasks = [view(key, unpack(row), whole=False) for _, key, row in page]
+        tasks: list[dict[str, object]] = []
+        size = 0
+        for _, key, row in page[: self._command.limit]:
+            task = unpack(row)
+            size += len(row) - len(task.body or b"")
+            if size > PAGE_BYTES_MAX and tasks:
+                break
+            tasks.append(view(key, task, whole=False))
         reply = ListReply(True, tasks, seq=self._command.reply_seq)
-        if len(page) > self._command.limit:
-            del reply.tasks[self._command.limit :]
-            reply.cursor = _write_cursor(page[self._command.limit - 1][0])
+        if len(tasks) < len(page):
+            reply.cursor = _write_cursor(page[len(tasks) - 1][0])
         return reply
 
 

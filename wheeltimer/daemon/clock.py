@@ -111,3 +111,8 @@ def stepped(previous: Now, now: Now, tolerance_ns: int = STEP_TOLERANCE_NS) -> i
     """
     moved_ns = (now.wall_ns - now.elapsed_ns) - (previous.wall_ns - previous.elapsed_ns)
     return moved_ns if abs(moved_ns) > tolerance_ns else 0
+
+
+def monotonic_us() -> int:
+    """CLOCK_MONOTONIC, which a service manager compares with its own; nothing here is timed by it."""
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -26,7 +26,9 @@ from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 PROTOCOL: Final = 1
+REPLY_BYTES_MAX: Final = 262_144  # of what may be long, in one slice: a client that reads nothing has it all
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
+_LONG_REPLIES: Final = (c.Get, c.Stats)
 _REFUSED_IN_DRAIN: Final = (c.Schedule, c.Reschedule, c.Redrive)
 
 
@@ -91,8 +93,8 @@ class Requests:
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
         now, ledger, runs = self._ledger.now(), self._ledger, self._runs
-        count = len(lines)
-        while at < count:
+        count, left_bytes = len(lines), REPLY_BYTES_MAX
+        while at < count and left_bytes > 0:
             line = lines[at]
             if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.draining:
                 some = lines[at : at + runs.length]
@@ -115,7 +117,11 @@ class Requests:
                 else:
                     if _is_long(command):
                         return at, command  # what was asked before is not held up by what takes long
-                    replies.append(self._short(command, now))
+                    reply = self._short(command, now)
+                    if isinstance(command, _LONG_REPLIES):
+                        reply = msgspec.Raw(data := wire.encode(reply))
+                        left_bytes -= len(data)
+                    replies.append(reply)
             at += 1
             if time.perf_counter_ns() > until_ns:
                 break

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import sys
 from collections.abc import Callable
@@ -26,12 +25,15 @@ from wheeltimer.core.records import Due, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
+from wheeltimer.daemon.descriptors import fit
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
+from wheeltimer.daemon.notify import Notifier
 from wheeltimer.daemon.parts import address_rule, keys_of, policy_of, queue_of, window_of
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
+from wheeltimer.daemon.soon import Soon
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
 from wheeltimer.daemon.timerfd import open_timer
@@ -44,7 +46,6 @@ from wheeltimer.journal import Clocks, Journal
 from wheeltimer.settings import Settings
 
 GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
-OUTCOME_HOLD_S = 0.005  # how long an outcome may wait for others to share its commit
 IDLE_LOOK_S = 5.0
 _log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]
@@ -63,18 +64,11 @@ def main(
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
-    _raise_descriptors()
+    settings = fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
     daemon.recover(progress)
     return trio.run(daemon.run)
-
-
-def _raise_descriptors() -> None:
-    """Connections of clients and receivers, kept ones too, may pass the soft limit: the hard one is it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _check_served(settings: Settings) -> None:
@@ -93,6 +87,7 @@ class Daemon:
         self.settings = settings
         self.clock = clock
         self._reload = reload
+        self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
 
@@ -149,8 +144,7 @@ class Daemon:
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
             queue_of(settings), window_of(settings),
         )  # fmt: skip
-        timer = open_timer(self.clock)
-        ticker = Ticker(ledger, self.clock, timer, dispatcher.go)
+        ticker = Ticker(ledger, self.clock, timer := open_timer(self.clock), dispatcher.go)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
@@ -165,7 +159,7 @@ class Daemon:
         )  # fmt: skip
         subscriptions = Subscriptions(ledger, turn, settings.limits)
         server = Server(requests, journal, subscriptions, settings.limits)
-        recorded = _Soon(ticker.poke)
+        recorded = Soon(ticker.poke)
         ledger.changed = recorded.ask
         journal.on_durable += [
             server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
@@ -189,6 +183,7 @@ class Daemon:
                         inner.start_soon(recorded.run, journal.flush)
                         await inner.start(self._hangups, rule, ledger, sender, dispatcher)
                         inner.start_soon(_close_idle, transport)
+                        inner.start_soon(self._notifier.watch, lambda: ticker.alive_ns, self.clock.elapsed_ns)
                         self._say_ready(names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
@@ -230,6 +225,7 @@ class Daemon:
                     _log.warning("second signal, ending at once")
                     os._exit(128 + number)
                 requests.draining = True
+                self._notifier.stopping()
                 _log.info(
                     "draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight
                 )
@@ -246,8 +242,9 @@ class Daemon:
                 if self._reload is None:
                     continue
                 try:
-                    settings = self._reload()
-                    _check_served(settings)
+                    with self._notifier.reloading():
+                        settings = self._reload()
+                        _check_served(settings)
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
                     continue
@@ -293,31 +290,9 @@ class Daemon:
             f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
             flush=True,
         )
+        self._notifier.ready()
         if self.settings.fsync == "off":
             _log.warning("fsync is off: a power cut loses acknowledged tasks")
-
-
-class _Soon:
-    """Does something a moment after it was asked for, once for all who asked meanwhile; ``first`` at once.
-
-    Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost
-    timers more than the callbacks do. A crash repeats at most what ended in the last commit, as ever.
-    """
-
-    def __init__(self, first: Callable[[], None]) -> None:
-        self._first = first
-        self._asked = trio.Event()
-
-    def ask(self) -> None:
-        self._first()
-        self._asked.set()
-
-    async def run(self, do: Callable[[], None]) -> None:
-        while True:
-            await self._asked.wait()
-            await trio.sleep(OUTCOME_HOLD_S)
-            self._asked = trio.Event()
-            do()
 
 
 async def _close_idle(transport: Transport) -> None:

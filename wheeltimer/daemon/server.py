@@ -19,6 +19,7 @@ from msgspec import UNSET
 from wheeltimer.core import commands as c
 from wheeltimer.core import wire
 from wheeltimer.core.replies import ErrorReply
+from wheeltimer.daemon.farewell import CLOSE_GRACE_S, RECEIVE_BYTES, Door, send_last
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.daemon.subscriptions import Subscriptions
@@ -27,9 +28,7 @@ from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits
 
-RECEIVE_BYTES: Final = 131_072
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
-CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before the connection is closed
 END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
 _log = logging.getLogger("wheeltimer.server")
 
@@ -44,6 +43,7 @@ class Server:
         self.limits = limits
         self.waiting: deque[tuple[int, int, _Connection]] = deque()  # lsn that is waited for, bytes that wait
         self._open: set[_Connection] = set()
+        self._door = Door()
         self._closed = trio.Event()
         self._ending = False
 
@@ -55,8 +55,8 @@ class Server:
     async def serve(self, stream: trio.SocketStream) -> None:
         """One connection, kept apart from all others: a bug in it closes it and is logged."""
         if self.connections >= self.limits.connections_max:
-            reply = ErrorReply(False, "full", f"connections_max ({self.limits.connections_max}) are open")
-            await _send_last(stream, wire.encode(reply) + b"\n")
+            text = f"connections_max ({self.limits.connections_max}) are open"
+            await self._door.turn_away(stream, wire.encode(ErrorReply(False, "full", text)) + b"\n")
             return
         connection = _Connection(stream, self)
         self._open.add(connection)
@@ -133,7 +133,7 @@ class _Connection:
             self._closing = True
             self._stuck.set()
         if self._last is not None:
-            await _send_last(self._stream, self._last)
+            await send_last(self._stream, self._last)
 
     async def _read(self) -> None:
         """Read until the client has no more to say, or said something that ends the connection."""
@@ -312,19 +312,3 @@ def _storage_refusals(error: StorageFailed, lines: list[bytes]) -> bytes:
         reply.seq = UNSET if seq is None else seq
         refusals.append(wire.encode(reply) + b"\n")
     return b"".join(refusals)
-
-
-async def _send_last(stream: trio.SocketStream, data: bytes) -> None:
-    """Send the last bytes of a connection and its end, and wait a moment until they are read.
-
-    What the client still sends is read and dropped: closing a socket with unread input resets the
-    connection, and the client might lose the very reply that tells it why.
-    """
-    with trio.move_on_after(CLOSE_GRACE_S):
-        try:
-            await stream.send_all(data)
-            await stream.send_eof()
-            while await stream.receive_some(RECEIVE_BYTES):
-                pass
-        except trio.BrokenResourceError:
-            pass  # the client is gone

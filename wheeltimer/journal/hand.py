@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import trio
 
 Job = Callable[[], None]
+_ASIDE: Final = trio.CapacityLimiter(4)  # threads that look at files; a crowd of subscribers asks at once
 IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
 
 
@@ -73,7 +74,7 @@ class Thread:
             raise error
 
     async def aside(self, work: Callable[[], bool]) -> bool:
-        return await trio.to_thread.run_sync(work)
+        return await trio.to_thread.run_sync(work, limiter=_ASIDE)
 
     async def stop(self) -> None:
         if self._thread is None:

@@ -1,0 +1,37 @@
+"""File descriptors: as many as the system allows, and clients leave those that callbacks and files need."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from typing import Final
+
+import msgspec
+
+from wheeltimer.settings import Settings
+
+OWN: Final = 128  # journal, log, timers, lookups, and clients that are being turned away
+PER_ATTEMPT: Final = 2  # an attempt in flight, and a connection that is kept after it
+_log = logging.getLogger("wheeltimer")
+
+
+def fit(settings: Settings) -> Settings:
+    """Raise the soft limit to the hard one; lower ``connections_max`` where that is not enough for all.
+
+    Without it a crowd of clients would take the last descriptors, and callbacks of others would fail.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    wanted = settings.limits.connections_max
+    room = max(1, hard - OWN - PER_ATTEMPT * settings.concurrency)
+    if hard == resource.RLIM_INFINITY or wanted <= room:
+        return settings
+    _log.warning(
+        "descriptors=%d leave room for %d clients, not connections_max=%d; raise LimitNOFILE (ulimit -n),"
+        " or lower connections_max or concurrency",
+        hard, room, wanted,
+    )  # fmt: skip
+    return msgspec.structs.replace(
+        settings, limits=msgspec.structs.replace(settings.limits, connections_max=room)
+    )
