@@ -24,8 +24,14 @@ URL = "http://127.0.0.1:9/never"
 LINE_BYTES_MAX = 131_072
 BODY_BYTES_MAX = 65_536
 CEILING_BYTES = 416 << 20  # of address space; a daemon that has just started takes 200 to 260 MiB of it
-CONFIG = "[limits]\nunread = '2s'\npartial_line = '20s'\nsubscriber_bytes_max = 65536\n"
-    "[journal]\nsegment_bytes = 16777216\n"
+CONFIG = """
+[limits]
+unread = "2s"
+partial_line = "20s"
+subscriber_bytes_max = 65536
+[journal]
+segment_bytes = 16777216
+"""
 
 
 class Target:
@@ -252,8 +258,7 @@ def test_a_browser_that_is_made_to_post_gets_an_error_a_line(target: Target) -> 
     """A form of a web page can reach a port of this machine."""
     with target.connect() as client:
         client.send_bytes(
-            b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8463\r\nContent-Type: text/plain\r\n\r\n"
-            b"name=text"
+            b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8463\r\nContent-Type: text/plain\r\n\r\nname=text"
         )
         client.half_close()
         replies = client.rest()
