@@ -88,6 +88,7 @@ def the_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     with Home(tmp_path_factory.mktemp("hostile")) as home:
         target = Target(home)
         yield target
+        target.witness.close()
         target.daemon.kill()
         daemon = home.start(config=CONFIG)
         with daemon.connect() as client:
