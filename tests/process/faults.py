@@ -34,8 +34,8 @@ CALLS = (
     "pread64",
 )
 SAID = {  # how the log names them
-    "openat": "open:", "pwrite64": "write:", "fdatasync": "fdatasync:", "fsync": "fsync:", "rename": "rename:",
-    "fallocate": "fallocate:", "unlink": "unlink:", "flock": "flock:", "read": "read:", "pread64": "read:",
+    "openat": "open:", "pwrite64": "write:", "fdatasync": "fdatasync:", "fsync": "fsync:",
+    "rename": "rename:", "fallocate": "fallocate:", "unlink": "unlink:", "flock": "flock:", "read": "read:", "pread64": "read:",
 }  # fmt: skip
 CONFIG = "[journal]\nsegment_bytes = 1048576\n[limits]\nkeep_done_max = 10\n"
 NEVER = "http://127.0.0.1:9/never"

@@ -1,8 +1,8 @@
 """Every system call that the journal makes fails once, in the real process, early, late and in between.
 
 What must hold, whatever fails: the exit code that the operator was promised, one line in the log that names
-the call and the file, no traceback; ``storage`` to all who wait, and to nobody a lie: what was acknowledged is
-delivered or still there after the next start. A sync that failed is never tried again.
+the call and the file, no traceback; ``storage`` to all who wait, and to nobody a lie: what was acknowledged
+is delivered or still there after the next start. A sync that failed is never tried again.
 
 EINTR is no failure: the call did nothing and is made again, but for ``rename`` and ``unlink``, whose makers
 never thought of it. No space for a segment to come is no failure either: then there is less room, or none.
