@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,7 +34,8 @@ CALLS = (
 )
 SAID = {  # how the log names them
     "openat": "open:", "pwrite64": "write:", "fdatasync": "fdatasync:", "fsync": "fsync:",
-    "rename": "rename:", "fallocate": "fallocate:", "unlink": "unlink:", "flock": "flock:", "read": "read:", "pread64": "read:",
+    "rename": "rename:", "fallocate": "fallocate:", "unlink": "unlink:", "flock": "flock:",
+    "read": "read:", "pread64": "read:",
 }  # fmt: skip
 CONFIG = "[journal]\nsegment_bytes = 1048576\n[limits]\nkeep_done_max = 10\n"
 NEVER = "http://127.0.0.1:9/never"
@@ -119,16 +119,20 @@ class Drill:
         self.name = name
         self.told = Acknowledged()
 
-    def live(self, fault: Fault | None) -> Lived:
-        """All of it, up to the end of the process. Without a fault everything is traced."""
+    def live(self, fault: Fault | None, *, ends: bool = False) -> Lived:
+        """All of it, up to the end of the process. Without a fault everything is traced.
+
+        ``ends``: the fault shall end the daemon, so nobody asks it to.
+        """
         daemon = self.home.launch(config=CONFIG, wrap=self._strace(fault))
         ready = self._await_ready(daemon)
-        if ready:
-            self._work(daemon)
+        if ready and self._work(daemon) and not (ends and "(INJECTED)" in self._trace()):
             daemon.signal()
         ended = daemon.wait()
-        trace = (self.home.folder / "trace").read_text(errors="replace").splitlines()
-        return Lived(ended, ready, self.told, trace)
+        return Lived(ended, ready, self.told, self._trace().splitlines())
+
+    def _trace(self) -> str:
+        return (self.home.folder / "trace").read_text(errors="replace")
 
     def _strace(self, fault: Fault | None) -> Sequence[str]:
         """A tool that execs the daemon under its own pid; ``-P``: nothing but the one file is touched."""
@@ -149,18 +153,20 @@ class Drill:
             return False
         return True
 
-    def _work(self, daemon: Daemon) -> None:
+    def _work(self, daemon: Daemon) -> bool:
+        """Whether the daemon lived through it."""
         try:
             with daemon.connect() as client, daemon.connect() as watcher:
                 watcher.send({"op": "subscribe", "types": ["task.scheduled", "task.done"]})
                 for number in range(BATCHES):
                     if not self._batch(client, number):
-                        return
-                for _ in until(3):
+                        return False
+                for _ in until():
                     if client.done("stats")["journal"]["compactions"] or self.told.full:
-                        return
+                        break
         except (ConnectionError, AssertionError):
-            return  # the daemon is gone; what it told counts
+            return False  # the daemon is gone; what it told counts
+        return True
 
     def _batch(self, client: Connection, number: int) -> bool:
         """Schedule some, cancel most of the batch before; False where the daemon ended in between."""
@@ -246,14 +252,3 @@ def spots_of(trace: Sequence[str], data: Path) -> list[Spot]:
 def syncs_after(lived: Lived, at: int) -> list[str]:
     """Later attempts to sync the same file: there must be none."""
     return [line for line in lived.trace[at + 1 :] if re.search(r" f(data)?sync\(", line)]
-
-
-def strace_works() -> str | None:
-    """Why it does not, or None."""
-    tried = subprocess.run(
-        [need("strace"), "-f", "--seccomp-bpf", "-o", "/dev/null", "true"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return None if tried.returncode == 0 else tried.stderr.strip()

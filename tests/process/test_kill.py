@@ -32,11 +32,11 @@ from wheeltimer.core.records import Attempted, decode_all
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import read
 
-ROUNDS = 20
+KILLS = 100
 ACKNOWLEDGED_LEAST = 100_000
 WRITERS = 4
 DEPTH = 250  # requests of one writer under way
-ROUND_MAX = 11_000  # a round is killed after 1 to so many acknowledgements, and some ms
+ROUND_MAX = 4_000  # a round is killed after 1 to so many acknowledgements, and some ms
 CONCURRENCY = 32
 DELAY_MS_MAX = 800
 CONFIG = f"concurrency = {CONCURRENCY}\n[journal]\nsegment_bytes = 8388608\n"
@@ -116,12 +116,13 @@ class Life:
 
 
 class Campaign:
-    """The whole test; ``rounds`` and ``least`` scale it."""
+    """The whole test; a round is killed after at most ``round_max`` acknowledgements, and some ms."""
 
-    def __init__(self, home: Home, receiver: Receiver, seed: int) -> None:
+    def __init__(self, home: Home, receiver: Receiver, seed: int, round_max: int = ROUND_MAX) -> None:
         self.home = home
         self.receiver = receiver
         self.chance = random.Random(seed)
+        self.round_max = round_max
         self.writers = [
             Writer(f"w{n}", random.Random(seed * 100 + n), receiver.url()) for n in range(WRITERS)
         ]
@@ -130,6 +131,10 @@ class Campaign:
         self._recorded: set[str] = set()
         self._read_upto_lsn = 0
         self._written_ms = self._written_before_ms = 0  # the last frame, and the one before it
+
+    @property
+    def kills(self) -> int:
+        return self.rounds + self.starts_killed
 
     @property
     def acknowledged(self) -> int:
@@ -145,7 +150,7 @@ class Campaign:
             self.kill(daemon)
         daemon = self.launch()
         daemon.await_ready()
-        answers, enough = count(1), self.chance.randrange(1, ROUND_MAX)
+        answers, enough = count(1), self.chance.randrange(1, self.round_max)
         reached = threading.Event()
 
         def on_answer() -> None:
@@ -243,7 +248,7 @@ class Campaign:
     def report(self, seed: int, seen: dict[str, list[Callback]]) -> str:
         repeats = sum(len(callbacks) - 1 for callbacks in seen.values())
         return (
-            f"seed={seed} rounds={self.rounds} starts_killed={self.starts_killed}"
+            f"seed={seed} kills={self.kills} starts_killed={self.starts_killed}"
             f" acknowledged={self.acknowledged} delivered={len(seen)} repeats={repeats}"
         )
 
@@ -256,7 +261,7 @@ def test_kill_9_under_pipelining_writers(
     print(f"seed={seed}; WT_SEED={seed} repeats it")
     campaign = Campaign(home, receiver, seed)
     scale = 10 if thorough else 1
-    while campaign.rounds < ROUNDS * scale or campaign.acknowledged < ACKNOWLEDGED_LEAST * scale:
+    while campaign.kills < KILLS * scale or campaign.acknowledged < ACKNOWLEDGED_LEAST * scale:
         campaign.round()
     seen = campaign.finish()
     with capsys.disabled():

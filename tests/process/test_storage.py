@@ -240,6 +240,33 @@ def test_one_sync_serves_all_who_wait(quiet: Home) -> None:
     daemon.kill()
 
 
+def test_a_sync_that_takes_seconds_is_told_of_and_counted_and_nobody_is_refused(
+    quiet: Home, receiver: Receiver
+) -> None:
+    daemon = quiet.start(wrap=injected(quiet, "fdatasync:delay_exit=2500000:when=2"))
+    with daemon.connect() as client, daemon.connect() as other:
+        acknowledge(client, "before", url=receiver.url(), delay=400)
+        client.send({"op": "schedule", "id": "waits", "url": URL, "delay": "1h"})
+        for _ in until():
+            if len(traced(quiet, "pwrite64")) == 2:
+                break
+        for n in range(20):  # three times what may wait for the disk
+            other.send({"op": "schedule", "id": f"s{n}", "url": URL, "delay": "1h", "body": "x" * 20_000})
+        (callback,) = receiver.wait_for("before")
+        assert callback.late_ms < 250
+        assert client.reply()["ok"]
+        assert all(reply["ok"] for reply in other.replies(20))
+        about = client.done("stats")["journal"]
+        assert about["slow_syncs"] == 1
+        assert 2500 <= about["sync_ms_max"] < 20_000
+    (slow,) = [line for line in daemon.log.splitlines() if "disk is slow" in line]
+    assert f"{quiet.segments()[0].name} took ms={about['sync_ms_max']}" in slow
+    assert daemon.log.count("disk does not answer") == 1
+    daemon.kill()
+    with quiet.start().connect() as client:
+        assert client.done("stats")["tasks"]["scheduled"] == 21
+
+
 def test_a_disk_that_hangs_does_not_stop_the_timers(quiet: Home, receiver: Receiver) -> None:
     """The disk is never between a deadline and its callback: every sync takes 300 ms, and one follows
     another, while what was durable before comes due."""

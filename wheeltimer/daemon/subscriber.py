@@ -6,6 +6,7 @@ socket takes them, else through a queue of ``subscriber_bytes_max``. Beyond that
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from wheeltimer.daemon.subscriptions import Subscriptions
 
 
+_log = logging.getLogger("wheeltimer.subscriptions")
 SLICE_RECORDS: Final = 256  # records made into lines between two turns of everybody else: about 1 ms
 
 Numbered = list[tuple[int, Raw]]  # records with their lsns
@@ -134,6 +136,7 @@ class Subscriber:
         except Trimmed:
             self._last = await self._why_lagged()
         except StorageFailed as error:
+            _log.warning("subscriber told storage, the journal cannot be read for it: %s", error)
             self._last = unreadable(error)
 
     async def _why_lagged(self) -> ErrorReply:
