@@ -14,7 +14,7 @@ fi
 mkdir -p .report
 rm -f .report/*.json .report/*.png .report/report.md
 failed=
-for name in accuracy schedule interference crowd memory delivery compaction; do
+for name in accuracy schedule interference crowd hostile memory delivery compaction; do
     strace=
     [ "$name" = schedule ] && strace=--strace
     "$PYTHON" -m benchmarks "$name" --out .report $strace "$@" || failed="$failed $name"

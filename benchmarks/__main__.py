@@ -15,7 +15,16 @@ from benchmarks import report
 from benchmarks.harness import Options
 from benchmarks.machine import Pauses, facts
 
-NAMES: Final = ("accuracy", "schedule", "interference", "crowd", "memory", "delivery", "compaction")
+NAMES: Final = (
+    "accuracy",
+    "schedule",
+    "interference",
+    "crowd",
+    "hostile",
+    "memory",
+    "delivery",
+    "compaction",
+)
 
 
 def main() -> int:

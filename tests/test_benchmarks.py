@@ -42,6 +42,7 @@ FIGURES = {
         "forecast over 20,000",
     },
     "crowd": {"requests_per_s", "median_alone", "median_beside", "idle"},
+    "hostile": {"kinds"},
     "memory": {"one hour"},
     "delivery": {"receiver", "setups", "stock_httpx", "lateness"},
     "compaction": {
