@@ -2,9 +2,10 @@
 
 The kernel keeps no page and no name of it, so that what a program sees is what is here. Each file has what
 it shows, what is durable, and the writes in between; the folder has names that show, names that are
-durable, and the steps in between. ``cut`` is the loss of power: of the writes since a file's last sync any
-512-byte blocks stay, of the steps since the folder's last sync any steps. ``fail`` makes the next sync of a
-segment fail as Linux lets it fail: the pages are clean from then on, still show, and are lost.
+durable, and the steps in between. ``power_off`` is the instant after which nothing becomes durable, often in
+the middle of a sync; ``cut`` decides what that instant left: of the writes since a file's last sync any
+512-byte blocks, of the steps since the folder's last sync any steps. ``fail_next_sync`` makes the next sync
+of a segment fail as Linux lets it fail: the pages are clean from then on, still show, and are lost.
 
 Run as a process of its own (``python -m tests.process.forgetful FOLDER``), driven by ``ForgetfulDisk``.
 """
@@ -23,6 +24,7 @@ from typing import Any, Self
 
 BLOCK_BYTES = 512
 SIZE_BYTES = 1 << 30
+SYNC_S_MAX = 0.005  # a sync takes up to so long, so that power is often lost in the middle of one
 
 
 class ForgetfulDisk:
@@ -49,8 +51,16 @@ class ForgetfulDisk:
         self.process.wait(30)
         self.process.stdout.close()
 
+    def power_off(self) -> None:
+        """From now on nothing becomes durable and no change is answered, a sync under way neither."""
+        self._ask("off 0")
+
+    def let_go(self) -> None:
+        """Ends the calls that were never answered: who made them is being killed and will not see it."""
+        self._ask("release 0")
+
     def cut(self, seed: int) -> str:
-        """Power is lost; nobody has a file open. What was forgotten, in words."""
+        """Power is back; nobody has a file open. What was forgotten, in words."""
         return self._ask(f"cut {seed}")
 
     def fail_next_sync(self) -> None:
@@ -126,7 +136,8 @@ class Disk:
         self.names: dict[str, int] = {}
         self.stable_names: dict[str, int] = {}
         self.steps: list[tuple[str | None, str | None, int]] = []
-        self.fails = False
+        self.fails = self.off = False
+        self.chance = random.Random(0)
         self._last = 1  # the folder
 
     def create(self, name: str) -> _File:
@@ -168,6 +179,7 @@ class Disk:
             else:
                 lost_steps += 1
         self.steps.clear()
+        self.off = False
         lost_blocks = 0
         files: dict[int, _File] = {}
         names: dict[str, int] = {}
@@ -188,11 +200,18 @@ def _take(names: dict[str, int], gone: str | None, come: str | None, number: int
         names[come] = number
 
 
-def _operations(disk: Disk) -> Any:
+def _operations(disk: Disk, released: list[Any]) -> Any:
     """FUSE's calls, on ``disk``. Made in a function: only this process has pyfuse3."""
     import pyfuse3
+    import trio
 
     root = pyfuse3.ROOT_INODE
+
+    async def power() -> None:
+        """Before any change: there is power, or no answer, and in the end an error that nobody sees."""
+        if disk.off:
+            await released[0].wait()
+            raise pyfuse3.FUSEError(errno.EIO)
 
     class Operations(pyfuse3.Operations):  # type: ignore[misc]
         def _file(self, parent: int, name: bytes) -> _File:
@@ -220,6 +239,7 @@ def _operations(disk: Disk) -> Any:
             return self._about(inode)
 
         async def setattr(self, inode: int, attr: Any, fields: Any, fh: Any, ctx: Any) -> Any:
+            await power()
             if fields.update_size:
                 disk.files[inode].resize(attr.st_size)
             return self._about(inode)
@@ -228,11 +248,13 @@ def _operations(disk: Disk) -> Any:
             return self._about(self._file(parent_inode, name).number)
 
         async def create(self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: Any) -> Any:
+            await power()
             file = disk.create(name.decode())
             return pyfuse3.FileInfo(fh=file.number, direct_io=True), self._about(file.number)
 
         async def open(self, inode: int, flags: int, ctx: Any) -> Any:
             if flags & os.O_TRUNC:
+                await power()
                 disk.files[inode].resize(0)
             return pyfuse3.FileInfo(fh=inode, direct_io=True)
 
@@ -240,14 +262,19 @@ def _operations(disk: Disk) -> Any:
             return bytes(disk.files[fh].shown[off : off + size])
 
         async def write(self, fh: int, off: int, buf: bytes) -> int:
+            await power()
             disk.files[fh].write(off, bytes(buf))
             return len(buf)
 
         async def fsync(self, fh: int, datasync: bool) -> None:
+            await trio.sleep(disk.chance.uniform(0, SYNC_S_MAX))
+            await power()
             if not disk.sync(disk.files[fh]):
                 raise pyfuse3.FUSEError(errno.EIO)
 
         async def fsyncdir(self, fh: int, datasync: bool) -> None:
+            await trio.sleep(disk.chance.uniform(0, SYNC_S_MAX))
+            await power()
             disk.sync_names()
 
         async def opendir(self, inode: int, ctx: Any) -> int:
@@ -261,6 +288,7 @@ def _operations(disk: Disk) -> Any:
                         return
 
         async def unlink(self, parent_inode: int, name: bytes, ctx: Any) -> None:
+            await power()
             self._file(parent_inode, name)
             disk.unlink(name.decode())
 
@@ -268,6 +296,7 @@ def _operations(disk: Disk) -> Any:
             self, parent_inode_old: int, name_old: bytes, parent_inode_new: int, name_new: bytes,
             flags: int, ctx: Any,
         ) -> None:  # fmt: skip
+            await power()
             self._file(parent_inode_old, name_old)
             disk.rename(name_old.decode(), name_new.decode())
 
@@ -288,6 +317,7 @@ def main(folder: str) -> None:
     import trio
 
     disk = Disk()
+    released = [trio.Event()]
 
     async def obey(nursery: Any) -> None:
         async with trio.lowlevel.FdStream(os.dup(0)) as asked:
@@ -299,9 +329,14 @@ def main(folder: str) -> None:
                     what, _, value = line.decode().partition(" ")
                     if what == "cut":
                         print(disk.cut(int(value)), flush=True)
+                        continue
+                    if what == "off":
+                        disk.off, released[0] = True, trio.Event()
+                    elif what == "release":
+                        released[0].set()
                     else:
                         disk.fails = True
-                        print("done", flush=True)
+                    print("done", flush=True)
         nursery.cancel_scope.cancel()
 
     async def serve() -> None:
@@ -311,7 +346,7 @@ def main(folder: str) -> None:
             print("mounted", flush=True)
 
     try:
-        pyfuse3.init(_operations(disk), folder, {*pyfuse3.default_options, "fsname=forgetful"})
+        pyfuse3.init(_operations(disk, released), folder, {*pyfuse3.default_options, "fsname=forgetful"})
     except RuntimeError as error:
         print(f"{error}", flush=True)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +51,9 @@ class PowerCuts(Campaign):
         self.forgotten: Counter[str] = Counter()
 
     def kill(self, daemon: Daemon) -> None:
+        self.disk.power_off()
+        daemon.signal(signal.SIGKILL)
+        self.disk.let_go()
         daemon.kill()
         for part in self.disk.cut(self.chance.getrandbits(32)).split()[1:]:
             what, _, count = part.partition("=")
