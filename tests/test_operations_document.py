@@ -16,7 +16,7 @@ from tests.process.tools import missing, need
 from wheeltimer import errors
 from wheeltimer.core import commands
 from wheeltimer.daemon.descriptors import OWN, PER_ATTEMPT
-from wheeltimer.settings.knobs import Limits, Settings, knobs
+from wheeltimer.settings.knobs import Journal, Limits, Settings, knobs
 
 TEXT = (Path(commands.__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
 (UNIT,) = re.findall(r"```ini\n(.*?)```", TEXT, re.DOTALL)
@@ -61,7 +61,7 @@ def test_every_field_that_is_watched_is_in_stats(home: Home) -> None:
 
 
 def test_every_limit_that_it_names_is_a_setting() -> None:
-    names = {knob.attribute for struct in (Settings, Limits) for knob in knobs(struct)}
+    names = {knob.attribute for struct in (Settings, Limits, Journal) for knob in knobs(struct)}
     for name in re.findall(r"`(\w+_max)`", TEXT):
         assert name in names, name
     assert f"attempts in flight twice over (kept connections), and {OWN}" in UNIT

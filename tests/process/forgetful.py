@@ -48,6 +48,8 @@ class ForgetfulDisk:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()
+        # Lazily, for a daemon that a failed test left behind may still have files open.
+        subprocess.run(["fusermount3", "-u", "-z", "-q", str(self.folder)], check=False)
         self.process.wait(30)
         self.process.stdout.close()
 

@@ -82,10 +82,16 @@ def expected(fault: Fault, ready: bool) -> int:
         return CARRIED_ON
     if call == "flock" and error == "EAGAIN":
         return IN_USE
-    allocates = call in ("openat", "fallocate") or (call == "fdatasync" and fault.spot.number == 1)
-    if allocates and error in ("ENOSPC", "EDQUOT") and fault.spot.kind == "spare-N.tmp":
+    if finds_no_room(fault):
         return CARRIED_ON  # a file that nothing was written to yet: it is removed
     return CARRIED_ON if ready and for_a_subscriber(fault.spot) else STORAGE
+
+
+def finds_no_room(fault: Fault) -> bool:
+    """Whether it is no more than a disk that is full, met while room is taken ahead of its need."""
+    (call, _, number), error = fault
+    allocates = call in ("openat", "fallocate") or (call == "fdatasync" and number == 1)
+    return allocates and error in ("ENOSPC", "EDQUOT") and fault.spot.kind == "spare-N.tmp"
 
 
 def for_a_subscriber(spot: Spot) -> bool:
@@ -101,7 +107,8 @@ def check(fault: Fault, lived: Lived) -> None:
     if ended.code == CARRIED_ON:
         assert lived.ready
         assert not lived.told.storage
-    if ended.code == STORAGE or (for_a_subscriber(fault.spot) and fault.error != "EINTR"):
+    told = finds_no_room(fault) or (for_a_subscriber(fault.spot) and fault.error != "EINTR")
+    if ended.code == STORAGE or told:
         said = [line for line in ended.log.splitlines() if call in line and name in line]
         assert len(said) == 1, f"one line with {call} and {name}:\n{ended.log}"
     if ended.code == IN_USE:

@@ -10,6 +10,7 @@ The one object that the loop's helper thread and the committer's thread both tou
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ RESERVED: Final = 2
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _FOLDER_SEGMENTS: Final = 6
 """A folder has room for segments of a size when this many fit: open, spares, one made anew, one over."""
+_log = logging.getLogger("wheeltimer.journal")
 
 
 @dataclass(slots=True)
@@ -90,10 +92,14 @@ class Spares:
             if exc.errno not in _NO_ROOM:
                 raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
             self._forget(path)
+            if not self.full:
+                _log.warning("no room for one more segment, asked for again until there is: %s", exc)
             self.full = True
             return False
         with self._lock:
             self._all.append(Spare(path, fd))
+        if self.full:
+            _log.info("room for one more segment again")
         self.full = False
         return True
 
