@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
@@ -108,6 +109,43 @@ def test_the_shell_is_offered_what_fits(typed: str, wanted: set[str]) -> None:
     program = [sys.executable, "-c", "from wheeltimer.cli import main; main(prog_name='wheeltimer')"]
     done = subprocess.run(program, env=environ, capture_output=True, text=True, check=True)
     assert {line.partition(",")[2] for line in done.stdout.splitlines()} == wanted
+
+
+def test_a_real_bash_completes_with_the_script(tmp_path: Path) -> None:
+    """Read by bash as from ~/.bashrc, with the program in the PATH; then as if Tab was pressed."""
+    bash = shutil.which("bash")
+    if bash is None:
+        pytest.skip("bash is not installed")
+    program = tmp_path / "wheeltimer"
+    program.write_text(f"#!{sys.executable}\nfrom wheeltimer.cli import main\nmain(prog_name='wheeltimer')\n")
+    program.chmod(0o755)
+    script = (
+        'eval "$(wheeltimer completion bash)"\n'
+        "complete -p wheeltimer >&2\n"
+        "COMP_WORDS=(wheeltimer journal c) COMP_CWORD=2\n"
+        "$(complete -p wheeltimer | sed 's/.*-F \\([^ ]*\\).*/\\1/') wheeltimer c journal\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run([bash, "-c", script], env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["check"], done.stderr
+
+
+NO_JSON = {
+    "serve": "runs until it is stopped; its one line and its log are for machines as they are",
+    "demo": "is watched", "completion": "prints a script", "protocol schema": "prints JSON anyway",
+    "journal dump": "prints JSON anyway",
+}  # fmt: skip
+
+
+def test_every_command_has_json_or_a_reason() -> None:
+    without = {
+        " ".join(name)
+        for name, command in COMMANDS.items()
+        if not isinstance(command, click.Group)
+        and not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without <= set(NO_JSON), without - set(NO_JSON)
 
 
 @pytest.mark.parametrize("args", [("--help",), ("--version",), ("schedule", "--help"), ("serve", "--help")])

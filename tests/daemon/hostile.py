@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from tests.daemon.worlds import World, world
+from tests.daemon.worlds import World, settle, world
 from tests.process.daemon import START_S, Connection
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
@@ -104,10 +104,16 @@ class Threaded:
 
     def written(self) -> int:
         """How many records there are."""
+        self._settle()
         return self.call(lambda daemon: daemon.journal.next_lsn)
+
+    def _settle(self) -> None:
+        """Until what follows from the last request by itself, as an expiry that is due, is done."""
+        trio.from_thread.run(settle, trio_token=self._token)
 
     def tasks(self) -> dict[str, tuple[int, str]]:
         """Version and state of every task; those that live are alike, as after a restart."""
+        self._settle()
         return self.call(_tasks)
 
 

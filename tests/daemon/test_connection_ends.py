@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
+from wheeltimer.daemon import server
 from wheeltimer.daemon.server import Server
 from wheeltimer.journal import Inline
 from wheeltimer.journal.hand import Job
@@ -236,3 +239,27 @@ async def test_a_commit_answers_others_beside_clients_that_are_gone(
             await client.stream.aclose()
         await until(lambda: not here.server.connections and not here.server.waiting)
         await goes_on(here)
+
+
+@trio_test
+async def test_a_line_that_comes_in_drops_does_not_wake_the_loop_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred such connections at once made every pass of the loop 50 ms long."""
+    reads = 0
+
+    def read(fd: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return os.read(fd, size)
+
+    monkeypatch.setattr(server, "os", SimpleNamespace(read=read, write=os.write))
+    async with site(tmp_path, monkeypatch) as here:
+        client = await here.connect()
+        for byte in json.dumps({"op": "ping", "seq": "x" * 200}).encode():
+            await client.stream.send_all(bytes([byte]))
+            await settle()
+        assert reads <= server.DROPS_MAX + 2, "or this machine stood still for 0.2 s"
+        await client.stream.send_all(b"\n")
+        assert (await client.reply())["seq"] == "x" * 200
+        await client.stream.aclose()

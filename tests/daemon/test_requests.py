@@ -16,6 +16,7 @@ from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.queries import Listing
 from wheeltimer.core.task import NS_PER_MS, State
+from wheeltimer.daemon.requests import REST_FACTOR
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS
 
 TASKS = 6000
@@ -249,3 +250,30 @@ async def test_a_full_journal_acknowledges_nothing_of_requests_in_one_piece(tmp_
         assert {reply.get("error") for reply in await daemon.ask_all(asked)} == {"full"}
         assert daemon.engine.live == 1
         assert (await daemon.ask(op="get", id="t0"))["error"] == "not_found"
+
+
+def test_rubbish_takes_a_fifth_of_the_loop_and_honest_requests_do_not_wait_for_it(
+    tmp_path: Path, stopwatch: Stopwatch
+) -> None:
+    """Two connections flood; a slice of theirs is followed by a rest four times as long, one by one."""
+
+    async def run() -> None:
+        async with world(tmp_path) as daemon:
+            stopwatch.step_ns = SLICE_NS  # a slice is one line
+
+            async def flood() -> None:
+                for _ in range(10):
+                    await daemon.requests.answer([b"rubbish"], 0)
+
+            began_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                nursery.start_soon(flood)
+                await trio.testing.wait_all_tasks_blocked()
+                assert (await daemon.ask(op="schedule", id="a", url=URL, delay="1h"))["ok"]
+                assert (await daemon.ask(op="get", id="unknown"))["error"] == "not_found"
+                assert trio.current_time() == began_s
+            rested_ns = round((trio.current_time() - began_s) * 1e9)
+            assert rested_ns >= 20 * REST_FACTOR * SLICE_NS
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0.01))

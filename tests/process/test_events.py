@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.process.daemon import START_S, Connection, Daemon, Home, until
+from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, Reply, until
 from wheeltimer.core import events
 from wheeltimer.journal import read
 
@@ -117,6 +117,53 @@ def test_a_subscriber_sees_every_event_once_and_in_order_across_reconnects_and_k
         wanted = in_journal(home.data, events.Writer(bytes.fromhex(name)))
     assert len(subscriber.seen) > 1000
     assert subscriber.seen == wanted[: len(subscriber.seen)], "what ended after it left is not looked at"
+
+
+def test_a_cursor_that_the_journal_no_longer_holds_is_told_so_after_a_kill_too(tmp_path: Path) -> None:
+    """Compaction gave its segment back while the subscriber was away and the daemon was killed."""
+    with Home(tmp_path) as home:
+        config = SMALL + "[limits]\nkeep_done_max = 10\n"
+        daemon = home.start(config=config)
+        with daemon.connect() as subscribed, daemon.connect() as connection:
+            begin = subscribed.done("subscribe")["cursor"]
+            connection.done("schedule", id="seen", url=URL, delay="1h")
+            last = subscribed.reply()["cursor"]
+        first = home.segments()[0]
+        numbers = iter(range(10**6))
+        with daemon.connect() as connection:
+            for _ in until(every_s=0):
+                ids = [f"t{next(numbers)}" for _ in range(50)]
+                connection.send(
+                    *(
+                        {"op": "schedule", "id": id, "url": URL, "delay": "1h", "meta": "m" * 3000}
+                        for id in ids
+                    ),
+                    *({"op": "cancel", "id": id} for id in ids),
+                )
+                connection.replies(100)
+                if not first.exists():
+                    break
+        daemon.kill()
+        daemon = home.start(config=config)
+        for cursor in (begin, last):
+            with daemon.connect() as back:
+                (lagged,) = ask_and_rest(back, cursor)
+            assert (lagged["ok"], lagged["error"]) == (False, "lagged")
+        with daemon.connect() as back, daemon.connect() as connection:
+            assert back.done("subscribe", **{"from": lagged["cursor"]})["cursor"] == lagged["cursor"]
+            connection.done("schedule", id="new", url=URL, delay="1h")
+            seen = [back.reply()]
+            while (seen[-1]["event"], seen[-1]["id"]) != ("task.scheduled", "new"):
+                seen.append(back.reply())
+            lsns = [int(event["cursor"].rpartition("-")[2]) for event in seen]
+            assert lsns == sorted(set(lsns))
+            assert lsns[0] > int(lagged["cursor"].rpartition("-")[2])
+        daemon.stop()
+
+
+def ask_and_rest(connection: Connection, cursor: str) -> list[Reply]:
+    connection.send({"op": "subscribe", "from": cursor})
+    return connection.rest()
 
 
 def test_a_drain_sends_the_last_events_and_then_closes(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 PROTOCOL: Final = 1
+REST_FACTOR: Final = 4  # those who send lines that are no requests take a fifth of the loop, all together
 REPLY_BYTES_MAX: Final = 262_144  # of what may be long, in one slice: a client that reads nothing has it all
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _LONG_REPLIES: Final = (c.Get, c.Stats)
@@ -49,6 +50,8 @@ class Requests:
         self._resumed = resumed
         self._runs = Runs()
         self._gate = trio.Lock()
+        self._malformed = 0  # lines that were no requests
+        self._resting = trio.Lock()
         self.draining = False
         self.held_bytes = 0  # replies that wait for a commit; counted by whoever holds them
 
@@ -61,9 +64,12 @@ class Requests:
         """
         began_ns = await self._let_in()
         replies: list[object] = []
+        malformed = self._malformed
         at, long = self._slice(lines, at, replies, began_ns + SLICE_NS)
         self._turn.spent(began_ns)
         self._changed()
+        if self._malformed > malformed:
+            await self._rest(time.perf_counter_ns() - began_ns)
         if long is not None and not replies:
             reply = await self._long(long, subscribe)
             return at + 1, b"" if reply is None else _encode_lines([reply])
@@ -87,6 +93,11 @@ class Requests:
     def _crowded(self) -> bool:
         journal = self._ledger.journal
         return journal.unsynced_bytes + self.held_bytes >= journal.unsynced_bytes_max
+
+    async def _rest(self, worked_ns: int) -> None:
+        """One after the other: however many connections flood it with rubbish, the loop is others' too."""
+        async with self._resting:
+            await trio.sleep(REST_FACTOR * worked_ns / 1e9)
 
     def _slice(
         self, lines: list[bytes], at: int, replies: list[object], until_ns: int
@@ -113,6 +124,7 @@ class Requests:
                 try:
                     command = wire.decode(line)
                 except BadValue as error:
+                    self._malformed += 1
                     replies.append(wire.refusal(error, wire.seq_of(line)))
                 else:
                     if _is_long(command):

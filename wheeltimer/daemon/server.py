@@ -28,6 +28,9 @@ from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits
 
+DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
+DROPS_MAX: Final = 16  # in a row, each a turn of the loop; then more of them are let come together
+DROPS_PAUSE_S: Final = 0.2
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
 END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
 _log = logging.getLogger("wheeltimer.server")
@@ -137,7 +140,7 @@ class _Connection:
 
     async def _read(self) -> None:
         """Read until the client has no more to say, or said something that ends the connection."""
-        limits, partial_until_s = self._limits, None
+        limits, partial_until_s, drops = self._limits, None, 0
         while True:
             data = await self._receive(partial_until_s)
             if not data:
@@ -152,6 +155,9 @@ class _Connection:
                 text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
                 self.put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
                 return
+            drops = 0 if lines or len(data) >= DROP_BYTES else drops + 1
+            if drops > DROPS_MAX:
+                await trio.sleep(DROPS_PAUSE_S)
             if not self._lines.partial:
                 partial_until_s = None
             elif lines or partial_until_s is None:  # a line that has begun must end in time, however it drips
