@@ -1,0 +1,333 @@
+"""The simulated world: the production daemon between a forgetful disk, false clocks and bad receivers.
+
+Everything that a daemon touches is here in place of the real thing, and nothing else is: the composition root
+``daemon.run.Daemon`` itself is started, with its ledger, committer, journal, ticker, dispatcher, requests,
+connections and compaction. Trio's ``MockClock`` leaps from one wake-up to the next, so an hour takes a
+moment; for that no thread may work, and none does. The seams, all of them production's own:
+
+==================  =======================================  ==========================================
+what                seam                                     here
+==================  =======================================  ==========================================
+the disk            ``journal.Disk``, given to the journal   ``disk.py``: bytes and names that power loss keeps
+the disk's time     ``journal.Hand``, given to the journal   ``hand.py``: a job waits, then is done at once
+time                ``daemon.clock.Clock``                   :class:`SimClock`: steps, suspends, boots
+callbacks           ``delivery.attempt.Exchange``            ``receivers.py``: answer, fail, hang, lie
+connections         a listener that ``run`` opens            :class:`Door`: socket pairs, ``clients.py``
+chance, slices      ``random``, ``time``, ``hash``           seeded, still, the same in every process
+==================  =======================================  ==========================================
+
+``run`` looks the first, fourth and fifth up by name in its module; :func:`in_place` puts them there for as long as
+a world lasts. One seed then fixes everything, to the order in which Trio runs tasks.
+
+A world is a sequence of *lives*. A life is one process on the disk as the last one left it: it recovers,
+serves, and ends by a fault or cleanly. What the outside sees goes to ``history.py``; ``checks.py`` holds it against
+the contract. Which faults come when is decided in ``plans.py`` (random worlds) and ``crash.py`` (every I/O
+operation of a recorded run).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import socket
+import zlib
+from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, Final
+from unittest.mock import patch
+
+import msgspec
+import trio
+import trio.testing
+from trio._core import _run as trio_run
+
+from tests.daemon.worlds import Stopwatch
+from wheeltimer.core import table
+from wheeltimer.core.task import STATE_WORDS, Now, unpack
+from wheeltimer.daemon import ledger, requests, run, turn
+from wheeltimer.journal import Journal
+from wheeltimer.journal.hand import Job
+from wheeltimer.settings import Settings
+from wheeltimer.settings.knobs import Journal as JournalKnobs
+from wheeltimer.settings.knobs import Limits
+
+from .checks import Facts, Stories
+from .clients import Lines
+from .disk import FOLDER, SimDisk
+from .hand import SimHand
+from .history import History
+from .receivers import Receivers
+
+SEGMENT_BYTES: Final = 40_960  # small, so that a world of a few hundred commits rotates and compacts
+WALL_NS: Final = 1_750_000_000_000_000_000
+UPTIME_NS: Final = 5_000_000_000  # what the elapsed clock shows when a machine is up
+LIMITS: Final = Limits(
+    reply_bytes_max=1024, history_reply_bytes_max=64, history_max=4, id_bytes_max=64, meta_bytes_max=256,
+    body_bytes_max=1024, line_bytes_max=4096, keep_dead_max=10_000, drain_ms=2_000,
+)  # fmt: skip
+
+
+class SimClock:
+    """The daemon's clocks. ``true_ns`` goes on through suspends and reboots; nobody but the world sees it."""
+
+    def __init__(self, true_ns: int = 0, boots: int = 0) -> None:
+        self._ahead_ns = true_ns - round(trio.current_time() * 1e9)
+        self.wall_offset_ns = WALL_NS
+        self.boots = boots
+        self._up_ns = 0
+
+    @property
+    def boot_id(self) -> bytes:
+        return b"boot%012d" % self.boots
+
+    def true_ns(self) -> int:
+        return round(trio.current_time() * 1e9) + self._ahead_ns
+
+    def now(self) -> Now:
+        true_ns = self.true_ns()
+        return Now(true_ns - self._up_ns + UPTIME_NS, true_ns + self.wall_offset_ns)
+
+    def elapsed_ns(self) -> int:
+        return self.now().elapsed_ns
+
+    def suspend(self, ns: int) -> None:
+        """Time passes and nothing runs."""
+        self._ahead_ns += ns
+
+    def reboot(self) -> None:
+        self.boots += 1
+        self._up_ns = self.true_ns()
+
+
+class Door(trio.abc.Listener[trio.SocketStream]):
+    """The daemon's listener; ``connect`` gives a client its end."""
+
+    def __init__(self) -> None:
+        self._give, self._take = trio.open_memory_channel[trio.SocketStream](64)
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._take.receive()
+
+    async def aclose(self) -> None:
+        self._give.close()
+        await trio.lowlevel.checkpoint()
+
+    def connect(self) -> trio.SocketStream:
+        ours, theirs = socket.socketpair()
+        self._give.send_nowait(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
+        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+
+
+class SimDaemon(run.Daemon):
+    """Production's, but for the line that it prints: ``ready`` is set instead."""
+
+    def __init__(self, settings: Settings, clock: SimClock) -> None:
+        super().__init__(settings, clock)
+        self.ready = trio.Event()
+
+    def _check_segments(self) -> None:
+        """Segments are smaller than the settings allow: no task here has a URL of 8 KiB."""
+
+    def _say_ready(self, names: list[str], tasks: int) -> None:
+        self.ready.set()
+
+
+class World:
+    """``disk_s``: how long a job of the disk takes. ``told``: whether commits are looked into for the checks."""
+
+    def __init__(
+        self, seed: int, disk: SimDisk, clock: SimClock, stories: Stories, manners: dict[str, str] | None = None,
+        *, disk_s: Callable[[], float] = lambda: 0.0002, told: bool = True, limits: Limits = LIMITS,
+        fsync: str = "group",
+    ) -> None:  # fmt: skip
+        self.chance = random.Random(seed)
+        self.disk, self.clock, self.stories = disk, clock, stories
+        self.facts, self.history = stories.facts, stories.facts.history
+        self.receivers = Receivers(self.history, seed, manners or {})
+        self.limits, self.fsync = limits, fsync
+        self._disk_s, self._told = disk_s, told
+        self.door = Door()
+        self.scope = trio.CancelScope()
+        self.daemon: SimDaemon | None = None
+        self.next_disk: SimDisk | None = None
+
+    # -- what production asks for ---------------------------------------------------------------
+
+    def hand(self) -> SimHand:
+        return SimHand(self._disk_s, self._did if self._told else None)
+
+    def _did(self, job: Job) -> None:
+        """What a commit has put on disk."""
+        if getattr(getattr(job, "func", None), "__name__", "") != "commit":
+            return
+        versions, outcomes = [], []
+        for record in map(msgspec.msgpack.decode, job.args[1]):  # type: ignore[attr-defined]
+            match record:
+                case ["s" | "r", str(key), _, dict(task)]:
+                    versions.append((key, task.get("v", 1)))
+                case ["a", str(key), _, dict(attempt), *_]:
+                    outcomes.append((key, attempt["version"], attempt["attempt"]))
+        if versions or outcomes:
+            self.history.stored(versions, outcomes)
+
+    # -- a life ---------------------------------------------------------------------------------
+
+    async def live(self, body: Callable[[World, trio.Nursery], Awaitable[None]]) -> int | None:
+        """One process, until ``body`` returns (it is killed then), it ends by itself, or a crash: then None.
+
+        Raises what a start raises. ``disk`` is what the next life finds.
+        """
+        exit_code: int | None = None
+        self.door, self.next_disk = Door(), None
+        self.history.born()
+        try:
+            with trio.CancelScope() as self.scope:
+                daemon = self.daemon = SimDaemon(self._settings(), self.clock)
+                daemon.recover()
+                self._look(daemon)
+                async with trio.open_nursery() as nursery:
+
+                    async def serve() -> None:
+                        nonlocal exit_code
+                        exit_code = await daemon.run()
+                        nursery.cancel_scope.cancel()
+
+                    nursery.start_soon(serve)
+                    await daemon.ready.wait()
+                    await body(self, nursery)
+                    if exit_code is None:
+                        self.kill()
+        except Exception:
+            if self.next_disk is None:  # else the crash was in the middle of a start
+                self.disk = self.disk.restarted()
+                raise
+        if self.next_disk is not None:
+            exit_code = None
+        self.disk = self.next_disk or self.disk.restarted()
+        return exit_code
+
+    def kill(self) -> None:
+        """The process ends here; the machine goes on, and so does its cache."""
+        self._end(self.disk.restarted())
+
+    def lose_power(self, keep: float | None = None) -> None:
+        """The machine ends here; what was not synced is kept or not."""
+        self._end(SimDisk(self.chance.getrandbits(32), self.disk.moment().after_power_loss(self.chance, keep)))
+        self.reboot()
+
+    def reboot(self) -> None:
+        """Another boot; what was waited for goes by the wall clock."""
+        self.clock.reboot()
+        self.facts.boots.append(self.clock.true_ns())
+
+    def _end(self, disk: SimDisk) -> None:
+        if self.next_disk is None:
+            self.next_disk = disk
+            self.history.dark = True
+            self.disk.lose_power()
+            self.scope.cancel()
+
+    def step_wall(self, ns: int, *, noted: bool) -> None:
+        """Somebody sets the wall clock."""
+        at_ns = self.clock.true_ns()
+        self.clock.wall_offset_ns += ns
+        self.facts.steps.append((at_ns, ns))
+        if not noted:
+            self.facts.unnoted.append((at_ns, ns))
+
+    def _settings(self) -> Settings:
+        return Settings(
+            listen=(), data_dir=FOLDER, wheel_size=64, fsync=self.fsync, limits=self.limits,  # type: ignore[arg-type]
+            journal=JournalKnobs(segment_bytes=SEGMENT_BYTES),
+        )  # fmt: skip
+
+    def _look(self, daemon: SimDaemon) -> None:
+        """What a start found, and its counts derived again."""
+        daemon.engine.check()
+        found = daemon._recovered
+        daemon._recovered = found._replace(stopping=_Ordered.fromkeys(sorted(found.stopping)))  # type: ignore[arg-type]
+        tasks = self.shown()
+        for key in sorted({*tasks, *self.stories.of}):
+            self.history.seen(key, tasks.get(key))
+        self.stories.tell()
+
+    def shown(self) -> dict[str, dict[str, Any]]:
+        """Every task that the daemon knows."""
+        assert self.daemon is not None
+        return {
+            key: {"version": task.version, "state": STATE_WORDS[task.state], "stop": task.stop}
+            for key, task in ((key, unpack(row)) for key, row in self.daemon.engine.table.items())
+        }
+
+    async def ask(self, **request: Any) -> dict[str, Any]:
+        """One request over a connection of its own, heard by nobody else."""
+        async with self.door.connect() as stream:
+            lines = Lines(stream)
+            await stream.send_all(msgspec.json.encode(request) + b"\n")
+            return await lines.next()
+
+    async def settle(self, limit_s: float) -> None:
+        """The faults have stopped: wait until every task has ended, resuming what was paused."""
+        assert self.daemon is not None
+        self.receivers.calm = True
+        engine = self.daemon.engine
+        for name in [name for name, queue in engine.queues.items() if queue.paused]:
+            for story in self.stories.of.values():
+                if story.key.startswith(f"{name}/"):
+                    story.paused = False
+            await self.ask(op="resume", queue=name)
+        with trio.move_on_after(limit_s):
+            while engine.live:
+                await trio.sleep(0.05)
+        engine.check()
+        self.stories.tell()
+        self.stories.judge(self.shown(), over=True)
+
+
+class _Ordered(dict[str, None]):
+    """A set that is walked in order."""
+
+    def discard(self, key: str) -> None:
+        self.pop(key, None)
+
+
+@contextlib.contextmanager
+def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
+    """Puts the world where production looks for the outside, and makes chance and Trio follow the seed."""
+
+    async def open_listeners(addresses: object) -> tuple[list[Door], list[str]]:
+        await trio.lowlevel.checkpoint()
+        return [world().door], []
+
+    def open_journal(*args: Any, **options: Any) -> Journal:
+        return Journal.open(*args, disk=world().disk, hand=world().hand(), **options)
+
+    nothing = SimpleNamespace(disable=int, enable=int, freeze=int, set_threshold=lambda *a: None)
+    chance, watch, log = random.Random(seed), Stopwatch(), logging.getLogger("wheeltimer")
+    before = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, log.level
+    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    trio_run._r.seed(seed)
+    log.setLevel(logging.CRITICAL + 1)
+    with (
+        patch.multiple(
+            run, Journal=SimpleNamespace(open=open_journal), open_listeners=open_listeners, gc=nothing,
+            Transport=lambda check: world().receivers,
+        ),
+        patch.object(turn, "time", watch),
+        patch.object(requests, "time", watch),
+        patch.object(ledger, "random", SimpleNamespace(Random=lambda: random.Random(chance.random()))),
+        patch.object(table, "hash", lambda key: zlib.crc32(key.encode()) << 32, create=True),
+    ):  # fmt: skip
+        try:
+            yield
+        finally:
+            trio_run._ALLOW_DETERMINISTIC_SCHEDULING, _ = before  # type: ignore[misc]
+            log.setLevel(before[1])
+
+
+def new_world(seed: int, manners: dict[str, str] | None = None, **options: Any) -> World:
+    """An empty disk, the first boot."""
+    clock = SimClock()
+    facts = Facts(History(clock.true_ns), wall_ns_at_0=WALL_NS)
+    return World(seed, SimDisk(seed), clock, Stories(facts), manners, **options)
