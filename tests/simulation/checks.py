@@ -198,6 +198,8 @@ class Story:
                 raise Broken(f"{what} is made twice in one life")
             if (self.key, call.version, call.attempt) in facts.outcomes and last.verdict != "cut":
                 raise Broken(f"{what} is made again, and its outcome was on disk")
+            self.failures -= last.verdict == "failed"  # it was not made
+            self.polls -= last.verdict == "not_yet"
             return
         if call.attempt != last.attempt + 1:
             raise Broken(f"{what} follows attempt {last.attempt}")
@@ -294,6 +296,8 @@ class Story:
         if task["version"] > self.version:
             self.version, self.must, self.loose = task["version"], "", False
             bounds = [_bound(ask) for ask in opened if not self._keeps_due(ask)]
+            if len(bounds) < len(opened):
+                bounds.append((self.due_ns, self.due_ms))
             self.due_ns = min((ns for ns, _ in bounds), default=self.due_ns)
             self.due_ms = min((ms for _, ms in bounds), default=self.due_ms)
             self.fate = "live"

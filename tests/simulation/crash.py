@@ -119,7 +119,7 @@ class Recorded:
                 except BaseException as error:
                     error.add_note(
                         f"recorded run {self.seed}, operation {note.op} ({note.what}), kept: variant {variant}; "
-                        f"again: python -m tests.simulation crash {self.seed} {note.op} {variant}"
+                        f"again: python -m tests.simulation crash {self.seed}"
                     )
                     raise
 

@@ -143,6 +143,8 @@ class SimDisk(Disk):
         """The same disk under another process: descriptors and locks are gone, the cache is not."""
         other = SimDisk(self.chance.getrandbits(32))
         other.names_now, other.names_stable, other.steps = self.names_now, self.names_stable, self.steps
+        for file in other.names_now.values():
+            file.betrays = False  # the error was told, or went with the process
         return other
 
     def moment(self) -> Moment:

@@ -46,6 +46,7 @@ from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
 from wheeltimer.core.task import STATE_WORDS, Now, unpack
 from wheeltimer.daemon import ledger, requests, run, turn
+from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.hand import Job
 from wheeltimer.settings import Settings
@@ -198,10 +199,11 @@ class World:
                     await body(self, nursery)
                     if exit_code is None:
                         self.kill()
-        except Exception:
-            if self.next_disk is None:  # else the crash was in the middle of a start
+        except Exception as error:
+            if self.next_disk is None or not isinstance(error, StorageFailed):
                 self.disk = self.disk.restarted()
                 raise
+            # the crash was in the middle of a start
         if self.next_disk is not None:
             exit_code = None
         self.disk = self.next_disk or self.disk.restarted()
