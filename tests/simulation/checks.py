@@ -275,7 +275,11 @@ class Story:
         if state == "expired":
             after_ns = kind.fields.get("expires_in", 1 << 40) * MS
             now_ns = facts.history.ns()
-            early = _early((self.since_ns, self.due_ns + after_ns, 0), None, facts, now_ns)
+            if self.due_ms:  # an ``at`` expires by the wall clock too
+                bound = (self.since_ns, 0, self.due_ms + after_ns // MS)
+            else:
+                bound = (self.since_ns, self.due_ns + after_ns, 0)
+            early = _early(bound, None, facts, now_ns)
             return "before its time" if early else ""
         used_up = self.failures >= kind.attempts or (kind.polls and self.polls >= kind.polls)
         final = last is not None and last.verdict in ("final", "cut")

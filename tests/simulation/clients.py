@@ -24,11 +24,12 @@ CHANGES: Final = frozenset({"schedule", "reschedule", "cancel", "finish", "redri
 
 
 class Client:
-    """``keys_most``: ids of its own; ``far_ms``: the longest delay that it asks for."""
+    """``keys_most``: ids of its own; ``far_ms``: the longest delay that it asks for; ``fill``: the share of long bodies."""
 
     def __init__(
         self, number: int, seed: int, history: History, wall_ms: Callable[[], int], hosts: list[str], *,
         keys_most: int = 12, far_ms: int = 2500, pause_s: float = 0.03, ops: dict[str, int] | None = None,
+        fill: float = 0.2,
     ) -> None:  # fmt: skip
         self.queue, self.group = f"q{number}", f"g{number}"
         self.chance = random.Random(seed)
@@ -38,7 +39,7 @@ class Client:
         self.ids = [f"{letter}{at}" for at, letter in enumerate(self.letters)]
         self.used: list[str] = []
         self.asked: dict[str, dict[str, Any]] = {}  # the last schedule of each id
-        self.ops = ops or OPS
+        self.ops, self.fill = ops or OPS, fill
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -91,8 +92,8 @@ class Client:
         }  # fmt: skip
         if chance.random() < 0.3:
             asked["group"] = self.group
-        if chance.random() < 0.2:
-            asked["body"] |= {"fill": "x" * chance.randrange(400)}
+        if chance.random() < self.fill:
+            asked["body"] |= {"fill": "x" * chance.randrange(900)}
         self.asked[id] = asked | self._due()
         return self.asked[id]
 

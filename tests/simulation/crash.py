@@ -23,7 +23,7 @@ from .world import SimClock, World, in_place, new_world
 
 LIVES: Final = ("power", "kill", "power")
 VARIANTS: Final = 6  # of what is kept, where there is so much to choose from
-REQUESTS: Final = 22  # of each client in each life
+REQUESTS: Final = 60  # of each client in each life
 DOWN_S: Final = 0.2
 SETTLE_S: Final = 30.0
 
@@ -68,7 +68,7 @@ class Recorded:
         clients = [
             Client(
                 number, self.seed * 10 + number, world.history, lambda: world.clock.now().wall_ms,
-                ["good", "bad", "worse"], keys_most=6, far_ms=400, pause_s=0.01,
+                ["good", "bad", "worse"], keys_most=6, far_ms=400, pause_s=0.01, fill=0.8,
             )
             for number in range(2)
         ]  # fmt: skip
