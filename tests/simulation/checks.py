@@ -376,4 +376,3 @@ class Stories:
             self.story(key)
         for key, story in self.of.items():
             story.judge(tasks.get(key), self.facts, over=over)
-

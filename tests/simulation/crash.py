@@ -91,7 +91,11 @@ class Recorded:
             def note(what: str, disk: SimDisk = disk, base: int = base) -> None:
                 self.notes.append(
                     Note(
-                        base + disk.ops, what, world.history.moment, world.clock.true_ns(), world.clock.boots,
+                        base + disk.ops,
+                        what,
+                        world.history.moment,
+                        world.clock.true_ns(),
+                        world.clock.boots,
                         disk.moment(),
                     )
                 )

@@ -84,7 +84,9 @@ def _life(chance: random.Random) -> Life:
             (chance.random() * span_s, chance.choice((-1, 1)) * chance.randrange(STEP_NS))
             for _ in range(some(2, 0.25))
         ),
-        suspends=tuple((chance.random() * span_s, chance.randrange(5_000_000_000)) for _ in range(some(1, 0.2))),
+        suspends=tuple(
+            (chance.random() * span_s, chance.randrange(5_000_000_000)) for _ in range(some(1, 0.2))
+        ),
         down_s=chance.choice((0.0, 0.1, 2.0)),
         bad_read=some(4, 0.1),
         flip=chance.random() if chance.random() < 0.3 else -1.0,

@@ -126,9 +126,13 @@ class Receivers:
         if manner == "busy":
             return Reply(503, ((b"Retry-After", b"1"),), b"later") if chance.random() < 0.6 else _GOOD
         if manner == "refuses":
-            return chance.choice((Reply(410, (), b""), Reply(500, ((b"Wheeltimer-Retry", b"stop"),), b""), _GOOD))
+            return chance.choice(
+                (Reply(410, (), b""), Reply(500, ((b"Wheeltimer-Retry", b"stop"),), b""), _GOOD)
+            )
         if manner == "lies":
-            return chance.choice((Reply(200, (), b"fail"), Reply(204, (), b""), Reply(200, (), b"succ", True)))
+            return chance.choice(
+                (Reply(200, (), b"fail"), Reply(204, (), b""), Reply(200, (), b"succ", True))
+            )
         return _GOOD
 
     def close_idle(self) -> None:

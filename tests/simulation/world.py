@@ -106,6 +106,7 @@ class Door(trio.abc.Listener[trio.SocketStream]):
 
     def __init__(self) -> None:
         self._give, self._take = trio.open_memory_channel[trio.SocketStream](64)
+        self._streams: list[trio.SocketStream] = []
 
     async def accept(self) -> trio.SocketStream:
         return await self._take.receive()
@@ -115,9 +116,17 @@ class Door(trio.abc.Listener[trio.SocketStream]):
         await trio.lowlevel.checkpoint()
 
     def connect(self) -> trio.SocketStream:
-        ours, theirs = socket.socketpair()
-        self._give.send_nowait(trio.SocketStream(trio.socket.from_stdlib_socket(theirs)))
-        return trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
+        self._streams += [ours, theirs]
+        self._give.send_nowait(theirs)
+        return ours
+
+    def shut(self) -> None:
+        """The end of a process closes what it had open."""
+        self._give.close()
+        self._take.close()
+        for stream in self._streams:
+            stream.socket.close()
 
 
 class SimDaemon(run.Daemon):
@@ -204,6 +213,8 @@ class World:
                 self.disk = self.disk.restarted()
                 raise
             # the crash was in the middle of a start
+        finally:
+            self.door.shut()
         if self.next_disk is not None:
             exit_code = None
         self.disk = self.next_disk or self.disk.restarted()
@@ -215,7 +226,9 @@ class World:
 
     def lose_power(self, keep: float | None = None) -> None:
         """The machine ends here; what was not synced is kept or not."""
-        self._end(SimDisk(self.chance.getrandbits(32), self.disk.moment().after_power_loss(self.chance, keep)))
+        self._end(
+            SimDisk(self.chance.getrandbits(32), self.disk.moment().after_power_loss(self.chance, keep))
+        )
         self.reboot()
 
     def reboot(self) -> None:
