@@ -1,12 +1,12 @@
 """What the contract promises, checked against what the outside saw: one story for each task.
 
-A story is told event by event in the order of the moments, and knows of its task only what was acknowledged
-and what may be true beside it (requests that are still open). Each event is held against it:
+A story is told event by event in the order of the moments, and knows of its task only what was
+acknowledged and what may be true beside it (requests that are still open). Each event is held against it:
 
 - an acknowledged task is there, is delivered, or ended by rule: success, an acknowledged (or open) cancel or
   finish, its attempts or polls used up, a final answer, its expiry;
-- no callback is early, none is of a version that was replaced, none starts after an acknowledged cancel, finish
-  or pause, or before its schedule was on disk; one at a time for each task;
+- no callback is early, none is of a version that was replaced, none starts after an acknowledged cancel,
+  finish or pause, or before its schedule was on disk; one at a time for each task;
 - attempts are counted by one; the same attempt is made again only after a crash, and only where it was in
   flight then or its outcome was not on disk.
 
@@ -17,57 +17,15 @@ from __future__ import annotations
 
 import json
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
+from .facts import Broken, Facts, bound, early, makes
 from .history import MS, NEVER, Ask, Call, History, Seen, Stored
 from .receivers import HOOK, kind_of
 
 ENDS: Final = ("done", "dead", "expired", "cancelled")
 HELD_AFTER: Final = 10  # calls to a host that found nobody, from which its tasks may end as destination_down
-
-
-class Broken(AssertionError):
-    """A promise that was not kept."""
-
-
-@dataclass
-class Facts:
-    """``steps`` of the wall clock: (true ns, by how many ns); ``unnoted``: those that no marker tells of."""
-
-    history: History
-    wall_ns_at_0: int = 0
-    steps: list[tuple[int, int]] = field(default_factory=list)
-    unnoted: list[tuple[int, int]] = field(default_factory=list)
-    boots: list[int] = field(default_factory=list)  # true ns of each boot
-    versions: dict[str, int] = field(default_factory=dict)  # durable
-    outcomes: set[tuple[str, int, int]] = field(default_factory=set)  # durable: (key, version, attempt)
-    unreachable: dict[str, int] = field(default_factory=dict)
-
-    def fork(self, history: History) -> Facts:
-        """The same until now, for another future."""
-        return Facts(
-            history, self.wall_ns_at_0, list(self.steps), list(self.unnoted), list(self.boots),
-            dict(self.versions), set(self.outcomes), dict(self.unreachable),
-        )  # fmt: skip
-
-    def wall_high_ms(self, since_ns: int, until_ns: int) -> int:
-        """The latest that the wall clock showed between two instants."""
-        offset = self.wall_ns_at_0
-        high = 0
-        for at_ns, by_ns in [*self.steps, (until_ns, 0)]:
-            if at_ns >= since_ns:
-                high = max(high, min(at_ns, until_ns) + offset)
-            if at_ns >= until_ns:
-                break
-            offset += by_ns
-        return high // MS
-
-    def leeway_ns(self, since_ns: int, until_ns: int) -> int:
-        """How early a wait on elapsed time may look: over a boot it goes by the wall clock as last noted."""
-        if not any(since_ns < boot_ns <= until_ns for boot_ns in self.boots):
-            return 0
-        return sum(max(0, by) for at, by in self.unnoted if since_ns <= at <= until_ns)
 
 
 @dataclass(slots=True)
@@ -92,7 +50,7 @@ class Story:
     @property
     def top(self) -> int:
         """The highest version that there may be."""
-        return self.version + sum(_makes(ask) for ask in self.open)
+        return self.version + sum(makes(ask) for ask in self.open)
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -139,7 +97,7 @@ class Story:
         self.failures = self.polls = 0
         self.ok = False
         if not self._keeps_due(ask):
-            self.due_ns, self.due_ms = _bound(ask)
+            self.due_ns, self.due_ms = bound(ask)
             self.since_ns = ask.sent_ns
         if self.last is not None and self.last.version == version:
             self._count(self.last)  # it was called before the reply was heard
@@ -183,11 +141,11 @@ class Story:
             raise Broken(f"{what} carries another task's body")
         if call.attempt == 1:
             bounds = [(self.since_ns, self.due_ns, self.due_ms)] if call.version == self.version else [
-                (ask.sent_ns, *_bound(ask)) for ask in self.open if _makes(ask) and not self._keeps_due(ask)
+                (ask.sent_ns, *bound(ask)) for ask in self.open if makes(ask) and not self._keeps_due(ask)
             ]  # fmt: skip
             if any(self._keeps_due(ask) for ask in self.open):
                 bounds.append((self.since_ns, self.due_ns, self.due_ms))
-            if bounds and all(_early(bound, call, facts) for bound in bounds):
+            if bounds and all(early(bound, call, facts) for bound in bounds):
                 raise Broken(f"{what} is early: {bounds} (asked, due ns, due ms), called {call.began_ns}")
 
     def _follows(self, last: Call, call: Call, what: str, facts: Facts) -> None:
@@ -276,11 +234,10 @@ class Story:
             after_ns = kind.fields.get("expires_in", 1 << 40) * MS
             now_ns = facts.history.ns()
             if self.due_ms:  # an ``at`` expires by the wall clock too
-                bound = (self.since_ns, 0, self.due_ms + after_ns // MS)
+                over = (self.since_ns, 0, self.due_ms + after_ns // MS)
             else:
-                bound = (self.since_ns, self.due_ns + after_ns, 0)
-            early = _early(bound, None, facts, now_ns)
-            return "before its time" if early else ""
+                over = (self.since_ns, self.due_ns + after_ns, 0)
+            return "before its time" if early(over, None, facts, now_ns) else ""
         used_up = self.failures >= kind.attempts or (kind.polls and self.polls >= kind.polls)
         final = last is not None and last.verdict in ("final", "cut")
         held = any(count >= HELD_AFTER for count in facts.unreachable.values())
@@ -289,7 +246,7 @@ class Story:
     def seen(self, task: dict[str, Any] | None, facts: Facts) -> None:
         """The start of a life: what is open is decided now."""
         self.judge(task, facts)
-        opened = [ask for ask in self.open if _makes(ask)]
+        opened = [ask for ask in self.open if makes(ask)]
         if any(ask.request["op"] == "pause" for ask in self.open):
             self.paused = False
         self.open = ()
@@ -299,7 +256,7 @@ class Story:
         facts.versions[self.key] = max(task["version"], facts.versions.get(self.key, 0))
         if task["version"] > self.version:
             self.version, self.must, self.loose = task["version"], "", False
-            bounds = [_bound(ask) for ask in opened if not self._keeps_due(ask)]
+            bounds = [bound(ask) for ask in opened if not self._keeps_due(ask)]
             if len(bounds) < len(opened):
                 bounds.append((self.due_ns, self.due_ms))
             self.due_ns = min((ns for ns, _ in bounds), default=self.due_ns)
@@ -309,25 +266,6 @@ class Story:
             self.fate = task["state"]
         elif task.get("stop"):
             self.fate, self.must = "stopped", ""
-
-
-def _makes(ask: Ask) -> bool:
-    """Whether it may have made a version."""
-    return ask.request["op"] in ("schedule", "reschedule", "redrive")
-
-
-def _bound(ask: Ask) -> tuple[int, int]:
-    """Not before this true ns, and not before the wall clock showed this ms."""
-    asked = ask.request
-    return ask.sent_ns + asked.get("delay", 0) * MS, asked.get("at", 0)
-
-
-def _early(bound: tuple[int, int, int], call: Call | None, facts: Facts, now_ns: int = 0) -> bool:
-    since_ns, due_ns, due_ms = bound
-    at_ns = now_ns if call is None else call.began_ns
-    if due_ms and facts.wall_high_ms(since_ns, at_ns) < due_ms:
-        return True
-    return at_ns + facts.leeway_ns(since_ns, at_ns) < due_ns
 
 
 class Stories:

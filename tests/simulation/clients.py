@@ -18,13 +18,14 @@ from .receivers import KINDS
 
 OPS: Final = {
     "schedule": 40, "again": 4, "replace": 8, "reschedule": 12, "cancel": 9, "finish": 5, "redrive": 5,
-    "pause": 2, "resume": 3, "cancel_group": 2, "finish_group": 1, "get": 2, "list": 2, "stats": 1, "forecast": 1,
+    "pause": 2, "resume": 3, "cancel_group": 2, "finish_group": 1, "get": 2, "list": 2, "stats": 1,
+    "forecast": 1,
 }  # fmt: skip
 CHANGES: Final = frozenset({"schedule", "reschedule", "cancel", "finish", "redrive", "pause", "resume"})
 
 
 class Client:
-    """``keys_most``: ids of its own; ``far_ms``: the longest delay that it asks for; ``fill``: the share of long bodies."""
+    """``keys_most``: ids of its own; ``far_ms``: the longest delay; ``fill``: the share of long bodies."""
 
     def __init__(
         self, number: int, seed: int, history: History, wall_ms: Callable[[], int], hosts: list[str], *,

@@ -1,10 +1,10 @@
 """Power lost at every I/O operation of a recorded run, and everything checked after each.
 
-A run of clients is recorded once, over two restarts: before each call that changes the disk, a note is taken of
-all that a power loss just then could keep. Afterwards every note is tried, with nothing kept, all kept, and
-some: a machine boots on what is left, the production daemon recovers, is checked, and goes on until every task
-has ended, with receivers that are good by now. The stories (``checks.py``) are those of the recorded run up to that
-moment, so whatever had been acknowledged or called by then counts.
+A run of clients is recorded once, over two restarts: before each call that changes the disk, a note is
+taken of all that a power loss just then could keep. Afterwards every note is tried, with nothing kept,
+all kept, and some: a machine boots on what is left, the production daemon recovers, is checked, and goes
+on until every task has ended, with receivers that are good by now. The stories (``checks.py``) are those
+of the recorded run up to that moment, so whatever had been acknowledged or called by then counts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Recorded:
             if end == "power":
                 world.lose_power()
 
-        for end in LIVES:
+        for end in LIVES:  # noqa: B007 - the body looks at it
             disk = world.disk
             base = self.notes[-1].op if self.notes else 0
 
@@ -122,7 +122,7 @@ class Recorded:
                     await self._try(note, variant, world, stories)
                 except BaseException as error:
                     error.add_note(
-                        f"recorded run {self.seed}, operation {note.op} ({note.what}), kept: variant {variant}; "
+                        f"recorded run {self.seed}, operation {note.op} ({note.what}), variant {variant}; "
                         f"again: python -m tests.simulation crash {self.seed}"
                     )
                     raise

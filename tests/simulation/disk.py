@@ -1,12 +1,14 @@
-"""A disk in memory that forgets: what is durable, what is only in the cache, and everything a disk may do wrong.
+"""A disk in memory that forgets: what is durable, what is only in the cache, and everything a disk may do
+wrong.
 
-A file has what its readers see (``data``, the page cache), what is on the platter (``stable``), and between the
-two the 512-byte sectors written since the last sync. A folder has durable names and the steps since its last
-sync. Power loss keeps any of those sectors and steps, in any order; a kill keeps all of them. Whatever the
-journal asks of :class:`wheeltimer.journal.Disk` is answered in the loop, without a thread.
+A file has what its readers see (``data``, the page cache), what is on the platter (``stable``), and
+between the two the 512-byte sectors written since the last sync. A folder has durable names and the steps
+since its last sync. Power loss keeps any of those sectors and steps, in any order; a kill keeps all of
+them. Whatever the journal asks of :class:`wheeltimer.journal.Disk` is answered in the loop, without a
+thread.
 
-``ops`` counts the calls that change something: faults are set by that number, so a seed fixes them. Writing
-what stands there already changes nothing that a crash could leave, and is not remembered.
+``ops`` counts the calls that change something: faults are set by that number, so a seed fixes them.
+Writing what stands there already changes nothing that a crash could leave, and is not remembered.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from wheeltimer.journal import Disk
+
+from .still import Image, Moment, Still
 
 SECTOR: Final = 512
 FOLDER: Final = Path("/world")
@@ -56,56 +60,7 @@ class File:
         return Still(self.size, self.kept(), tuple(self.pending), self.doubts)
 
 
-class Still(NamedTuple):
-    """A file as a power loss at that moment would find it."""
-
-    size: int
-    stable: bytes
-    pending: tuple[tuple[int, bytes], ...]
-    doubts: int
-
-
-class Moment(NamedTuple):
-    """A disk at one moment: all that a power loss may make of it is in here."""
-
-    now: dict[str, Still]
-    stable: dict[str, Still]
-    steps: list[tuple[str | None, str | None, Still]]
-    doubts: int
-
-    def after_power_loss(self, chance: random.Random, keep: float | None = None) -> Image:
-        """What is there when the power comes back: each doubtful thing with probability ``keep``."""
-        names = dict(self.now if keep == 1.0 else self.stable)
-        if keep is None:
-            share = chance.random()
-            steps = [step for step in self.steps if chance.random() < share]
-            chance.shuffle(steps)
-            for gone, come, file in steps:
-                if gone is not None:
-                    names.pop(gone, None)
-                if come is not None:
-                    names[come] = file
-        return {name: _what_is_left(file, chance, keep) for name, file in names.items()}
-
-
-def _what_is_left(file: Still, chance: random.Random, keep: float | None) -> bytes:
-    if not file.doubts:
-        return file.stable
-    share = chance.choice((0.0, 0.5, 0.9, 1.0)) if keep is None else keep
-    data = bytearray(file.stable)
-    if chance.random() < share:
-        data = data.ljust(file.size, b"\0")[: file.size]
-    sectors = [each for each in file.pending if chance.random() < share]
-    if keep is None and chance.random() < 0.2:
-        chance.shuffle(sectors)
-    for at, sector in sectors:
-        if at + len(sector) <= len(data):
-            data[at : at + len(sector)] = sector
-    return bytes(data)
-
-
 Step = tuple[str | None, str | None, File]  # (name gone, name come, file)
-Image = dict[str, bytes]
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""The committer's hand without a thread: a job takes simulated time, then is done at one moment, in the loop.
+"""The committer's hand without a thread: a job takes simulated time, then is done at one moment, in the
+loop.
 
 The seam is ``wheeltimer.journal.hand.Hand``, behind which production has a thread. As there, the loop goes
 on while a job waits for the disk, a moment without a job is idle, and the job that was handed over is done

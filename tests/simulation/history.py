@@ -1,8 +1,8 @@
 """What the outside saw, in one order: requests sent, replies heard, callbacks begun and ended.
 
 Every event has a *moment*, a number that orders all of them, and ``ns``, true time: it goes on through
-suspends and restarts, and no clock of the daemon's world can be set to it. After ``dark`` (the power is gone, the
-process is killed) nothing is seen any more, whatever the dying daemon still does.
+suspends and restarts, and no clock of the daemon's world can be set to it. After ``dark`` (the power is
+gone, the process is killed) nothing is seen any more, whatever the dying daemon still does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Ask:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One callback as its receiver saw it. ``verdict``: ok, failed, final, not_yet; "" while it is in flight."""
+    """One callback as its receiver saw it. ``verdict``: ok, failed, final, not_yet, cut; "" while in flight."""
 
     key: str
     version: int

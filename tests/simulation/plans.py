@@ -1,10 +1,12 @@
-"""Random worlds: a seed is a plan, a plan is some lives with clients and faults, then calm and the full check.
+"""Random worlds: a seed is a plan, a plan is some lives with clients and faults, then calm and the full
+check.
 
-``Plan.of`` derives all from the seed, and a failure prints it. The faults of a life: power lost or the process
-killed at any I/O operation or at any time, a sync that fails in one of three ways, a write that fails, no
-space for a while, short writes, reads that fail at the start, a bit flipped at rest, the wall clock stepped either
-way, suspends, other boots; and hosts that fail, hang and lie. After them the receivers are good and the disk is
-whole: then every task must end, and a last power loss may change nothing of it.
+``Plan.of`` derives all from the seed, and a failure prints it. The faults of a life: power lost or the
+process killed at any I/O operation or at any time, a sync that fails in one of three ways, a write that
+fails, no space for a while, short writes, reads that fail at the start, a bit flipped at rest, the wall
+clock stepped either way, suspends, other boots; and hosts that fail, hang and lie. After them the
+receivers are good and the disk is whole: then every task must end, and a last power loss may change
+nothing of it.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from .receivers import MANNERS
 from .world import World, in_place, new_world
 
 ENDS: Final = (
-    "power", "power at", "kill", "kill at", "drain", "sync " + KEEPS, "sync " + REVERTS, "sync " + LATER, "write",
+    "power", "power at", "kill", "kill at", "drain", "sync " + KEEPS, "sync " + REVERTS, "sync " + LATER,
+    "write",
 )  # fmt: skip
 STEP_NS: Final = 20_000_000_000
 SETTLE_S: Final = 400.0
@@ -34,7 +37,7 @@ SETTLE_S: Final = 400.0
 
 @dataclass(frozen=True)
 class Life:
-    """One process. ``at``: the I/O operation of its end or fault; ``steps``: (after s, by ns) of the wall clock."""
+    """One process. ``at``: the I/O operation of its end or fault; ``steps``: of the wall, (after s, by ns)."""
 
     end: str
     span_s: float
@@ -171,7 +174,7 @@ class RandomWorld:
         assert code in (None, 0, 74), f"exit {code}"
         assert code != 0 or life.end == "drain"
         assert code != 74 or life.end.startswith(("sync", "write")), "the storage failed by itself"
-        self.ends.append(life.end if code is None or code == 0 else life.end)
+        self.ends.append(life.end)
         world.stories.tell()
         await trio.sleep(life.down_s)
         if life.reboot and not life.end.startswith("sync"):
@@ -204,9 +207,8 @@ class RandomWorld:
         try:
             await world.live(body)
         except JournalDamaged as error:
-            assert error.exit_code == 65
-            assert ".segment" in str(error)
-            assert "journal repair" in str(error)
+            told = (error.exit_code, ".segment" in str(error), "journal repair" in str(error))
+            assert told == (65, True, True), str(error)  # noqa: PT017
             world.disk.flip(name, bit)
             self.ends.append("flip refused")
         else:

@@ -1,14 +1,14 @@
 """The simulated world: the production daemon between a forgetful disk, false clocks and bad receivers.
 
-Everything that a daemon touches is here in place of the real thing, and nothing else is: the composition root
-``daemon.run.Daemon`` itself is started, with its ledger, committer, journal, ticker, dispatcher, requests,
-connections and compaction. Trio's ``MockClock`` leaps from one wake-up to the next, so an hour takes a
-moment; for that no thread may work, and none does. The seams, all of them production's own:
+Everything that a daemon touches is here in place of the real thing, and nothing else is: the composition
+root ``daemon.run.Daemon`` itself is started, with its ledger, committer, journal, ticker, dispatcher,
+requests, connections and compaction. Trio's ``MockClock`` leaps from one wake-up to the next, so an hour
+takes a moment; for that no thread may work, and none does. The seams, all of them production's own:
 
 ==================  =======================================  ==========================================
 what                seam                                     here
 ==================  =======================================  ==========================================
-the disk            ``journal.Disk``, given to the journal   ``disk.py``: bytes and names that power loss keeps
+the disk            ``journal.Disk``, given to the journal   ``disk.py``: what power loss keeps
 the disk's time     ``journal.Hand``, given to the journal   ``hand.py``: a job waits, then is done at once
 time                ``daemon.clock.Clock``                   :class:`SimClock`: steps, suspends, boots
 callbacks           ``delivery.attempt.Exchange``            ``receivers.py``: answer, fail, hang, lie
@@ -16,13 +16,13 @@ connections         a listener that ``run`` opens            :class:`Door`: sock
 chance, slices      ``random``, ``time``, ``hash``           seeded, still, the same in every process
 ==================  =======================================  ==========================================
 
-``run`` looks the first, fourth and fifth up by name in its module; :func:`in_place` puts them there for as long as
-a world lasts. One seed then fixes everything, to the order in which Trio runs tasks.
+``run`` looks the first, fourth and fifth up by name in its module; :func:`in_place` puts them there for
+as long as a world lasts. One seed then fixes everything, to the order in which Trio runs tasks.
 
 A world is a sequence of *lives*. A life is one process on the disk as the last one left it: it recovers,
-serves, and ends by a fault or cleanly. What the outside sees goes to ``history.py``; ``checks.py`` holds it against
-the contract. Which faults come when is decided in ``plans.py`` (random worlds) and ``crash.py`` (every I/O
-operation of a recorded run).
+serves, and ends by a fault or cleanly. What the outside sees goes to ``history.py``; ``checks.py`` holds
+it against the contract. Which faults come when is decided in ``plans.py`` (random worlds) and
+``crash.py`` (every I/O operation of a recorded run).
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import socket
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
@@ -44,7 +43,7 @@ from trio._core import _run as trio_run
 
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
-from wheeltimer.core.task import STATE_WORDS, Now, unpack
+from wheeltimer.core.task import STATE_WORDS, unpack
 from wheeltimer.daemon import ledger, requests, run, turn
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
@@ -58,75 +57,14 @@ from .clients import Lines
 from .disk import FOLDER, SimDisk
 from .hand import SimHand
 from .history import History
+from .outside import WALL_NS, Door, SimClock
 from .receivers import Receivers
 
 SEGMENT_BYTES: Final = 40_960  # small, so that a world of a few hundred commits rotates and compacts
-WALL_NS: Final = 1_750_000_000_000_000_000
-UPTIME_NS: Final = 5_000_000_000  # what the elapsed clock shows when a machine is up
 LIMITS: Final = Limits(
     reply_bytes_max=1024, history_reply_bytes_max=64, history_max=4, id_bytes_max=64, meta_bytes_max=256,
     body_bytes_max=1024, line_bytes_max=4096, keep_dead_max=10_000, drain_ms=2_000,
 )  # fmt: skip
-
-
-class SimClock:
-    """The daemon's clocks. ``true_ns`` goes on through suspends and reboots; nobody but the world sees it."""
-
-    def __init__(self, true_ns: int = 0, boots: int = 0) -> None:
-        self._ahead_ns = true_ns - round(trio.current_time() * 1e9)
-        self.wall_offset_ns = WALL_NS
-        self.boots = boots
-        self._up_ns = 0
-
-    @property
-    def boot_id(self) -> bytes:
-        return b"boot%012d" % self.boots
-
-    def true_ns(self) -> int:
-        return round(trio.current_time() * 1e9) + self._ahead_ns
-
-    def now(self) -> Now:
-        true_ns = self.true_ns()
-        return Now(true_ns - self._up_ns + UPTIME_NS, true_ns + self.wall_offset_ns)
-
-    def elapsed_ns(self) -> int:
-        return self.now().elapsed_ns
-
-    def suspend(self, ns: int) -> None:
-        """Time passes and nothing runs."""
-        self._ahead_ns += ns
-
-    def reboot(self) -> None:
-        self.boots += 1
-        self._up_ns = self.true_ns()
-
-
-class Door(trio.abc.Listener[trio.SocketStream]):
-    """The daemon's listener; ``connect`` gives a client its end."""
-
-    def __init__(self) -> None:
-        self._give, self._take = trio.open_memory_channel[trio.SocketStream](64)
-        self._streams: list[trio.SocketStream] = []
-
-    async def accept(self) -> trio.SocketStream:
-        return await self._take.receive()
-
-    async def aclose(self) -> None:
-        self._give.close()
-        await trio.lowlevel.checkpoint()
-
-    def connect(self) -> trio.SocketStream:
-        ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(end)) for end in socket.socketpair())
-        self._streams += [ours, theirs]
-        self._give.send_nowait(theirs)
-        return ours
-
-    def shut(self) -> None:
-        """The end of a process closes what it had open."""
-        self._give.close()
-        self._take.close()
-        for stream in self._streams:
-            stream.socket.close()
 
 
 class SimDaemon(run.Daemon):
@@ -144,12 +82,12 @@ class SimDaemon(run.Daemon):
 
 
 class World:
-    """``disk_s``: how long a job of the disk takes. ``told``: whether commits are looked into for the checks."""
+    """``disk_s``: how long a job of the disk takes. ``told``: commits are looked into for the checks."""
 
     def __init__(
-        self, seed: int, disk: SimDisk, clock: SimClock, stories: Stories, manners: dict[str, str] | None = None,
-        *, disk_s: Callable[[], float] = lambda: 0.0002, told: bool = True, limits: Limits = LIMITS,
-        fsync: str = "group",
+        self, seed: int, disk: SimDisk, clock: SimClock, stories: Stories,
+        manners: dict[str, str] | None = None, *, disk_s: Callable[[], float] = lambda: 0.0002,
+        told: bool = True, limits: Limits = LIMITS, fsync: str = "group",
     ) -> None:  # fmt: skip
         self.chance = random.Random(seed)
         self.disk, self.clock, self.stories = disk, clock, stories
@@ -293,7 +231,7 @@ class World:
                     story.paused = False
             await self.ask(op="resume", queue=name)
         with trio.move_on_after(limit_s):
-            while engine.live:
+            while engine.live:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
         engine.check()
         self.stories.tell()
