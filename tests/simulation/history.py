@@ -31,7 +31,7 @@ class Ask:
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One callback as its receiver saw it. ``verdict``: ok, failed, final, not_yet, cut; "" while in flight."""
+    """One callback as its receiver saw it. ``verdict``: ok, failed, final, not_yet, cut; "" in flight."""
 
     key: str
     version: int

@@ -37,7 +37,7 @@ SETTLE_S: Final = 400.0
 
 @dataclass(frozen=True)
 class Life:
-    """One process. ``at``: the I/O operation of its end or fault; ``steps``: of the wall, (after s, by ns)."""
+    """One process. ``at``: the I/O operation of its end or fault; ``steps`` of the wall: (after s, by ns)."""
 
     end: str
     span_s: float
