@@ -22,4 +22,5 @@ def main() -> None:
         print(f"kept every promise at {recorded.run()} crash points of {len(recorded.notes)} operations")
 
 
-main()
+if __name__ == "__main__":
+    main()

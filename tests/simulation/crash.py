@@ -50,7 +50,7 @@ class Recorded:
         self._now: World | None = None
 
     def run(self, points_most: int = 1 << 30) -> int:
-        """How many crash points were tried, each recovered and checked."""
+        """How many crash points were tried, each recovered and checked; 0: the run is recorded only."""
         trio.run(self._run, points_most, clock=trio.testing.MockClock(autojump_threshold=0))
         return self.points
 

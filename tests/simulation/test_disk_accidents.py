@@ -11,7 +11,6 @@ import trio
 
 from wheeltimer.errors import JournalDamaged
 
-from .crash import Recorded
 from .disk import KEEPS, LATER, REVERTS
 from .told import calls_of, dark, life, play, schedule, to_the_end
 from .world import World
@@ -134,13 +133,3 @@ def test_after_an_error_of_the_disk_nothing_is_taken_into_memory_alone() -> None
         await life(world, to_the_end)
 
     assert len(calls_of(play(story), "d1")) == 0
-
-
-def test_the_same_seed_is_the_same_world() -> None:
-    """To the last byte on disk, in any process: a failure can be played again."""
-    runs = []
-    for _ in range(2):
-        recorded = Recorded(5)
-        recorded.run(0)
-        runs.append([(note.op, note.what, note.true_ns, note.disk) for note in recorded.notes])
-    assert runs[0] == runs[1]
