@@ -261,7 +261,7 @@ class Model:
         elapsed_ns, wall_ms = last[deadline.boot]
         wall_deadline_ns = deadline.ns - elapsed_ns + (wall_ms + 1) * MS
         left_ns = wall_deadline_ns - now.wall_ns
-        return now.elapsed_ns + max(0, min(left_ns, deadline.left_ns))
+        return now.elapsed_ns + min(left_ns, deadline.left_ns)
 
     def carried(self, key: Key, now: Now) -> None:
         """Compaction wrote the task down again, deadlines and all."""

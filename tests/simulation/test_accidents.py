@@ -76,14 +76,17 @@ def test_delaying_again_and_again_does_not_grow_the_journal() -> None:
     assert len(calls_of(world, "d0")) == 1
 
 
-def test_a_backlog_after_an_outage_reaches_a_receiver_that_bears_little() -> None:
+@pytest.mark.parametrize("reboot", [False, True], ids=["killed", "power lost"])
+def test_a_backlog_after_an_outage_reaches_a_receiver_that_bears_little(reboot: bool) -> None:
     """All are overdue at the start: they go through the window in the order of their dues; none is lost."""
     ids = [f"d{number}" for number in range(300)]
 
     async def story(world: World) -> None:
         async def first(world: World) -> None:
             for number, id in enumerate(ids):
-                await schedule(world, id, delay=1000 + number)
+                await schedule(world, id, delay=1000 + 10 * number)
+            if reboot:
+                world.lose_power()
 
         await life(world, first)
         await trio.sleep(3600)

@@ -62,7 +62,8 @@ def _rebase(journal: Journal, written: Clocks, now: Now) -> Rebase:
     """Deadlines of another boot: through the wall clock, by that boot's last reading of both clocks.
 
     What is left to wait is never more than was left when the frame was ``written``: a wall clock that was
-    wrong on either side of the restart cannot put a task off for ever.
+    wrong on either side of the restart cannot put a task off for ever. What is overdue stays so: a backlog
+    keeps its order, and says how late it is.
     """
     last = journal.last_clocks_of(written.boot_id)
     assert last is not None, "a frame's own clocks are known"
@@ -71,7 +72,7 @@ def _rebase(journal: Journal, written: Clocks, now: Now) -> Rebase:
 
     def rebase(deadline_ns: int) -> int:
         left_ns = deadline_ns + offset_ns - now.wall_ns
-        return now.elapsed_ns + max(0, min(left_ns, deadline_ns - written.boottime_ns))
+        return now.elapsed_ns + min(left_ns, deadline_ns - written.boottime_ns)
 
     return rebase
 
