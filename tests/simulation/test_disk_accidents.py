@@ -23,7 +23,8 @@ def test_a_sync_that_fails_is_never_answered_as_stored(kind: str) -> None:
 
     async def story(world: World) -> None:
         async def first(world: World) -> None:
-            await schedule(world, "d1", delay=500)
+            await schedule(world, "d1", delay=2500)
+            await trio.sleep(2)  # the spare segments are ready: the next sync is a commit
             world.disk.faults.sync = {0: kind}
             replies.extend(await schedule(world, "d2", "d3", delay=500))
             await trio.sleep_forever()
@@ -44,6 +45,7 @@ def test_a_sync_that_fails_is_never_answered_as_stored(kind: str) -> None:
 def test_a_sync_that_fails_late_ends_the_daemon_and_loses_nothing_from_the_cache() -> None:
     async def story(world: World) -> None:
         async def first(world: World) -> None:
+            await trio.sleep(2)  # the spare segments are ready: the next sync is a commit
             world.disk.faults.sync = {0: LATER}
             await schedule(world, "d1", delay=500)
             replies = await schedule(world, "d2", delay=500)
