@@ -84,7 +84,7 @@ def test_every_field_of_a_reply_is_named(op: str, reply: type[msgspec.Struct]) -
 
 CHANGES = {"bad_request", "full", "storage"}
 REFUSALS = {
-    "hello": {"bad_request"}, "ping": {"bad_request"}, "get": {"not_found", "bad_request"},
+    "hello": {"bad_request", "unauthorized"}, "ping": {"bad_request"}, "get": {"not_found", "bad_request"},
     "list": {"bad_request"}, "forecast": {"bad_request"}, "stats": {"bad_request"},
     "schedule": CHANGES | {"exists", "draining", "target_blocked"},
     "reschedule": CHANGES | {"conflict", "too_late", "not_found", "draining", "target_blocked"},

@@ -92,8 +92,8 @@ BAD = {
     "a rule that is not there": (RELOADED.replace('retry = "partner"', 'retry = "nobody"'), "nobody"),
     "out of bounds": (RELOADED + "[queues.narrow]\nconcurrency = 0\n", "out of bounds"),
     "what is not served": (
-        RELOADED + f"[[tokens]]\nname = 'a'\nsha256 = '{'ab' * 32}'\nscopes = ['read']\n",
-        "tokens: not served",
+        "http = '127.0.0.1:1'\n" + RELOADED,
+        "http: not served",
     ),
     "no file": (None, "cannot read the configuration file"),
 }

@@ -189,7 +189,7 @@ def test_an_open_listener_without_tokens_is_refused(tmp_path: Path, flags: dict[
         load(flags, {})
     assert caught.value.exit_code == 78
     assert load(flags | {"insecure": True}, {}).insecure
-    assert "[[tokens]]" not in str(caught.value), "they are not served yet: no hint may lead there"
+    assert "wheeltimer token new" in str(caught.value)
     assert load_toml(tmp_path, TOKEN, **flags).tokens
 
 

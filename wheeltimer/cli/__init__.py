@@ -2,7 +2,7 @@
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
 ``tail.py`` (events), ``bring.py`` (import), ``stats.py``, ``journal.py`` (the data folder),
-``protocol.py`` (for machines), ``demo.py``; ``values.py`` reads options, ``show.py`` draws,
+``protocol.py`` (for machines), ``token.py``, ``demo.py``; ``values.py`` reads options, ``show.py`` draws,
 ``connect.py`` holds what every client command has. Trio and httpx are imported by the
 functions that need them: ``wheeltimer --help`` answers at once.
 """
@@ -16,7 +16,20 @@ from typing import Any, NoReturn
 import click
 
 from wheeltimer import __version__
-from wheeltimer.cli import bring, demo, ends, journal, protocol, queues, serve, show, stats, tail, tasks
+from wheeltimer.cli import (
+    bring,
+    demo,
+    ends,
+    journal,
+    protocol,
+    queues,
+    serve,
+    show,
+    stats,
+    tail,
+    tasks,
+    token,
+)
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
@@ -95,6 +108,7 @@ for _command in (
     journal.journal,
     protocol.protocol,
     protocol.completion,
+    token.token,
     demo.demo,
 ):
     main.add_command(_command)

@@ -25,16 +25,20 @@ def stats(session: Session) -> None:
     if reply is None:
         return
     lateness: dict[str, Any] = reply["lateness_ms"]
-    journal: dict[str, Any] = reply["journal"]
+    # A token of some queues is not told what counts those of others.
+    connections = [("connections", reply["connections"])] if "connections" in reply else []
+    journal = [("journal", _journal(reply["journal"]))] if "journal" in reply else []
     show.fields(
         [
             ("uptime", show.span(reply["uptime_ms"])),
-            ("connections", reply["connections"]),
+            *connections,
             ("lateness", ", ".join(f"{name} {value} ms" for name, value in lateness.items())),
-            ("journal", _journal(journal)),
+            *journal,
         ]
     )
     for title in ("tasks", "attempts"):
+        if title not in reply:
+            continue
         click.echo()
         show.table((title, "count"), list(reply[title].items()))
     if reply["queues"]:

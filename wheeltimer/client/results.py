@@ -79,13 +79,13 @@ class TaskList(Struct, kw_only=True):
 
 
 class Stats(Struct, kw_only=True):
-    """Counts, journal, lateness."""
+    """Counts, journal, lateness. A token of some queues is not told ``attempts connections journal``."""
 
     tasks: dict[str, int]
     queues: dict[str, dict[str, Any]]
-    attempts: dict[str, int]
-    connections: int
-    journal: dict[str, int]
+    attempts: dict[str, int] = {}
+    connections: int | None = None
+    journal: dict[str, int] = {}
     lateness_ms: dict[str, int]
     uptime_ms: int
 

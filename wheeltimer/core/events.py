@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from wheeltimer.core import records as r
+from wheeltimer.core.access import Grant
 from wheeltimer.core.commands import Subscribe, check_name
 from wheeltimer.core.task import STATE_WORDS, split_key
 from wheeltimer.errors import BadValue
@@ -221,21 +222,25 @@ class Filter(NamedTuple):
     queue: str | None = None
     group: str | None = None
     types: frozenset[str] | None = None
+    grant: Grant | None = None  # of a token that sees some queues only
 
     @classmethod
-    def of(cls, command: Subscribe) -> Filter:
-        """What a request asks for. Raises BadValue."""
+    def of(cls, command: Subscribe, grant: Grant | None = None) -> Filter:
+        """What a request asks for, of what the token sees. Raises BadValue."""
         if command.queue is not None:
             check_name(command.queue, "queue")
         if command.group is not None:
             check_name(command.group, "group")
-        return cls(command.queue, command.group, None if command.types is None else _types(command.types))
+        types = None if command.types is None else _types(command.types)
+        seeing = grant if grant is not None and grant.filter is not None else None
+        return cls(command.queue, command.group, types, seeing)
 
     def passes(self, event: Event) -> bool:
         return (
             (self.queue is None or event.queue == self.queue)
             and (self.group is None or event.group == self.group)
             and (self.types is None or event.type in self.types)
+            and (self.grant is None or self.grant.sees(event.queue))
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -38,13 +38,16 @@ class Forecast:
     scheduled. What is ``ready`` is overdue; what is ``running`` has begun and is not counted.
     """
 
-    def __init__(self, command: c.Forecast, now: Now, horizon_max_ms: int) -> None:
+    def __init__(
+        self, command: c.Forecast, now: Now, horizon_max_ms: int, sees: Callable[[str], bool] | None = None
+    ) -> None:
         horizon_ms = parse_duration_ms(command.horizon, "horizon", min_ms=1, max_ms=horizon_max_ms)
         if not 1 <= command.slices <= SLICES_MAX:
             raise BadValue(f"slices: 1 to {SLICES_MAX} expected", "slices")
         if command.slices > horizon_ms:
             raise BadValue("slices: at most one for each millisecond of the horizon expected", "slices")
         self._prefix = None if command.queue is None else key_of(c.check_name(command.queue, "queue"), "")
+        self._sees = sees  # which queues; None: all
         self._now = now
         slice_ms = -(-horizon_ms // command.slices)
         self._reply = ForecastReply(
@@ -59,9 +62,12 @@ class Forecast:
         """Count one slice of rows."""
         prefix, elapsed_ns, wall_ns = self._prefix, self._now.elapsed_ns, self._now.wall_ns
         reply = self._reply
+        sees = self._sees
         counts, slice_ns = reply.counts, reply.slice_ms * NS_PER_MS
         for key, row in rows:
             if prefix is not None and not key.startswith(prefix):
+                continue
+            if sees is not None and not sees(key[: key.index("/")]):
                 continue
             task = _timing(row)
             if task.S == State.SCHEDULED:

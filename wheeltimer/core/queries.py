@@ -6,7 +6,7 @@ Nothing here walks all tasks in one go: ``Listing`` is fed a slice of rows at a 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from msgspec import Raw, to_builtins
@@ -85,10 +85,11 @@ class Listing:
     Feed it every slice of ``rows(engine)`` and ask for ``reply``. Memory is O(limit), time O(rows).
     """
 
-    def __init__(self, command: c.List) -> None:
+    def __init__(self, command: c.List, sees: Callable[[str], bool] | None = None) -> None:
         if not 1 <= command.limit <= LIST_MAX:
             raise BadValue(f"limit: 1 to {LIST_MAX} expected", "limit")
         self._command = command
+        self._sees = sees  # which queues; None: all
         self._prefix = None if command.queue is None else key_of(c.check_name(command.queue, "queue"), "")
         self._group = None if command.group is None else c.check_name(command.group, "group")
         self._state = None if command.state is None else STATE_BY_WORD[command.state]
@@ -110,6 +111,8 @@ class Listing:
         """Take one slice; keeps one task more than the page holds, to know whether there is more."""
         for key, row in rows:
             if self._prefix is not None and not key.startswith(self._prefix):
+                continue
+            if self._sees is not None and not self._sees(key[: key.index("/")]):
                 continue
             task = unpack(row)
             if (self._state is not None and task.state != self._state) or (
@@ -159,9 +162,16 @@ def counts(engine: Engine) -> dict[str, int]:
     return dict(zip(STATE_WORDS, engine.counts, strict=True))
 
 
-def queues(engine: Engine) -> dict[str, dict[str, object]]:
+def queues(engine: Engine, sees: Callable[[str], bool] | None = None) -> dict[str, dict[str, object]]:
     """Each known queue's tasks by state (those that are not 0), and whether it is paused."""
     return {
         name: {"paused": queue.paused} | {w: n for w, n in zip(STATE_WORDS, queue.counts, strict=True) if n}
         for name, queue in engine.queues.items()
+        if sees is None or sees(name)
     }
+
+
+def counts_of(engine: Engine, sees: Callable[[str], bool]) -> dict[str, int]:
+    """Tasks by state in the queues that are seen."""
+    seen = [queue.counts for name, queue in engine.queues.items() if sees(name)]
+    return {word: sum(counts[state] for counts in seen) for state, word in enumerate(STATE_WORDS)}

@@ -76,15 +76,15 @@ class HelloReply(Struct, gc=False):
     seq: Seq = UNSET
 
 
-class StatsReply(Struct, gc=False):
-    """What ``stats`` answers; the daemon puts it together from its parts."""
+class StatsReply(Struct, gc=False, kw_only=True):
+    """What ``stats`` answers; the daemon puts it together. What counts all queues, not to every token."""
 
     ok: bool
     tasks: dict[str, int]
     queues: dict[str, dict[str, int | bool]]
-    attempts: dict[str, int]
-    connections: int
-    journal: dict[str, int]
+    attempts: dict[str, int] | UnsetType = UNSET
+    connections: int | UnsetType = UNSET
+    journal: dict[str, int] | UnsetType = UNSET
     lateness_ms: dict[str, int]
     lateness_us: dict[str, int]
     clock_steps: int

@@ -17,13 +17,17 @@ from wheeltimer.settings import Address
 BACKLOG = 1024
 
 
-async def open_listeners(addresses: Sequence[Address]) -> tuple[list[trio.SocketListener], list[str]]:
+async def open_listeners(
+    addresses: Sequence[Address], unix_mode: int = 0o600
+) -> tuple[list[trio.SocketListener], list[str]]:
     """A listener for each address, and how each is called now that its port is known."""
     listeners: list[trio.SocketListener] = []
     names: list[str] = []
     for address in addresses:
         try:
-            opened = [_open_unix(address.path)] if address.kind == "unix" else await _open_tcp(address)
+            opened = (
+                [_open_unix(address.path, unix_mode)] if address.kind == "unix" else await _open_tcp(address)
+            )
         except OSError as error:
             in_use = error.errno == errno.EADDRINUSE
             why = "is in use; stop what holds it" if in_use else f"cannot be used: {error.strerror}"
@@ -44,11 +48,11 @@ async def _open_tcp(address: Address) -> list[trio.SocketListener]:
         raise OSError(errno.EADDRNOTAVAIL, f"{address.host} is no address of this machine") from error
 
 
-def _open_unix(path: str) -> trio.SocketListener:
-    """A Unix socket that only its owner may use; one that a dead daemon left behind is replaced."""
+def _open_unix(path: str, mode: int) -> trio.SocketListener:
+    """A Unix socket for those whom ``mode`` names; one that a dead daemon left behind is replaced."""
     _remove_stale(Path(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
+    mask = os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.commands import split_url
 from wheeltimer.core.policy import Policy, QueuePolicy
@@ -65,3 +66,14 @@ def address_rule(settings: Settings) -> AddressRule:
     """Which addresses callbacks may go to: the rule follows the listeners."""
     local = settings.http is None and all(address.is_local for address in settings.listen)
     return AddressRule(not local, settings.allow_nets)
+
+
+def access_of(settings: Settings) -> Access:
+    """The tokens."""
+    return Access(
+        Grant(
+            name=token.name, sha256=token.sha256, scopes=frozenset(token.scopes), queues=token.queues,
+            tasks_max=token.tasks_max,
+        )
+        for token in settings.tokens
+    )  # fmt: skip

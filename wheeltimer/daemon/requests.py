@@ -14,14 +14,16 @@ import msgspec
 import trio
 
 from wheeltimer import __version__
+from wheeltimer.core import access, deciding, queries, stopping, wire
 from wheeltimer.core import commands as c
-from wheeltimer.core import deciding, queries, stopping, wire
 from wheeltimer.core import records as r
+from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.intake import Runs, take_run
 from wheeltimer.core.replies import CancelReply, FinishReply, HelloReply, PingReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.rights import Rights, stats
 from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS, Turn
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
@@ -52,26 +54,29 @@ class Requests:
         self._gate = trio.Lock()
         self._malformed = 0  # lines that were no requests
         self._resting = trio.Lock()
+        self.rights = Rights(ledger)
         self.draining = False
         self.held_bytes = 0  # replies that wait for a commit; counted by whoever holds them
 
     async def answer(
-        self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None
-    ) -> tuple[int, bytes]:
+        self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None,
+        visitor: Visitor | None = None,
+    ) -> tuple[int, bytes]:  # fmt: skip
         """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies).
 
-        A ``subscribe`` is handed over and ends the slice: its reply, and all that follows, is not ours.
+        ``visitor``: whose token counts; None: nobody is asked for one. A ``subscribe`` is handed over and
+        ends the slice: its reply, and all that follows, is not ours.
         """
         began_ns = await self._let_in()
         replies: list[object] = []
         malformed = self._malformed
-        at, long = self._slice(lines, at, replies, began_ns + SLICE_NS)
+        at, long = self._slice(lines, at, replies, began_ns + SLICE_NS, visitor)
         self._turn.spent(began_ns)
         self._changed()
         if self._malformed > malformed:
             await self._rest(time.perf_counter_ns() - began_ns)
         if long is not None and not replies:
-            reply = await self._long(long, subscribe)
+            reply = await self._long(long, subscribe, None if visitor is None else visitor.grant)
             return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
 
@@ -100,7 +105,7 @@ class Requests:
             await trio.sleep(REST_FACTOR * worked_ns / 1e9)
 
     def _slice(
-        self, lines: list[bytes], at: int, replies: list[object], until_ns: int
+        self, lines: list[bytes], at: int, replies: list[object], until_ns: int, visitor: Visitor | None
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
         now, ledger, runs = self._ledger.now(), self._ledger, self._runs
@@ -110,7 +115,13 @@ class Requests:
             if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.draining:
                 some = lines[at : at + runs.length]
                 run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
-                if run is None or not ledger.submit_run(run):
+                if (
+                    run is None
+                    or not (
+                        visitor is None or visitor.grant is None or self.rights.may(visitor.grant, run, now)
+                    )
+                    or not ledger.submit_run(run)
+                ):
                     runs.refused()
                     continue
                 runs.taken()
@@ -129,7 +140,7 @@ class Requests:
                 else:
                     if _is_long(command):
                         return at, command  # what was asked before is not held up by what takes long
-                    reply = self._short(command, now)
+                    reply = self._short(command, now, visitor)
                     if isinstance(command, _LONG_REPLIES):
                         reply = msgspec.Raw(data := wire.encode(reply))
                         left_bytes -= len(data)
@@ -139,10 +150,15 @@ class Requests:
                 break
         return at, None
 
-    def _short(self, command: c.AnyCommand, now: Now) -> object:
+    def _short(self, command: c.AnyCommand, now: Now, visitor: Visitor | None) -> object:
+        grant = None if visitor is None else visitor.grant
         try:
+            if grant is not None:
+                access.check(grant, command)
+            if visitor is not None and type(command) is c.Hello:
+                visitor.show(command.token, self.rights.access)
             self._refuse_in_drain(command)
-            return self._decide(command, now)
+            return self._decide(command, now, grant)
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
@@ -150,7 +166,7 @@ class Requests:
         if self.draining and isinstance(command, _REFUSED_IN_DRAIN):
             raise Refused("draining", "the daemon is stopping; ask its successor")
 
-    def _decide(self, command: c.AnyCommand, now: Now) -> object:
+    def _decide(self, command: c.AnyCommand, now: Now, grant: Grant | None) -> object:
         engine, ledger = self._engine, self._ledger
         match command:
             case c.Ping():
@@ -160,8 +176,9 @@ class Requests:
             case c.Get():
                 return queries.get(engine, command)
             case c.Stats():
-                return self._stats(command)
+                return stats(engine, command, grant, self._about())
             case _:
+                self.rights.check_room(grant, command, now)
                 records, reply = self._change(command, now)
         if records:
             ledger.submit_or_refuse(records)
@@ -195,29 +212,26 @@ class Requests:
             command.reply_seq,
         )  # fmt: skip
 
-    def _stats(self, command: c.Stats) -> dict[str, object]:
-        engine = self._engine
-        reply: dict[str, object] = {
-            "ok": True, "tasks": queries.counts(engine), "queues": queries.queues(engine),
-            "attempts": dict(engine.outcomes), **self._about(),
-        }  # fmt: skip
-        return reply if command.seq is None else reply | {"seq": command.seq}
-
     # -- what touches many tasks ----------------------------------------------------------------
 
-    async def _long(self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None) -> object:
+    async def _long(
+        self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, grant: Grant | None
+    ) -> object:
         try:
+            if grant is not None:
+                access.check(grant, command)
+            sees = None if grant is None else grant.filter
             if isinstance(command, c.Subscribe):
                 assert subscribe is not None, "nobody takes subscribers here"
                 return subscribe(command)
             if isinstance(command, c.List):
-                return await self._fed(queries.Listing(command))
+                return await self._fed(queries.Listing(command, sees))
             if isinstance(command, c.Forecast):
                 limits = self._engine.limits
-                return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms))
+                return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees))
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
             self._refuse_in_drain(command)
-            return await self._many(command)
+            return await self._many(command, grant)
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
@@ -229,9 +243,11 @@ class Requests:
             self._turn.spent(began_ns)
         return scan.reply()
 
-    async def _many(self, command: c.Cancel | c.Finish | c.Redrive) -> object:
+    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, grant: Grant | None) -> object:
         """A group or queue at once: every member is decided by itself, at its own time."""
         keys = self._members(command)
+        if grant is not None and grant.filter is not None:
+            keys = (key for key in keys if grant.sees(key[: key.index("/")]))
         reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
@@ -243,6 +259,8 @@ class Requests:
                 # A member may have left the group since the keys were taken.
                 if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
+                    if records and not self.rights.has_room(grant, command, now):
+                        records = []
                     if records and not self._ledger.submit(records):
                         if changed or running:
                             return self._counted(command, changed, running)  # the rest: ask again

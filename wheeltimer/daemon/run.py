@@ -29,7 +29,7 @@ from wheeltimer.daemon.descriptors import fit
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier
-from wheeltimer.daemon.parts import address_rule, keys_of, policy_of, queue_of, window_of
+from wheeltimer.daemon.parts import access_of, address_rule, keys_of, policy_of, queue_of, window_of
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
@@ -73,7 +73,8 @@ def main(
 
 def _check_served(settings: Settings) -> None:
     """Refuse what is configured and not there yet, rather than run without it."""
-    for name, given in (("http", settings.http), ("tokens", settings.tokens), ("tls", settings.tls)):
+    tls = any(address.kind == "tls" for address in settings.listen)
+    for name, given in (("http", settings.http), ("tls", tls)):
         if given:
             raise SettingsError(f"{name}: not served by wheeltimer {__version__}; leave it out")
 
@@ -158,13 +159,13 @@ class Daemon:
             about=lambda: self._about(server, ticker, compactor),
         )  # fmt: skip
         subscriptions = Subscriptions(ledger, turn, settings.limits)
-        server = Server(requests, journal, subscriptions, settings.limits)
+        (server := Server(requests, journal, subscriptions, settings.limits)).reload(access_of(settings))
         recorded = Soon(ticker.poke)
         ledger.changed = recorded.ask
         journal.on_durable += [
             server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
         ]  # fmt: skip
-        listeners, names = await open_listeners(settings.listen)
+        listeners, names = await open_listeners(settings.listen, int(settings.unix_mode, 8))
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
             outer.start_soon(self._signals, outer, requests, dispatcher, work)
@@ -181,7 +182,7 @@ class Daemon:
                         for listener in listeners:
                             await outer.start(trio.serve_listeners, server.serve, [listener])
                         inner.start_soon(recorded.run, journal.flush)
-                        await inner.start(self._hangups, rule, ledger, sender, dispatcher)
+                        await inner.start(self._hangups, rule, ledger, sender, dispatcher, server)
                         inner.start_soon(_close_idle, transport)
                         inner.start_soon(self._notifier.watch, lambda: ticker.alive_ns, self.clock.elapsed_ns)
                         self._say_ready(names, tasks)
@@ -232,7 +233,7 @@ class Daemon:
                 outer.start_soon(self._drain, dispatcher, work)
 
     async def _hangups(
-        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher,
+        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher, server: Server,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:  # fmt: skip
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
@@ -251,6 +252,7 @@ class Daemon:
                 ledger.policy = policy_of(settings, rule)
                 sender.keys_of = keys_of(settings)
                 dispatcher.reconfigure(queue_of(settings), window_of(settings))
+                server.reload(access_of(settings))
                 _log.info("settings reloaded queues=%d", len(settings.queues))
 
     async def _drain(self, dispatcher: Dispatcher, work: trio.CancelScope) -> None:

@@ -20,6 +20,7 @@ import trio
 from wheeltimer.core import commands as c
 from wheeltimer.core import events
 from wheeltimer.core import records as r
+from wheeltimer.core.access import Grant
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
@@ -62,9 +63,9 @@ class Subscriptions:
         """How many there are."""
         return len(self._open)
 
-    def open(self, command: c.Subscribe) -> Subscriber:
-        """Take a subscriber in. Raises BadValue, Refused."""
-        wanted = events.Filter.of(command)
+    def open(self, command: c.Subscribe, grant: Grant | None = None) -> Subscriber:
+        """Take a subscriber in, for what its token sees. Raises BadValue, Refused."""
+        wanted = events.Filter.of(command, grant)
         if command.from_ is not None:
             self.writer.lsn_of(command.from_)
         limits = self._limits

@@ -27,6 +27,7 @@ from wheeltimer.settings.values import (
     Secret,
     parse_address,
     parse_duration,
+    parse_mode,
     parse_name,
     parse_network,
     parse_path,
@@ -125,6 +126,13 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
     connections_max: Annotated[
         int, _knob("clients at once; each takes a descriptor and up to unread_bytes_max", 1, 1_000_000)
     ] = 10_000
+    address_connections_max: Annotated[
+        int, _knob("of them from one address: one machine does not shut out the others", 1, 1_000_000)
+    ] = 5_000
+    hello_ms: Annotated[
+        int,
+        _ms("a client that shows no token for so long, where one is asked for: disconnected", 100, HOUR_MS),
+    ] = 10 * SECOND_MS
     subscribers_max: Annotated[int, _knob("connections that subscribed to events, at once", 0, 1_000_000)] = (
         1_000
     )
@@ -232,6 +240,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         int, _knob("attempts in flight, all destinations; one descriptor each", 1, 100_000)
     ] = 512
     insecure: Annotated[bool, _knob("an open listener without tokens is meant")] = False
+    unix_mode: Annotated[str, _knob("who may use unix: sockets, octal digits", parse=parse_mode)] = "0600"
     limits: Limits = Limits()
     journal: Journal = Journal()
     retry: Mapping[str, Rule] = {}

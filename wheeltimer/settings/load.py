@@ -314,10 +314,11 @@ def _check_together(settings: Settings) -> None:
     if not settings.listen:
         raise SettingsError("listen: empty; give at least one address, as 127.0.0.1:8463")
     if any(address.kind == "tls" for address in listeners) and settings.tls is None:
-        raise SettingsError("listen: tls: needs [tls], and is not served yet; let a proxy in front speak TLS")
+        raise SettingsError("listen: tls: needs [tls] with cert and key in the configuration file")
     exposed = [str(address) for address in listeners if not address.is_local]
     if exposed and not settings.tokens and not settings.insecure:
         raise SettingsError(
             f"listen: {', '.join(exposed)} can be reached from other machines and asks nobody for a token;"
-            " listen on 127.0.0.1 or a unix: socket, or pass --insecure where the network is trusted"
+            " make one with `wheeltimer token new` and put it under [[tokens]], or pass --insecure where"
+            " the network is trusted"
         )

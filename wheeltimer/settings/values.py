@@ -54,7 +54,7 @@ class Address(Struct, frozen=True):
 
 def parse_address(text: object, folder: Path = Path()) -> Address:
     """``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``."""
-    help_text = "write HOST:PORT, [IPV6]:PORT or unix:PATH"
+    help_text = "write HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH"
     if not isinstance(text, str):
         raise BadValue(f"{text!r} is not an address; {help_text}")
     if text.startswith("unix:"):
@@ -112,6 +112,13 @@ def parse_duration(value: object, folder: Path = Path()) -> int:
         return parse_duration_ms(value, "")
     except BadValue as error:
         raise BadValue(str(error).removeprefix(": ")) from error  # who it was for, load.py says
+
+
+def parse_mode(value: object, folder: Path) -> str:
+    """A file's mode; its owner can always read and write."""
+    if not isinstance(value, str) or not re.fullmatch(r"0?[67][0-7]{2}", value):
+        raise BadValue(f'{value!r} is not a mode that its owner can use; write "0600" or "0660", in quotes')
+    return value
 
 
 def parse_network(value: object, folder: Path) -> IPv4Network | IPv6Network:

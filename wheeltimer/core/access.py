@@ -1,0 +1,180 @@
+"""Who may ask what: tokens, their scopes, and the queues that they open.
+
+The daemon knows the SHA-256 of each token and never the token. A slow hash would protect words that people
+choose; a token is 256 random bits, and nobody finds those by trying, however fast a try is. The queue is
+looked at before any task, so the answer about a foreign queue is the same whether the task exists or not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from msgspec import Struct
+
+from wheeltimer.core import commands as c
+from wheeltimer.core.deciding import DEFAULT_QUEUE, RETRY_FULL_MS
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.task import State
+from wheeltimer.errors import Refused
+
+SCOPES: Final = ("produce", "read", "admin")
+_ANY: Final = frozenset(SCOPES)
+_ADMIN: Final = frozenset({"admin"})
+_PRODUCE: Final = frozenset({"produce", "admin"})
+_READ: Final = frozenset({"read", "admin"})
+# A command that has no line here is allowed to nobody, and a test says so.
+ALLOWED: Final[dict[type, frozenset[str]]] = {
+    c.Hello: _ANY, c.Ping: _ANY,
+    c.Schedule: _PRODUCE, c.Cancel: _PRODUCE, c.Reschedule: _PRODUCE, c.Finish: _PRODUCE,
+    c.Get: _PRODUCE | _READ,
+    c.List: _READ, c.Subscribe: _READ, c.Forecast: _READ, c.Stats: _READ,
+    c.Redrive: _ADMIN, c.Pause: _ADMIN, c.Resume: _ADMIN,
+}  # fmt: skip
+_ENDED: Final = int(State.DONE)  # states from here on are ends
+EXACT_QUEUES: Final = 256  # up to so many are counted for each request near ``tasks_max``
+RECOUNT_MS: Final = 1_000  # more are counted once in so long
+
+Sees = Callable[[str], bool]
+
+
+class Grant(Struct, frozen=True, kw_only=True, gc=False):
+    """What one token allows. ``queues``: names, or the start of one and ``*``. No scope: nothing at all."""
+
+    name: str = ""
+    sha256: bytes = b""
+    scopes: frozenset[str] = frozenset()
+    queues: tuple[str, ...] = ()
+    tasks_max: int | None = None
+
+    def sees(self, queue: str) -> bool:
+        """Whether a queue is one of its own."""
+        return any(
+            queue.startswith(pattern[:-1]) if pattern[-1] == "*" else queue == pattern
+            for pattern in self.queues
+        )
+
+    @property
+    def filter(self) -> Sees | None:
+        """``sees``; None where that is all queues."""
+        return None if "*" in self.queues else self.sees
+
+    def same_rights(self, other: Grant | None) -> bool:
+        """Whether it allows what ``other`` does."""
+        return other is not None and (self.scopes, self.queues) == (other.scopes, other.queues)
+
+
+STRANGER: Final = Grant()  # who has shown no token where one is asked for
+
+
+def digest_of(token: str) -> bytes:
+    """What stands in the configuration for a token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Access:
+    """All tokens. Without any, nobody is asked for one: ``grant_of`` is None for everybody."""
+
+    def __init__(self, grants: Iterable[Grant] = ()) -> None:
+        self.grants = tuple(grants)
+
+    def grant_of(self, digest: bytes | None) -> Grant | None:
+        """What a token of this digest allows; ``STRANGER`` for none, or one that is not known.
+
+        It is compared with every stored hash, in constant time: how long it takes tells nothing.
+        """
+        if not self.grants:
+            return None
+        found = STRANGER
+        for grant in self.grants if digest is not None else ():
+            if hmac.compare_digest(grant.sha256, digest or b""):
+                found = grant
+        return found
+
+
+class Visitor:
+    """One connection's token. ``grant``: None where none is asked for."""
+
+    __slots__ = ("_digest", "grant")
+
+    def __init__(self, access: Access) -> None:
+        self._digest: bytes | None = None
+        self.grant = access.grant_of(None)
+
+    def show(self, token: str | None, access: Access) -> None:
+        """``hello``: the last token that was shown counts. Raises Refused."""
+        if token is not None:
+            self._digest = digest_of(token)
+        self.again(access)
+        if self.grant is STRANGER:
+            raise unauthorized()
+
+    def again(self, access: Access) -> None:
+        """Tokens were reloaded: what it allows now."""
+        self.grant = access.grant_of(self._digest)
+
+
+def unauthorized() -> Refused:
+    return Refused("unauthorized", "this daemon asks for a token: send hello with one that it knows first")
+
+
+def check(grant: Grant, command: c.AnyCommand) -> None:
+    """Refuse what the token does not allow. Looks at no task. Raises Refused."""
+    if type(command) is c.Hello:
+        return
+    if not grant.scopes:
+        raise unauthorized()
+    if not grant.scopes & ALLOWED.get(type(command), frozenset()):
+        op = type(command).__struct_config__.tag
+        raise Refused("forbidden", f"the token {grant.name} has no scope that allows {op}")
+    queue = _queue_of(command)
+    if queue is not None and not grant.sees(queue):
+        raise Refused("forbidden", f"queue: the token {grant.name} is not for this queue", field="queue")
+
+
+def _queue_of(command: c.AnyCommand) -> str | None:
+    """The queue that a command names, None where it is for all that may be seen."""
+    queue: str | None = getattr(command, "queue", None)
+    if queue is None and (type(command) is c.Schedule or getattr(command, "id", None) is not None):
+        return DEFAULT_QUEUE
+    return queue
+
+
+class Quota:
+    """How many live tasks the queues of one token hold, without counting them for each request.
+
+    A record makes at most one task live: what was counted once, and the records since, is a bound. Only where
+    that passes ``tasks_max`` is counted again, one look a queue.
+    """
+
+    __slots__ = ("_at_ms", "_grant", "_live", "_lsn")
+
+    def __init__(self, grant: Grant) -> None:
+        self._grant = grant
+        self._live = self._lsn = 0
+        self._at_ms: int | None = None
+
+    def check(self, engine: Engine, count: int, lsn: int, wall_ms: int) -> None:
+        """Refuse ``count`` more tasks where they would be too many; ``lsn`` is the next record's."""
+        most = self._grant.tasks_max
+        if most is None:
+            return
+        if self._at_ms is not None and self._live + lsn - self._lsn + count <= most:
+            return
+        few = len(engine.queues) <= EXACT_QUEUES
+        if self._at_ms is None or few or not 0 <= wall_ms - self._at_ms < RECOUNT_MS:
+            sees = self._grant.sees
+            self._live = sum(
+                sum(queue.counts[:_ENDED]) for name, queue in engine.queues.items() if sees(name)
+            )
+            self._lsn, self._at_ms = lsn, wall_ms
+            if self._live + count <= most:
+                return
+        raise Refused(
+            "full",
+            f"tasks_max ({most}) of the token {self._grant.name}: so many live tasks are in its queues;"
+            " ask again later or raise it",
+            retry_after_ms=RETRY_FULL_MS,
+        )

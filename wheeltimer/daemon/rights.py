@@ -1,0 +1,79 @@
+"""What tokens allow, while requests are answered: room under ``tasks_max``, and what ``stats`` may tell."""
+
+from __future__ import annotations
+
+from wheeltimer.core import commands as c
+from wheeltimer.core import queries
+from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
+from wheeltimer.core.deciding import DEFAULT_QUEUE
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.intake import Run
+from wheeltimer.core.task import Now, State, key_of
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.errors import Refused
+
+_TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues
+
+
+class Rights:
+    """The tokens of one daemon, and how full the queues of each are."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.access = Access()
+        self._ledger = ledger
+        self._engine = ledger.engine
+        self._quotas: dict[bytes, Quota] = {}  # by the token's hash
+
+    def reload(self, access: Access) -> None:
+        """Other tokens, or other rights of theirs, from here on."""
+        self.access = access
+        self._quotas = {grant.sha256: Quota(grant) for grant in access.grants}
+
+    def may(self, grant: Grant, run: Run, now: Now) -> bool:
+        """Whether a token allows a run; if not, each request of it is refused, or done, by itself."""
+        if not grant.scopes & ALLOWED[c.Schedule] or not all(map(grant.sees, run.queues)):
+            return False
+        try:
+            self._check(grant, len(run.keys), now)
+        except Refused:
+            return False
+        return True
+
+    def check_room(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> None:
+        """Refuse what would make a task live beyond the token's ``tasks_max``."""
+        if grant is None or grant.tasks_max is None or not isinstance(command, (c.Schedule, c.Redrive)):
+            return
+        if isinstance(command, c.Schedule) and command.id is not None:
+            known = self._engine.get(key_of(command.queue or DEFAULT_QUEUE, command.id))
+            # A duplicate makes nothing, and a live task that is replaced no task more.
+            if known is not None and (command.on_conflict != "replace" or known.state < State.DONE):
+                return
+        self._check(grant, 1, now)
+
+    def has_room(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> bool:
+        """The same as an answer."""
+        try:
+            self.check_room(grant, command, now)
+        except Refused:
+            return False
+        return True
+
+    def _check(self, grant: Grant, count: int, now: Now) -> None:
+        quota = self._quotas.get(grant.sha256)
+        if quota is not None:  # else it was reloaded away while a long request went on
+            quota.check(self._engine, count, self._ledger.journal.next_lsn, now.wall_ms)
+
+
+def stats(
+    engine: Engine, command: c.Stats, grant: Grant | None, about: dict[str, object]
+) -> dict[str, object]:
+    """The reply; ``about`` is the shells' part. A token of some queues is not told what counts others."""
+    sees = None if grant is None else grant.filter
+    reply: dict[str, object] = {"ok": True}
+    if sees is None:
+        reply |= {"tasks": queries.counts(engine), "queues": queries.queues(engine)}
+        reply |= {"attempts": dict(engine.outcomes), **about}
+    else:
+        reply |= {"tasks": queries.counts_of(engine, sees), "queues": queries.queues(engine, sees)}
+        reply |= {name: about[name] for name in _TOLD_TO_ALL if name in about}
+    return reply if command.seq is None else reply | {"seq": command.seq}
