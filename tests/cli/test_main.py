@@ -313,4 +313,3 @@ def test_help_shows_no_default_that_would_not_be_used() -> None:
 def test_help_offers_nothing_that_is_not_served() -> None:
     text = run("serve", "--help").stdout
     assert "--http" not in text
-    assert "tls:" not in text

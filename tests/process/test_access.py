@@ -51,7 +51,7 @@ def test_nothing_is_answered_before_hello_with_a_known_token(home: Home) -> None
     daemon = home.start(config=TWO)
     with daemon.connect() as client:
         for request in ({"op": "ping"}, {"op": "stats"}, {"op": "get", "id": "a"}, {"op": "hello"},
-                        {"op": "hello", "token": "eve"}, {"op": "list"}, {"op": "cancel", "group": "g"}):  # fmt: skip
+                        {"op": "hello", "token": "eve"}, {"op": "list"}, {"op": "cancel", "group": "g"}):  # fmt: skip  # noqa: E501
             client.send(request)
             assert client.reply()["error"] == "unauthorized", request
         client.send(
@@ -84,7 +84,8 @@ def test_a_token_sees_nothing_of_queues_that_are_not_its_own(home: Home) -> None
         asked: list[tuple[str, Reply]] = [
             ("schedule", {"url": URL}), ("get", {}),
             ("schedule", {"url": URL, "on_conflict": "replace"}),
-            ("cancel", {}), ("cancel", {"if_version": 9}), ("reschedule", {"delay": 1}), ("finish", {}), ("redrive", {}),
+            ("cancel", {}), ("cancel", {"if_version": 9}), ("reschedule", {"delay": 1}), ("finish", {}),
+            ("redrive", {}),
         ]  # fmt: skip
         by_id = [{"op": op, "id": id, "queue": "bob", **more} for id in ("t1", "never") for op, more in asked]
         answers: dict[str, set[str]] = {}

@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from wheeltimer.client import Client
+from wheeltimer.client.connection import tls_context
 from wheeltimer.client.pipeline import refused
 from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
@@ -29,10 +30,15 @@ class Session(msgspec.Struct, frozen=True):
     server: str
     token: str | None
     as_json: bool
+    ca_file: str | None = None
+    cert_file: str | None = None
 
     def connect(self, reconnect_ms: int = 0) -> Client:
         """A client, for commands that ask more than once."""
-        return Client(self.server, token=self.token, timeout_ms=_TIMEOUT_MS, reconnect_ms=reconnect_ms)
+        tls = tls_context(self.ca_file, self.cert_file) if self.server.startswith("tls:") else None
+        return Client(
+            self.server, token=self.token, tls=tls, timeout_ms=_TIMEOUT_MS, reconnect_ms=reconnect_ms
+        )
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
         """One request. With ``--json`` the reply is printed as it came, and None is returned."""
@@ -72,12 +78,27 @@ def with_session(command: Callable[..., T]) -> Callable[..., T]:
         show_default=True,
         show_envvar=True,
         metavar="ADDRESS",
-        help="The daemon: HOST:PORT or unix:PATH.",
+        help="The daemon: HOST:PORT, tls:HOST:PORT or unix:PATH.",
     )
     @click.option("--token", envvar="WHEELTIMER_TOKEN", show_envvar=True, help="Shown to the daemon first.")
+    @click.option(
+        "--ca-file", envvar="WHEELTIMER_CA_FILE", show_envvar=True, metavar="FILE",
+        help="PEM of whom to trust behind tls:.  [default: the system's]",
+    )  # fmt: skip
+    @click.option(
+        "--cert-file", envvar="WHEELTIMER_CERT_FILE", show_envvar=True, metavar="FILE",
+        help="PEM of our certificate and key, where the daemon asks for one.",
+    )  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="Print the daemon's reply as one line of JSON.")
     @functools.wraps(command)
-    def run(server: str, token: str | None, as_json: bool, **arguments: Any) -> T:
-        return command(Session(server, token, as_json), **arguments)
+    def run(
+        server: str,
+        token: str | None,
+        ca_file: str | None,
+        cert_file: str | None,
+        as_json: bool,
+        **arguments: Any,
+    ) -> T:
+        return command(Session(server, token, as_json, ca_file, cert_file), **arguments)
 
     return run

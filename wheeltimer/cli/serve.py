@@ -16,7 +16,7 @@ from wheeltimer.settings import load
     multiple=True,
     metavar="HOST:PORT",
     help="Where to speak the protocol; port 0: any free one;"
-    " also unix:PATH; repeatable.  [default: 127.0.0.1:8463]",
+    " also tls:HOST:PORT, unix:PATH; repeatable.  [default: 127.0.0.1:8463]",
 )
 @click.option("--http", metavar="HOST:PORT", hidden=True, help="Not served by this version.")
 @click.option(

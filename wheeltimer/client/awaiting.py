@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
@@ -44,11 +45,13 @@ class AsyncClient:
         server: str = "127.0.0.1:8463",
         *,
         token: str | None = None,
+        tls: ssl.SSLContext | None = None,
         timeout_ms: int = 30_000,
         reconnect_ms: int = 30_000,
     ) -> None:
         self.server = server
         self._token = token
+        self._tls = tls
         self._timeout_ms = timeout_ms
         self._reconnect_ms = reconnect_ms
         self._pipeline = Pipeline(server)
@@ -60,7 +63,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> AsyncClient:
         assert self._group is None, "a client is entered once"
-        lines = await connect(self.server, self._token, self._timeout_ms)
+        lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
         self._wanted = anyio.Event()
         self._group = await anyio.create_task_group().__aenter__()
         self._group.start_soon(self._run, lines)
@@ -183,7 +186,7 @@ class AsyncClient:
         while True:
             lines = None
             try:
-                lines = await connect(self.server, self._token, self._timeout_ms)
+                lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
                 await lines.send(resume.request().request)
                 with anyio.fail_after(self._timeout_ms / 1000):
                     resume.begun(await lines.read())
@@ -286,7 +289,7 @@ class AsyncClient:
         wait_s = BACKOFF_FIRST_S
         while time.monotonic() - self._lost_s <= self._reconnect_ms / 1000:
             try:
-                lines = await connect(self.server, self._token, self._timeout_ms)
+                lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
             except (ServerUnreachable, Refused):
                 await anyio.sleep(wait_s)
                 wait_s = min(2 * wait_s, BACKOFF_MAX_S)

@@ -7,6 +7,7 @@ came. What is sent again after a lost connection is decided in ``pipeline.py``; 
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,8 +39,9 @@ Moment = int | str | datetime
 class Client:
     """A connection to the daemon; a context manager. Not safe between threads.
 
-    ``server``: ``HOST:PORT``, ``[::1]:PORT`` or ``unix:PATH``. ``token``: shown with ``hello`` before
-    anything else. ``timeout_ms``: for connecting, and for a stretch without a single byte.
+    ``server``: ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``. ``token``: shown with
+    ``hello`` before anything else. ``tls``: for ``tls:`` servers; the system's authorities unless given.
+    ``timeout_ms``: for connecting, and for a stretch without a single byte.
     ``reconnect_ms``: for how long a connection that was lost is tried anew before requests fail; 0: never.
     Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or ``OutcomeUnknown``.
     """
@@ -49,11 +51,13 @@ class Client:
         server: str = "127.0.0.1:8463",
         *,
         token: str | None = None,
+        tls: ssl.SSLContext | None = None,
         timeout_ms: int = 30_000,
         reconnect_ms: int = 30_000,
     ) -> None:
         self.server = server
         self._token = token
+        self._tls = tls
         self._timeout_ms = timeout_ms
         self._reconnect_ms = reconnect_ms
         self._pipeline = Pipeline(server)
@@ -291,7 +295,7 @@ class Client:
 
     def _connect(self) -> LineConnection:
         """A connection on which the token was shown. Raises ServerUnreachable, Refused."""
-        connection = LineConnection(self.server, self._timeout_ms)
+        connection = LineConnection(self.server, self._timeout_ms, self._tls)
         if self._token is not None:
             hello = Pipeline(self.server)
             call = hello.add("hello", {"token": self._token})

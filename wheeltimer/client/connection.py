@@ -9,6 +9,7 @@ import contextlib
 import math
 import select
 import socket
+import ssl
 import time
 from typing import Final
 
@@ -17,26 +18,27 @@ from wheeltimer.errors import BadValue, ServerUnreachable
 REPLY_BYTES_MAX: Final = 64 << 20
 """The longest reply: a ``list`` of 1,000 tasks, each with 8 KiB of headers and its other fields."""
 
+_AGAIN: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _READ_BYTES: Final = 1 << 18
 _DEFAULT_PORT: Final = 8463
 
 
 class LineConnection:
-    """A stream of lines to ``HOST:PORT``, ``[::1]:PORT`` or ``unix:PATH``.
+    """A stream of lines to ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``.
 
     ``timeout_ms`` bounds the connect, and later every stretch in which no byte moves either way.
     Raises ``ServerUnreachable`` with the operating system's reason, ``BadValue`` for an address that is
     none.
     """
 
-    def __init__(self, server: str, timeout_ms: int) -> None:
+    def __init__(self, server: str, timeout_ms: int, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
         self._timeout_s = timeout_ms / 1000
         self._out = bytearray()
         self._in = bytearray()
         self._scanned = 0
         try:
-            self._socket = _connect(server, self._timeout_s)
+            self._socket = _connect(server, self._timeout_s, tls)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
             reason = getattr(error, "strerror", None) or str(error)
             raise ServerUnreachable(
@@ -60,7 +62,13 @@ class LineConnection:
     def gone(self) -> bool:
         """Whether the daemon has hung up without a word, asked where no answer is awaited."""
         try:
+            if isinstance(self._socket, ssl.SSLSocket):  # it cannot peek
+                data = self._socket.recv(_READ_BYTES)
+                self._in += data
+                return data == b""
             return self._socket.recv(1, socket.MSG_PEEK) == b""
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return False
         except BlockingIOError:
             return False
         except OSError:
@@ -95,6 +103,8 @@ class LineConnection:
 
     def _exchange(self, wait_s: float | None) -> bool:
         """Move bytes in whichever direction goes; False when none did."""
+        if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
+            return self._receive()  # decrypted already: the poll does not see it
         interest = select.POLLIN | (select.POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
         ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
@@ -102,19 +112,46 @@ class LineConnection:
             return False
         _, events = ready[0]
         if events & ~select.POLLOUT:  # also an error or a hang-up: recv says which
-            data = self._socket.recv(_READ_BYTES)
-            if not data:
-                raise ConnectionError("the daemon closed the connection")
-            self._in += data
-        elif events & select.POLLOUT:
+            return self._receive()
+        if events & select.POLLOUT:
             # A daemon that hung up may have said why before: recv brings that, or the error.
-            with contextlib.suppress(BlockingIOError, ConnectionError):
+            with contextlib.suppress(BlockingIOError, ConnectionError, *_AGAIN):
                 sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
                 del self._out[:sent]
         return True
 
+    def _receive(self) -> bool:
+        """Take what is there; False where that is no whole record of TLS."""
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except _AGAIN:
+            return False
+        if not data:
+            raise ConnectionError("the daemon closed the connection")
+        self._in += data
+        return True
 
-def _connect(server: str, timeout_s: float) -> socket.socket:
+
+def tls_context(ca_file: str | None = None, cert_file: str | None = None) -> ssl.SSLContext:
+    """What ``tls:`` addresses are checked with: the system's authorities, or those in ``ca_file``.
+
+    ``cert_file``: the client's own certificate and its key, in one PEM file. Raises BadValue.
+    """
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except (ssl.SSLError, OSError) as error:
+        raise BadValue(f"ca-file: {ca_file}: no PEM certificates: {error}", "ca-file") from error
+    if cert_file is not None:
+        try:
+            context.load_cert_chain(cert_file, password="")
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise BadValue(
+                f"cert-file: {cert_file}: not a PEM certificate with its key: {error}", "cert-file"
+            ) from error
+    return context
+
+
+def _connect(server: str, timeout_s: float, tls: ssl.SSLContext | None) -> socket.socket:
     if server.startswith("unix:"):
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -124,10 +161,17 @@ def _connect(server: str, timeout_s: float) -> socket.socket:
             unix.close()
             raise
         return unix
-    tcp = socket.create_connection(split_host_port(server), timeout_s)
+    host, port = split_host_port(server.removeprefix("tls:"))
+    tcp = socket.create_connection((host, port), timeout_s)
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     keep_alive(tcp)
-    return tcp
+    if not server.startswith("tls:"):
+        return tcp
+    try:
+        return (tls or tls_context()).wrap_socket(tcp, server_hostname=host)
+    except BaseException:
+        tcp.close()
+        raise
 
 
 def keep_alive(tcp: socket.socket) -> None:
@@ -148,6 +192,7 @@ def split_host_port(server: str) -> tuple[str, int]:
     port = port or str(_DEFAULT_PORT)
     if not host or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise BadValue(
-            f"{server!r} is no server address; write HOST:PORT, [IPV6]:PORT or unix:PATH", "server"
+            f"{server!r} is no server address; write HOST:PORT, [IPV6]:PORT, tls:HOST:PORT or unix:PATH",
+            "server",
         )
     return host, int(port)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from wheeltimer.client.connection import REPLY_BYTES_MAX, keep_alive, split_host_port
+from wheeltimer.client.connection import REPLY_BYTES_MAX, keep_alive, split_host_port, tls_context
 from wheeltimer.client.pipeline import NoReply, Pipeline
 from wheeltimer.errors import ServerUnreachable
 
@@ -52,12 +53,14 @@ class Lines:
         await anyio.aclose_forcefully(self._stream)
 
 
-async def connect(server: str, token: str | None, timeout_ms: int) -> Lines:
+async def connect(
+    server: str, token: str | None, timeout_ms: int, tls: ssl.SSLContext | None = None
+) -> Lines:
     """A connection on which the token was shown. Raises ServerUnreachable, Refused, BadValue."""
     try:
         with anyio.fail_after(timeout_ms / 1000):
-            lines = Lines(await _open(server), timeout_ms)
-    except (OSError, UnicodeError) as error:
+            lines = Lines(await _open(server, tls), timeout_ms)
+    except (OSError, UnicodeError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
         reason = getattr(error, "strerror", None) or str(error) or "no answer"
         raise ServerUnreachable(
             f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`"
@@ -81,9 +84,15 @@ async def connect(server: str, token: str | None, timeout_ms: int) -> Lines:
     return lines
 
 
-async def _open(server: str) -> ByteStream:
+async def _open(server: str, tls: ssl.SSLContext | None) -> ByteStream:
     if server.startswith("unix:"):
         return await anyio.connect_unix(server.removeprefix("unix:"))
-    stream = await anyio.connect_tcp(*split_host_port(server))
+    stream: ByteStream
+    if server.startswith("tls:"):
+        host, port = split_host_port(server.removeprefix("tls:"))
+        context = tls or tls_context()
+        stream = await anyio.connect_tcp(host, port, ssl_context=context, tls_hostname=host)
+    else:
+        stream = await anyio.connect_tcp(*split_host_port(server))
     keep_alive(stream.extra(SocketAttribute.raw_socket))
     return stream

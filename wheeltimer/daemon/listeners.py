@@ -19,9 +19,9 @@ BACKLOG = 1024
 
 async def open_listeners(
     addresses: Sequence[Address], unix_mode: int = 0o600
-) -> tuple[list[trio.SocketListener], list[str]]:
-    """A listener for each address, and how each is called now that its port is known."""
-    listeners: list[trio.SocketListener] = []
+) -> tuple[list[tuple[trio.SocketListener, str]], list[str]]:
+    """A listener with its kind for each address, and how each is called now that its port is known."""
+    listeners: list[tuple[trio.SocketListener, str]] = []
     names: list[str] = []
     for address in addresses:
         try:
@@ -32,7 +32,7 @@ async def open_listeners(
             in_use = error.errno == errno.EADDRINUSE
             why = "is in use; stop what holds it" if in_use else f"cannot be used: {error.strerror}"
             raise ListenError(f"listen {address} {why}, or choose another address") from error
-        listeners += opened
+        listeners += [(listener, address.kind) for listener in opened]
         if address.kind == "unix":
             names.append(str(address))
         else:

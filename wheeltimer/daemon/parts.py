@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Sequence
 
 from wheeltimer.core.access import Access, Grant
@@ -9,6 +10,7 @@ from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.commands import split_url
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import resolve
+from wheeltimer.daemon.tls import server_context
 from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.window import Bucket, Window
@@ -77,3 +79,8 @@ def access_of(settings: Settings) -> Access:
         )
         for token in settings.tokens
     )  # fmt: skip
+
+
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """Certificate, key and whose client certificates are asked for. Raises SettingsError."""
+    return None if settings.tls is None else server_context(settings.tls)

@@ -29,7 +29,7 @@ from wheeltimer.daemon.descriptors import fit
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier
-from wheeltimer.daemon.parts import access_of, address_rule, keys_of, policy_of, queue_of, window_of
+from wheeltimer.daemon.parts import access_of, address_rule, keys_of, policy_of, queue_of, tls_of, window_of
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
@@ -73,10 +73,8 @@ def main(
 
 def _check_served(settings: Settings) -> None:
     """Refuse what is configured and not there yet, rather than run without it."""
-    tls = any(address.kind == "tls" for address in settings.listen)
-    for name, given in (("http", settings.http), ("tls", tls)):
-        if given:
-            raise SettingsError(f"{name}: not served by wheeltimer {__version__}; leave it out")
+    if settings.http:
+        raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
 
 
 class Daemon:
@@ -91,6 +89,7 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
+        self._tls = tls_of(settings)  # before anything else: a bad file is no reason to open a journal
 
     def recover(self, progress: Progress | None = None) -> None:
         """Open the journal and apply it. Blocking; raises JournalError and its kin."""
@@ -159,7 +158,7 @@ class Daemon:
             about=lambda: self._about(server, ticker, compactor),
         )  # fmt: skip
         subscriptions = Subscriptions(ledger, turn, settings.limits)
-        (server := Server(requests, journal, subscriptions, settings.limits)).reload(access_of(settings))
+        server = Server(requests, journal, subscriptions, settings.limits, access_of(settings), self._tls)
         recorded = Soon(ticker.poke)
         ledger.changed = recorded.ask
         journal.on_durable += [
@@ -179,8 +178,8 @@ class Daemon:
                         tasks = self.engine.live  # some may be delivered before the port is open
                         await inner.start(dispatcher.run)
                         await inner.start(ticker.run)
-                        for listener in listeners:
-                            await outer.start(trio.serve_listeners, server.serve, [listener])
+                        for listener, kind in listeners:
+                            await outer.start(trio.serve_listeners, server.host(kind), [listener])
                         inner.start_soon(recorded.run, journal.flush)
                         await inner.start(self._hangups, rule, ledger, sender, dispatcher, server)
                         inner.start_soon(_close_idle, transport)
@@ -246,13 +245,14 @@ class Daemon:
                     with self._notifier.reloading():
                         settings = self._reload()
                         _check_served(settings)
+                        tls = tls_of(settings)
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
                     continue
                 ledger.policy = policy_of(settings, rule)
                 sender.keys_of = keys_of(settings)
                 dispatcher.reconfigure(queue_of(settings), window_of(settings))
-                server.reload(access_of(settings))
+                server.reload(access_of(settings), tls)
                 _log.info("settings reloaded queues=%d", len(settings.queues))
 
     async def _drain(self, dispatcher: Dispatcher, work: trio.CancelScope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -17,6 +18,7 @@ from wheeltimer.daemon.farewell import CLOSE_GRACE_S, Door
 from wheeltimer.daemon.guests import Guests, address_of
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.subscriptions import Subscriptions
+from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits
@@ -28,7 +30,10 @@ _log = logging.getLogger("wheeltimer.server")
 class Server:
     """All connections; ``serve`` is given to Trio's listeners, ``committed`` to the journal."""
 
-    def __init__(self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits) -> None:
+    def __init__(
+        self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits,
+        access: Access | None = None, tls: ssl.SSLContext | None = None,
+    ) -> None:  # fmt: skip
         self.requests = requests
         self.journal = journal
         self.subscriptions = subs
@@ -37,6 +42,8 @@ class Server:
         self._open: set[Connection] = set()
         self._door = Door()
         self._guests = Guests(limits)
+        self.tls = tls
+        requests.rights.reload(access or Access())
         self._closed = trio.Event()
         self._ending = False
 
@@ -54,6 +61,23 @@ class Server:
         self._guests.enter(address)
         try:
             await self._talk(stream)
+        finally:
+            self._guests.leave(address)
+
+    def host(self, kind: str) -> Callable[[trio.SocketStream], Awaitable[None]]:
+        """What serves the connections of a listener of this kind."""
+        return self.serve_tls if kind == "tls" else self.serve
+
+    async def serve_tls(self, stream: trio.SocketStream) -> None:
+        """The same behind TLS. Who cannot stay is not worth a handshake, so it is not told why."""
+        address = address_of(stream)
+        if self._guests.refusal(address) is not None:
+            await trio.aclose_forcefully(stream)
+            return
+        assert self.tls is not None, "a tls: listener without [tls] is refused by the settings"
+        self._guests.enter(address)
+        try:
+            await serve_tls(stream, self.tls, self.limits.hello_ms, self._talk)
         finally:
             self._guests.leave(address)
 
@@ -82,8 +106,9 @@ class Server:
             self.requests.held_bytes -= held_bytes
             connection.push()
 
-    def reload(self, access: Access) -> None:
-        """Other tokens: every connection has from here on what its own allows now."""
+    def reload(self, access: Access, tls: ssl.SSLContext | None) -> None:
+        """Other tokens and rights for every connection, another certificate for who comes from here on."""
+        self.tls = tls
         self.requests.rights.reload(access)
         for connection in tuple(self._open):
             connection.regrant()

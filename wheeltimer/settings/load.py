@@ -40,7 +40,7 @@ FLAGS: Final = {
 _PREFIX: Final = "WHEELTIMER_"
 _OTHERS_VARIABLES: Final = re.compile(
     # The client's own; and what Kubernetes sets in every pod beside a service called "wheeltimer".
-    r"CONFIG|SERVER|TOKEN|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP)(_.*)?)?"
+    r"CONFIG|SERVER|TOKEN|CA_FILE|CERT_FILE|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP)(_.*)?)?"
 )
 _FLAT: Final[dict[str, type[Struct]]] = {"limits": Limits, "journal": Journal}
 _TABLES: Final[tuple[str, ...]] = ("retry", "queues", "destinations", "tokens", "tls")

@@ -1,0 +1,106 @@
+"""TLS in front of a connection: the handshake, and a pipe from the plain side to the encrypted one.
+
+A connection reads and writes a descriptor. Here it gets one end of a socket pair, and two nursery tasks
+carry bytes between the other end and the client: whoever speaks plain TCP pays nothing for TLS, and all
+limits of a connection hold behind it. It costs two descriptors more, and a copy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import trio
+
+from wheeltimer.daemon.farewell import CLOSE_GRACE_S
+from wheeltimer.errors import SettingsError
+from wheeltimer.settings import Tls
+
+PIECE_BYTES: Final = 65_536
+_log = logging.getLogger("wheeltimer.server")
+
+
+def server_context(tls: Tls) -> ssl.SSLContext:
+    """TLS 1.2 and later; with ``client_ca``, clients need a certificate of it. Raises SettingsError."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.cert, tls.key, password="")  # none: it would ask a terminal
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise SettingsError(
+            f"tls.cert ({tls.cert}), tls.key ({tls.key}): not a PEM certificate and its key without a password:"
+            f" {error}"
+        ) from error
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except (ssl.SSLError, OSError) as error:
+            raise SettingsError(f"tls.client_ca ({tls.client_ca}): no PEM certificates: {error}") from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+async def serve_tls(
+    stream: trio.SocketStream,
+    context: ssl.SSLContext,
+    patience_ms: int,
+    talk: Callable[[trio.SocketStream], Awaitable[None]],
+) -> None:
+    """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over."""
+    secure = trio.SSLStream(stream, context, server_side=True)
+    try:
+        with trio.move_on_after(patience_ms / 1000) as patience:
+            await secure.do_handshake()
+    except trio.BrokenResourceError as error:
+        _log.info("no TLS handshake: %s", error.__cause__ or error)
+    else:
+        if not patience.cancelled_caught:
+            await _between(secure, talk)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
+
+
+async def _between(
+    secure: trio.SSLStream[trio.SocketStream], talk: Callable[[trio.SocketStream], Awaitable[None]]
+) -> None:
+    ours, theirs = trio.socket.socketpair()
+    inside, outside = trio.SocketStream(ours), trio.SocketStream(theirs)
+    async with inside, outside, trio.open_nursery() as nursery:
+        said = trio.Event()
+        nursery.start_soon(_inwards, secure, inside)
+        nursery.start_soon(_outwards, inside, secure, said)
+        await talk(outside)
+        await trio.aclose_forcefully(outside)
+        with trio.move_on_after(CLOSE_GRACE_S):
+            await said.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def _inwards(secure: trio.SSLStream[trio.SocketStream], inside: trio.SocketStream) -> None:
+    """What the client says; its end, or its absence, is the end of the stream."""
+    try:
+        while data := await secure.receive_some(PIECE_BYTES):
+            await inside.send_all(data)
+        await inside.send_eof()
+    except trio.BrokenResourceError:
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it is over too
+            await inside.send_eof()
+    except trio.ClosedResourceError:
+        pass  # the last reply is out and the stream closed
+
+
+async def _outwards(
+    inside: trio.SocketStream, secure: trio.SSLStream[trio.SocketStream], said: trio.Event
+) -> None:
+    """The replies, then the end of the stream, which TLS says for itself."""
+    try:
+        while data := await inside.receive_some(PIECE_BYTES):
+            await secure.send_all(data)
+        await secure.aclose()
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # the client is gone
+    said.set()
