@@ -24,7 +24,7 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.daemon import server
+from wheeltimer.daemon import connection
 from wheeltimer.daemon.server import Server
 from wheeltimer.journal import Inline
 from wheeltimer.journal.hand import Job
@@ -253,13 +253,13 @@ async def test_a_line_that_comes_in_drops_does_not_wake_the_loop_for_each(
         reads += 1
         return os.read(fd, size)
 
-    monkeypatch.setattr(server, "os", SimpleNamespace(read=read, write=os.write))
+    monkeypatch.setattr(connection, "os", SimpleNamespace(read=read, write=os.write))
     async with site(tmp_path, monkeypatch) as here:
         client = await here.connect()
         for byte in json.dumps({"op": "ping", "seq": "x" * 200}).encode():
             await client.stream.send_all(bytes([byte]))
             await settle()
-        assert reads <= server.DROPS_MAX + 2, "or this machine stood still for 0.2 s"
+        assert reads <= connection.DROPS_MAX + 2, "or this machine stood still for 0.2 s"
         await client.stream.send_all(b"\n")
         assert (await client.reply())["seq"] == "x" * 200
         await client.stream.aclose()

@@ -13,7 +13,7 @@ from trio.testing import trio_test
 
 from tests.daemon.test_connection_ends import Client, Site, schedule, site
 from tests.daemon.worlds import settle, world
-from wheeltimer.daemon.server import RECEIVE_BYTES
+from wheeltimer.daemon.farewell import RECEIVE_BYTES
 from wheeltimer.journal import UNSYNCED_BYTES_MAX, Journal
 
 CLIENTS = 12

@@ -31,8 +31,8 @@ def server_context(tls: Tls) -> ssl.SSLContext:
         context.load_cert_chain(tls.cert, tls.key, password="")  # none: it would ask a terminal
     except (ssl.SSLError, OSError, ValueError) as error:
         raise SettingsError(
-            f"tls.cert ({tls.cert}), tls.key ({tls.key}): not a PEM certificate and its key without a password:"
-            f" {error}"
+            f"tls.cert ({tls.cert}), tls.key ({tls.key}): not a PEM certificate and its key"
+            f" without a password: {error}"
         ) from error
     if tls.client_ca is not None:
         try:
