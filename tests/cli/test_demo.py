@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,11 @@ def test_a_demo_that_is_stopped_takes_its_daemon_with_it(tmp_path: Path, number:
     command = [sys.executable, "-m", "wheeltimer", "demo"]
     environ = os.environ | {"TMPDIR": str(tmp_path)}
     children: list[int] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as demo:
+    # Whoever runs tests in the background of a shell has made SIGINT one to be ignored.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environ, preexec_fn=heard
+    ) as demo:
         try:
             assert demo.stdout is not None
             assert b"scheduling" in demo.stdout.readline()

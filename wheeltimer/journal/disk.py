@@ -70,7 +70,9 @@ class Disk:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self, folder: Path) -> list[str]:
-        return sorted(_listdir(folder))
+        while True:  # the one call that Python does not repeat by itself after a signal
+            with suppress(InterruptedError):
+                return sorted(_listdir(folder))
 
     def size(self, path: Path) -> int:
         return os.stat(path).st_size
