@@ -249,9 +249,9 @@ class _Ordered(dict[str, None]):
 def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
     """Puts the world where production looks for the outside, and makes chance and Trio follow the seed."""
 
-    async def open_listeners(addresses: object) -> tuple[list[Door], list[str]]:
+    async def open_listeners(addresses: object, unix_mode: int) -> tuple[list[tuple[Door, str]], list[str]]:
         await trio.lowlevel.checkpoint()
-        return [world().door], []
+        return [(world().door, "tcp")], []
 
     def open_journal(*args: Any, **options: Any) -> Journal:
         return Journal.open(*args, disk=world().disk, hand=world().hand(), **options)
