@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tests import campaign
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="run the long campaigns (ten times the cases)")
@@ -25,3 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path
         if path.parent.name in _QUICK_ROOMS and path.name not in _LONG:
             item.add_marker("quick")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the campaigns tried, in one table."""
+    if lines := campaign.table():
+        terminalreporter.section("what was tried")
+        for line in lines:
+            terminalreporter.line(line)

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import pytest
 import trio
 
+from tests.campaign import tried
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Clocks, Kind, encode, extent_bytes
 from wheeltimer.journal.journal import Journal
@@ -36,6 +37,7 @@ from wheeltimer.journal.segment import headers
 from .worlds import BOOT, FOLDER, SEGMENT, MemoryDisk, open_journal, raw, running
 
 SEED = 20
+THOROUGH_SEEDS = 3  # journals that the long campaign damages, each in more places
 FRAMES_MIN = 200
 SLOT_IN_SECTOR = SECTOR_BYTES - HEADER_BYTES
 NOISE = random.Random(SEED).randbytes(2 * SEGMENT)
@@ -264,21 +266,30 @@ def report(title: str, tally: Counter[tuple[str, str, str]], capsys: pytest.Capt
 def test_no_acknowledged_record_is_lost_in_silence(
     title: str, forged: bool, known_salt: bool, thorough: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    disk = trio.run(lambda: build(SEED, forged=forged, known_salt=known_salt))
+    tally: Counter[tuple[str, str, str]] = Counter()
+    for seed in range(SEED, SEED + (THOROUGH_SEEDS if thorough else 1)):
+        tally += damaged(seed, forged=forged, known_salt=known_salt, thorough=thorough)
+    report(title, tally, capsys)
+    tried("damage cases", tally.total())
+
+
+def damaged(seed: int, *, forged: bool, known_salt: bool, thorough: bool) -> Counter[tuple[str, str, str]]:
+    """Every damage to the journal of one seed."""
+    disk = trio.run(lambda: build(seed, forged=forged, known_salt=known_salt))
     found = parts_of(disk)
     assert len(found.parts) >= 3
     assert sum(part.walk.frames for part in found.parts) >= FRAMES_MIN
     middle = len(found.parts) // 2
     lasts = range(len(found.parts) - 1) if thorough else range(middle if forged else 0, middle + 1, middle)
-    tried = []
-    for image in images(disk, random.Random(SEED), known_salt=known_salt, lasts=lasts):
+    wanted = []
+    for image in images(disk, random.Random(seed), known_salt=known_salt, lasts=lasts):
         part = recovered(image, image.data)
         assert part is not None, image.state
         assert part.walk.frames == len(image.pieces)
         if image.after is None or not forged or thorough:
-            tried.append(image)
+            wanted.append(image)
     tally: Counter[tuple[str, str, str]] = Counter()
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as processes:
-        for counts in processes.map(try_all, tried):
+        for counts in processes.map(try_all, wanted):
             tally += counts
-    report(title, tally, capsys)
+    return tally

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import tried
 from tests.process.faults import CALLS, SAID, Drill, Fault, Lived, Spot, make_template, spots_of, syncs_after
 from tests.process.receiver import Receiver
 from tests.process.tools import need
@@ -120,7 +121,7 @@ def check(fault: Fault, lived: Lived) -> None:
         assert syncs_after(lived, lived.injected[0]) == []
 
 
-def tried(bench: Bench, fault: Fault, name: str) -> tuple[bool, str | None]:
+def faced(bench: Bench, fault: Fault, name: str) -> tuple[bool, str | None]:
     """Whether the fault was met, and what went wrong."""
     drill = Drill(bench.folder / name, bench.template, bench.receiver, name)
     try:
@@ -146,10 +147,11 @@ def test_a_system_call_that_fails_once_loses_nothing_acknowledged(
     faults = chosen(bench.spots, call, EACH * (10 if thorough else 1), random.Random(seed))
     names = [f"{call}-{number}" for number in range(len(faults))]
     with ThreadPoolExecutor(WORKERS) as pool:
-        results = list(pool.map(lambda pair: tried(bench, *pair), zip(faults, names, strict=True)))
+        results = list(pool.map(lambda pair: faced(bench, *pair), zip(faults, names, strict=True)))
     met = sum(hit for hit, _ in results)
     with capsys.disabled():
         print(f"\nfaults in {call}: {met} of {len(faults)} met, seed={seed}")
     wrong = [why for _, why in results if why is not None]
     assert not wrong, "\n\n".join(wrong)
+    tried("strace cases", met)
     assert met, "the dry run says nothing about what is called"  # when, depends on how things fall

@@ -26,6 +26,7 @@ from itertools import count, islice, pairwise
 import msgspec
 import pytest
 
+from tests.campaign import tried
 from tests.process.daemon import START_S, Connection, Daemon, Home, Reply
 from tests.process.receiver import Callback, Receiver
 from wheeltimer.core.records import Attempted, decode_all
@@ -267,3 +268,4 @@ def test_kill_9_under_pipelining_writers(
     with capsys.disabled():
         print(f"\nkill -9: {campaign.report(seed, seen)}")
     campaign.check(seen)
+    tried("kills", campaign.kills)

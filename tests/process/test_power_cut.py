@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.campaign import tried
 from tests.process.daemon import Daemon, Home
 from tests.process.forgetful import ForgetfulDisk
 from tests.process.receiver import Receiver
@@ -75,6 +76,7 @@ def test_power_cuts_under_pipelining_writers(
     with capsys.disabled():
         print(f"\npower cuts: {campaign.report(seed, seen)} forgotten={dict(campaign.forgotten)}")
     campaign.check(seen)
+    tried("power cuts", campaign.kills)
     assert campaign.forgotten["blocks"] > 0
     assert campaign.forgotten["steps"] > 0, "it never forgot a name: this tried nothing"
 

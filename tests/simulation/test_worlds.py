@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
+from tests.campaign import tried
 
 from .crash import Recorded
 from .plans import Plan, RandomWorld
@@ -18,24 +18,22 @@ WORLDS = 500
 ROOT = Path(__file__).parents[2]
 
 
-def test_power_lost_at_every_operation_keeps_every_promise(
-    thorough: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_power_lost_at_every_operation_keeps_every_promise(thorough: bool) -> None:
     wanted, points, runs = CRASH_POINTS * (10 if thorough else 1), 0, 0
     while points < wanted:
         runs += 1
         points += Recorded(runs).run(wanted - points)
-    _say(capsys, "simulated crash points, each recovered and checked", points)
+    tried("simulated crash points", points)
     assert points == wanted
 
 
-def test_no_mixture_of_faults_breaks_a_promise(thorough: bool, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_mixture_of_faults_breaks_a_promise(thorough: bool) -> None:
     worlds, ends = WORLDS * (10 if thorough else 1), Counter[str]()
     for seed in range(worlds):
         world = RandomWorld(Plan.of(seed))
         world.run()
         ends.update(world.ends)
-    _say(capsys, "random worlds, everything delivered in the end", worlds)
+    tried("random worlds", worlds)
     for end in ("power", "power at", "kill at", "drain", "read", "flip refused", "write"):
         assert ends[end], f"no world had {end}: {ends}"
 
@@ -57,9 +55,3 @@ def test_the_same_seed_is_the_same_world_in_any_process() -> None:
     }  # fmt: skip
     assert len(told) == 1, told
     assert int(told.pop().split()[0]) > 100
-
-
-def _say(capsys: pytest.CaptureFixture[str], what: str, count: int) -> None:
-    """The one place to tell how much was tried."""
-    with capsys.disabled():
-        print(f"\ntried {count:,} {what}")
