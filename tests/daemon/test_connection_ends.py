@@ -263,3 +263,26 @@ async def test_a_line_that_comes_in_drops_does_not_wake_the_loop_for_each(
         await client.stream.send_all(b"\n")
         assert (await client.reply())["seq"] == "x" * 200
         await client.stream.aclose()
+
+
+@trio_test
+async def test_what_a_client_that_is_gone_asked_for_is_not_worked_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients that sent thousands of requests and were gone piled up faster than they were answered."""
+    async with site(tmp_path, monkeypatch) as here:
+        answered: list[int] = []
+        answer = here.daemon.requests.answer
+
+        async def counted(lines: list[bytes], *rest: Any) -> tuple[int, bytes]:
+            done, replies = await answer(lines, *rest)
+            answered.append(done)
+            return done, replies
+
+        monkeypatch.setattr(here.daemon.requests, "answer", counted)
+        client = await here.connect()
+        await client.stream.send_all(b'{"op":"ping"}\n' * 4000)
+        await client.reset()
+        await settle()
+        assert here.server.connections == 0
+        assert sum(answered) < 2000, answered

@@ -53,6 +53,7 @@ class Connection:
         self._stuck = trio.Event()  # there is a rest, or nothing more comes
         self._drained = trio.Event()
         self._closing = False
+        self._gone = False  # nobody reads replies any more
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
         self._subscriber: Subscriber | None = None  # from when it subscribed on
@@ -142,7 +143,7 @@ class Connection:
         bytes of replies are unread.
         """
         self._asked, self._answered = lines, 0
-        while self._answered < len(lines):
+        while self._answered < len(lines) and not self._gone:  # what was asked and left is not worked off
             while self._unread_bytes >= self._limits.unread_bytes_max:
                 self._drained = trio.Event()
                 await self._drained.wait()
@@ -187,6 +188,7 @@ class Connection:
                 sent = 0
             except OSError:
                 # The client is gone. The reader, who may be waiting for room here, goes on and sees it too.
+                self._gone = True
                 outbox.clear()
                 self._unread_bytes = 0
                 self._drained.set()
