@@ -66,15 +66,15 @@ class Room:
     def taken(self) -> int:
         return self.journal._taken
 
-    def fill(self, leave: int = 0) -> list[int]:
-        """Take all ordinary room but so many bytes; what was taken, for ``give_back``."""
+    def fill(self, leave: int = 0, *, essential: bool = False) -> list[int]:
+        """Take all ordinary room but so many bytes; what was taken, for ``give_back``. ``essential``: all."""
         left_over = []
         while leave > 0 and self.journal.reserve(1):
             left_over.append(1)
             leave -= charge(1)
         filled = []
         for size in (200_000, 4096, 1):
-            while self.journal.reserve(size):
+            while self.journal.reserve(size, essential=essential):
                 filled.append(size)
         self.give_back(left_over)
         return filled
@@ -268,3 +268,23 @@ async def test_a_change_of_a_running_task_without_room_for_its_end_is_refused(
         await let_all_end(daemon)
         assert room.taken == 0
         assert daemon.attempts == ["a", "a", "a/done/2"]
+
+
+@trio_test
+async def test_an_attempt_without_room_for_its_outcome_does_not_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be made again after a restart, and again. It waits, and goes when there is room."""
+    async with world(tmp_path) as daemon:
+        room = Room(daemon, monkeypatch)
+        await daemon.ask(op="schedule", id="a", url=URL, delay=100)
+        filled = room.fill(essential=True)
+        await daemon.advance(5000)
+        assert daemon.attempts == []
+        assert (await daemon.ask(op="get", id="a"))["task"]["state"] == "ready"
+        room.give_back(filled)
+        await daemon.ask(op="schedule", id="later", url=URL, delay=100_000)  # a commit: time to look again
+        await daemon.advance(5000)
+        assert daemon.attempts == ["a"]
+        assert (await daemon.ask(op="get", id="a"))["task"]["state"] == "done"
+        assert room.taken == 0

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from tests.daemon.test_connection_ends import Client, Site, schedule, site
+from tests.daemon.test_connection_ends import Client, Site, schedule, site, until
 from tests.daemon.worlds import settle, world
 from wheeltimer.daemon.farewell import RECEIVE_BYTES
 from wheeltimer.journal import UNSYNCED_BYTES_MAX, Journal
@@ -172,3 +172,22 @@ def test_the_bound_leaves_room_in_any_segment(tmp_path: Path) -> None:
                 assert journal._room - journal.unsynced_bytes_max > segment_bytes // 4
 
     trio.run(main)
+
+
+@trio_test
+async def test_a_commit_sends_the_replies_that_it_made_true_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with place(tmp_path, monkeypatch) as here:
+        here.disk.slow = True
+        client = await here.connect()
+        await client.send(schedule("first"))
+        await until(lambda: len(here.server.waiting) == 1)
+        await client.send(schedule("second"))
+        await until(lambda: len(here.server.waiting) == 2)
+        here.disk.end_one()
+        await until(lambda: len(here.server.waiting) == 1)
+        assert (await client.reply())["id"] == "first"
+        assert [b"second" in replies for _, replies in here.only()._outbox] == [True]
+        here.disk.catch_up()
+        assert (await client.reply())["id"] == "second"

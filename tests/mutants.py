@@ -1,0 +1,297 @@
+"""Breaks the code on purpose, one way at a time, and shows which test notices.
+
+    python -m tests.mutants                    all of them
+    python -m tests.mutants round-early ...    these
+    python -m tests.mutants --sample 5         some, by a seed that is printed
+
+A mutant is a piece of text in one file and what stands there instead. It is put into a copy of the
+package, never into the working tree, and the tests named with it run against the copy until one fails.
+Text that the code no longer has is an error, and so is a mutant that every test lets pass.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final, NamedTuple
+
+ROOT: Final = Path(__file__).parents[1]
+PATIENCE_S: Final = 240  # for the tests of one mutant: one that hangs is caught too
+_FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
+
+
+class Mutant(NamedTuple):
+    """``old`` stands once in ``file``, or ``times``; ``tests`` are pytest's arguments."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str
+    times: int = 1
+
+
+MUTANTS: Final = (
+    # -- what ``ok`` means ---------------------------------------------------------------------------
+    Mutant(
+        "acknowledge-before-fsync", "journal/writer.py",
+        "segment.offset)\n        self._sync()\n        segment.offset += extent",
+        "segment.offset)\n        segment.offset += extent",
+        "tests/journal/test_power_loss.py tests/journal/test_committer.py",
+    ),
+    Mutant(
+        "retry-a-failed-fsync", "journal/writer.py",
+        "            self.pace.sync(self.disk, self.segment.fd, segment_name(self.segment.number))",
+        "            try:\n                self.disk.fdatasync(self.segment.fd)\n"
+        "            except OSError:\n                self.disk.fdatasync(self.segment.fd)",
+        "tests/journal tests/simulation/test_disk_accidents.py -k sync",
+    ),
+    Mutant(
+        "no-directory-fsync", "journal/directory.py",
+        "self.disk.rename(temporary, target)\n        self.disk.sync_folder(self.path)",
+        "self.disk.rename(temporary, target)",
+        "tests/journal/test_power_loss.py tests/journal/test_recovery.py",
+    ),
+    Mutant(
+        "ignore-a-short-write", "journal/disk.py", "while written < len(data):", "while False:",
+        "tests/journal tests/simulation/test_disk_accidents.py -k short",
+    ),
+    Mutant(
+        "reply-before-durable", "daemon/connection.py", "while outbox and outbox[0][0] <= durable_lsn:",
+        "while outbox:", "tests/daemon/test_requests.py tests/daemon/test_slow_disk.py",
+    ),
+    Mutant(
+        "call-before-durable", "delivery/dispatcher.py", "task.lsn > self._durable_lsn()", "False",
+        "tests/delivery/test_dispatcher.py", 2,
+    ),
+    Mutant(
+        "apply-without-room", "daemon/ledger.py",
+        "if not journal.reserve(size, essential=not new_work):\n                return False",
+        "journal.reserve(size, essential=not new_work)",
+        "tests/daemon/test_room_for_outcomes.py tests/daemon/test_requests.py",
+    ),
+    Mutant(
+        "start-without-room-for-the-outcome", "daemon/ledger.py",
+        "if not self.journal.reserve(size, essential=True):\n            return False\n"
+        "        self._held[key]",
+        "self.journal.reserve(size, essential=True)\n        self._held[key]",
+        "tests/daemon/test_room_for_outcomes.py",
+    ),
+    # -- the journal's bytes -------------------------------------------------------------------------
+    Mutant(
+        "no-marker", "journal/committer.py", "if not (self._records or self._ready):", "if False:",
+        "tests/journal/test_committer.py tests/journal/test_power_loss.py tests/journal/test_recovery.py",
+    ),
+    Mutant(
+        "no-seal", "journal/writer.py", "        self.disk.write(old.fd, seal, old.offset)\n", "",
+        "tests/journal/test_committer.py tests/journal/test_recovery.py",
+    ),
+    Mutant(
+        "damage-taken-for-a-torn-tail", "journal/recovery.py",
+        "if state.fault and (state.proven or not last):", "if state.fault and not last:",
+        "tests/journal/test_recovery.py tests/journal/test_check.py",
+    ),
+    Mutant(
+        "a-missing-segment-passes", "journal/recovery.py",
+        "if self.before is not None and number != self.before.number + 1:", "if False:",
+        "tests/journal/test_recovery.py tests/journal/test_check.py",
+    ),
+    Mutant(
+        "skip-the-trim", "journal/committer.py", "self._close_batch(Kind.TRIM)",
+        "self._close_batch(Kind.BATCH)",
+        "tests/journal/test_committer.py tests/daemon/test_compaction.py",
+    ),
+    Mutant(
+        "unlink-before-the-trim-is-durable", "journal/committer.py",
+        "self._chores.append((self._last_lsn, partial(self._writer.drop, below)))",
+        "self._chores.append((0, partial(self._writer.drop, below)))",
+        "tests/journal tests/simulation -k trim",
+    ),
+    Mutant(
+        "a-copy-drops-the-stored-stop", "core/carrying.py", "flight=0, carried_lsn=lsn",
+        "flight=0, stop=0, carried_lsn=lsn",
+        "tests/daemon/test_compaction.py tests/core/test_engine_model.py",
+    ),
+    Mutant(
+        "a-trim-loses-the-counts", "core/carrying.py", "**engine.outcomes",
+        "succeeded=0, failed=0, not_yet=0",
+        "tests/daemon/test_compaction.py tests/core/test_engine_model.py",
+    ),
+    # -- the wheel -----------------------------------------------------------------------------------
+    Mutant(
+        "one-bucket-per-wake-up", "core/wheel.py",
+        "return self._scan()\n        for tick in range(self._cursor_tick + 1, now_tick + 1):",
+        "return self._scan()\n        for tick in range(now_tick, now_tick + 1):",
+        "tests/core/test_wheel.py",
+    ),
+    Mutant(
+        "round-early", "core/wheel.py", "if deadline_ns > now_ns:",
+        "if deadline_ns > now_ns + self._tick_ns:",
+        "tests/core/test_wheel.py",
+    ),
+    Mutant(
+        "free-nothing-on-cancel", "core/rows.py", "                self.elapsed.cancel(key, elapsed_ns)",
+        "                pass", "tests/core/test_transitions.py tests/core/test_stopping.py",
+    ),
+    Mutant(
+        "a-tick-late", "core/wheel.py", "wake_ns = min(wake_ns, tick * self._tick_ns)\n                break",
+        "wake_ns = min(wake_ns, (tick + 1) * self._tick_ns)\n                break",
+        "tests/core/test_wheel.py",
+    ),
+    # -- rules ---------------------------------------------------------------------------------------
+    Mutant(
+        "one-attempt-too-many", "core/retry.py", "if failed >= plan.attempts:", "if failed > plan.attempts:",
+        "tests/core/test_retry.py",
+    ),
+    Mutant(
+        "a-delay-rounded-down", "core/retry.py",
+        "_ceil_div(plan.nominal_ms(failed) * parts, _PERMILLE * CHANCE_MAX)",
+        "plan.nominal_ms(failed) * parts // (_PERMILLE * CHANCE_MAX)", "tests/core/test_retry.py",
+    ),
+    Mutant(
+        "expiry-is-ignored", "core/outcomes.py",
+        "if _expired(task, now):\n        return end(", "if False:\n        return end(",
+        "tests/core/test_outcomes.py tests/core/test_transitions.py",
+    ),
+    Mutant(
+        "not-yet-counts-as-failed", "core/outcomes.py", "return 0, polls, parse",
+        "return sent.failures + 1, polls, parse",
+        "tests/core/test_outcomes.py",
+    ),
+    Mutant(
+        "stop-is-not-heard", "core/outcomes.py", "if answer.stop or answer.status == GONE",
+        "if answer.status == GONE",
+        "tests/core/test_outcomes.py",
+    ),
+    Mutant(
+        "an-end-without-its-hook", "core/outcomes.py",
+        "return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]", "return [ended]",
+        "tests/core/test_hooks.py",
+    ),
+    Mutant(
+        "a-cancel-calls-a-hook", "core/outcomes.py",
+        "url = None if state is State.CANCELLED else task.on_done",
+        "url = task.on_done", "tests/core/test_hooks.py tests/core/test_stopping.py",
+    ),
+    Mutant(
+        "other-content-is-a-duplicate", "core/deciding.py", "content_of(known) != digest(task)", "False",
+        "tests/core/test_deciding.py tests/core/test_identity.py",
+    ),
+    Mutant(
+        "replace-keeps-the-webhook-id", "core/deciding.py", "known.version + 1, known.revision + 1",
+        "known.version + 1, known.revision", "tests/core/test_identity.py tests/core/test_deciding.py",
+    ),
+    Mutant(
+        "if-version-is-ignored", "core/deciding.py",
+        "if if_version is not None and if_version != task.version:", "if False:",
+        "tests/core/test_deciding.py tests/core/test_stopping.py",
+    ),
+    Mutant(
+        "one-task-too-many", "core/deciding.py", "if engine.live >= limits.tasks_max:",
+        "if engine.live > limits.tasks_max:", "tests/core/test_deciding.py",
+    ),
+    # -- delivery ------------------------------------------------------------------------------------
+    Mutant(
+        "resend-after-a-reply-began", "delivery/transport.py", 'if error.kind != "reset" or kept.answered:',
+        'if error.kind != "reset":', "tests/delivery/test_transport.py",
+    ),
+    Mutant(
+        "what-came-unasked-is-the-next-reply", "delivery/connection.py", "if not self._arrivals.poll(0):",
+        "if True:", "tests/delivery/test_transport.py tests/delivery/test_transport_hostile.py",
+    ),
+    Mutant(
+        "a-paused-queue-goes-on", "delivery/dispatcher.py", "if self._book.engine.paused(lane.name):",
+        "if False:", "tests/delivery/test_dispatcher.py tests/delivery/test_held.py",
+    ),
+    Mutant(
+        "more-permits-than-there-are", "delivery/dispatcher.py", "while self.in_flight < self._concurrency:",
+        "while True:", "tests/delivery/test_dispatcher.py",
+    ),
+)  # fmt: skip
+
+
+class Survived(Exception):
+    """Every test let it pass."""
+
+
+def copy_of_the_project(folder: Path) -> None:
+    for name in ("wheeltimer", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def broken(text: str, mutant: Mutant) -> str:
+    """``text`` with the mutant in it. Raises AssertionError where the code no longer is what it breaks."""
+    found = text.count(mutant.old)
+    assert found == mutant.times, f"{mutant.name}: its text stands {found} times in {mutant.file}"
+    return text.replace(mutant.old, mutant.new)
+
+
+def catch(mutant: Mutant) -> str:
+    """The test that noticed. Raises Survived."""
+    with tempfile.TemporaryDirectory(prefix="wheeltimer-mutant-") as name:
+        folder = Path(name)
+        copy_of_the_project(folder)
+        path = folder / "wheeltimer" / mutant.file
+        path.write_text(broken(path.read_text(), mutant))
+        # Python looks in the working directory first, so the copy is what is imported.
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            *mutant.tests.split(),
+        ]
+        try:
+            done = subprocess.run(
+                command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+                env=os.environ | {"PYTHONPATH": str(folder)},
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"none in {PATIENCE_S} s: it hangs"
+    if done.returncode == 0:
+        raise Survived(f"{mutant.name}: {mutant.tests} let it pass")
+    noticed = _FAILED.search(done.stdout)
+    assert done.returncode == 1, f"{mutant.name}: pytest ended with {done.returncode}: {done.stdout[-2000:]}"
+    assert noticed is not None, done.stdout[-2000:]
+    return noticed.group(1)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", help="these only")
+    parser.add_argument("--sample", type=int, help="so many, chosen by a seed")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    given = parser.parse_args()
+    unknown = set(given.names) - {mutant.name for mutant in MUTANTS}
+    if unknown:
+        parser.error(f"no mutant is called {', '.join(sorted(unknown))}")
+    chosen = [mutant for mutant in MUTANTS if not given.names or mutant.name in given.names]
+    if given.sample:
+        print(f"seed {given.seed}")
+        chosen = random.Random(given.seed).sample(chosen, given.sample)
+    survivors = 0
+    for mutant in chosen:
+        began_s = time.monotonic()
+        try:
+            by = catch(mutant)
+        except Survived:
+            by, survivors = "SURVIVED", survivors + 1
+        print(f"{mutant.name:38} {time.monotonic() - began_s:5.1f} s  {by}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} caught")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
