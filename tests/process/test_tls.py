@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import ssl
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -132,3 +133,35 @@ def test_tls_before_1_2_is_refused(home: Home) -> None:
     assert config
     tls = Tls(cert=home.folder / "cert.pem", key=home.folder / "key.pem")
     assert server_context(tls).minimum_version is ssl.TLSVersion.TLSv1_2
+
+
+def test_a_failure_behind_a_handshake_ends_that_connection_only(home: Home) -> None:
+    """No descriptor is left for the pair: clients beyond are closed, the daemon and its others go on."""
+    limits = ["prlimit", "--nofile=400:400"]
+    config = "concurrency = 8\n" + write(home.folder)
+    daemon = home.start(config=config, listen=LISTEN, wrap=limits)
+    with client(daemon, home.folder) as first:
+        subprocess.run(["prlimit", "--pid", str(daemon.pid), "--nofile=30:400"], check=True)
+        refused = 0
+        many = []
+        for _ in range(20):
+            try:
+                many.append(client(daemon, home.folder))
+                many[-1].ping()
+            except ServerUnreachable:
+                refused += 1
+        assert refused
+        first.ping()
+        for asks in many:
+            asks.close()
+        subprocess.run(["prlimit", "--pid", str(daemon.pid), "--nofile=400:400"], check=True)
+        for _ in until():
+            try:
+                with client(daemon, home.folder) as again:
+                    again.ping()
+                    break
+            except ServerUnreachable:
+                continue
+        first.ping()
+    daemon.signal()
+    assert daemon.wait().code == 0

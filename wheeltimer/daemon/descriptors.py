@@ -11,6 +11,7 @@ import msgspec
 from wheeltimer.settings import Settings
 
 OWN: Final = 128  # journal, log, timers, lookups, and clients that are being turned away
+PER_TLS: Final = 3  # a client behind TLS: its socket, and the pair that leads to the plain side
 PER_ATTEMPT: Final = 2  # an attempt in flight, and a connection that is kept after it
 _log = logging.getLogger("wheeltimer")
 
@@ -24,7 +25,8 @@ def fit(settings: Settings) -> Settings:
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     wanted = settings.limits.connections_max
-    room = max(1, hard - OWN - PER_ATTEMPT * settings.concurrency)
+    each = PER_TLS if any(address.kind == "tls" for address in settings.listen) else 1
+    room = max(1, (hard - OWN - PER_ATTEMPT * settings.concurrency) // each)
     if hard == resource.RLIM_INFINITY or wanted <= room:
         return settings
     _log.warning(

@@ -17,7 +17,7 @@ from wheeltimer import __version__
 from wheeltimer.core import access, deciding, queries, stopping, wire
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
-from wheeltimer.core.access import Grant, Visitor
+from wheeltimer.core.access import STRANGER, Grant, Visitor
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.intake import Runs, take_run
 from wheeltimer.core.replies import CancelReply, FinishReply, HelloReply, PingReply, RedriveReply
@@ -109,6 +109,8 @@ class Requests:
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
         now, ledger, runs = self._ledger.now(), self._ledger, self._runs
+        if visitor is not None and visitor.grant is STRANGER:
+            runs = Runs()  # what it is refused does not shorten the runs of others
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
             line = lines[at]
@@ -117,9 +119,7 @@ class Requests:
                 run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if (
                     run is None
-                    or not (
-                        visitor is None or visitor.grant is None or self.rights.may(visitor.grant, run, now)
-                    )
+                    or not (visitor is None or self.rights.may(visitor.grant, run, now))
                     or not ledger.submit_run(run)
                 ):
                     runs.refused()

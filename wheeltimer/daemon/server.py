@@ -58,11 +58,7 @@ class Server:
         if (text := self._guests.refusal(address)) is not None:
             await self._door.turn_away(stream, wire.encode(ErrorReply(False, "full", text)) + b"\n")
             return
-        self._guests.enter(address)
-        try:
-            await self._talk(stream)
-        finally:
-            self._guests.leave(address)
+        await self._stay(stream, address, self._talk)
 
     def host(self, kind: str) -> Callable[[trio.SocketStream], Awaitable[None]]:
         """What serves the connections of a listener of this kind."""
@@ -75,11 +71,26 @@ class Server:
             await trio.aclose_forcefully(stream)
             return
         assert self.tls is not None, "a tls: listener without [tls] is refused by the settings"
+        context = self.tls
+        await self._stay(
+            stream, address, lambda stream: serve_tls(stream, context, self.limits.hello_ms, self._talk)
+        )
+
+    async def _stay(
+        self, stream: trio.SocketStream, address: str, how: Callable[[trio.SocketStream], Awaitable[None]]
+    ) -> None:
         self._guests.enter(address)
         try:
-            await serve_tls(stream, self.tls, self.limits.hello_ms, self._talk)
+            await how(stream)
+        except* trio.BrokenResourceError:
+            pass  # the client went away in the middle: nobody is left to tell
+        except* Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
+            _log.exception("connection failed inside")
         finally:
             self._guests.leave(address)
+            self._closed.set()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE_S):
+                await trio.aclose_forcefully(stream)
 
     async def _talk(self, stream: trio.SocketStream) -> None:
         connection = Connection(stream, self)
@@ -88,15 +99,8 @@ class Server:
             connection.end()
         try:
             await connection.run()
-        except* trio.BrokenResourceError:
-            pass  # the client went away in the middle: nobody is left to tell
-        except* Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
-            _log.exception("connection failed inside")
         finally:
             self._open.discard(connection)
-            self._closed.set()
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_GRACE_S):
-                await trio.aclose_forcefully(stream)
 
     def committed(self, lsn: int) -> None:
         """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
@@ -125,6 +129,6 @@ class Server:
             connection.end()
         await finish()
         with trio.move_on_after(END_GRACE_S):
-            while self._open:
+            while self._guests.count:  # behind TLS the last replies are still on their way
                 self._closed = trio.Event()
                 await self._closed.wait()
