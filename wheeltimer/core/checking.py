@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wheeltimer.core.chain import Chain
+from wheeltimer.core.chain import CHAIN_KEYS_MAX, Chain
 from wheeltimer.core.task import State, pack, timers, unpack
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def check(engine: Engine) -> None:
 
 def check_wheel(wheel: HashedWheelTimer) -> None:
     """Derive a wheel's ticks, containers and count again; AssertionError names what is broken. O(keys)."""
-    from wheeltimer.core.wheel import CHAIN_KEYS_MAX, STALE_MIN
+    from wheeltimer.core.wheel import STALE_MIN
 
     seen = set(wheel._open)
     count = len(wheel._open)
@@ -60,7 +60,7 @@ def check_wheel(wheel: HashedWheelTimer) -> None:
             keys = (held,) if isinstance(held, str) else tuple(held)
             assert keys, f"tick {tick} is empty and was not dropped"
             if isinstance(held, Chain):
-                assert 1 < len(held) <= CHAIN_KEYS_MAX, f"tick {tick} is in the wrong container"
+                assert len(held) == len(keys) <= CHAIN_KEYS_MAX, f"tick {tick} is in the wrong container"
             for key in keys:
                 assert wheel._deadline_of(key) // wheel._tick_ns == tick, f"{key} is in the wrong tick"
             if tick <= wheel._cursor_tick and tick not in wheel._due_ticks:

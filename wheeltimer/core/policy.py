@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 
 from msgspec import Struct
 
@@ -75,8 +76,13 @@ class Policy:
             and " " not in text
             and "#" not in text
             and max(map(len, urls)) <= URL_BYTES_MAX
-            and self._origins.issuperset(map(_origin, urls))
+            and (self._all_of_one_origin(urls) or self._origins.issuperset(map(_origin, urls)))
         )
+
+    def _all_of_one_origin(self, urls: Sequence[str]) -> bool:
+        """Most runs go to one place, and that is seen in a fifth of the time."""
+        origin = _origin(urls[0])
+        return origin in self._origins and all(map(str.startswith, urls, repeat(f"{origin}/")))
 
 
 def _origin(url: str) -> str:

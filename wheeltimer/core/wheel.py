@@ -14,16 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
-from wheeltimer.core.chain import Chain, chained
+from wheeltimer.core.chain import LONGER, Chain, chained
 from wheeltimer.core.checking import check_wheel
 
 # Keys moved out of buckets per `expire` (about 1 us each): a crowded tick is opened in slices.
 OPEN_KEYS_MAX = 512
 # Rounds looked at per `expire` after a jump over the whole wheel (about 0.1 us each).
 SCAN_ROUNDS_MAX = 4096
-# Keys of one tick in a chain; from one more on a dict, so that cancelling in a crowd stays O(1).
-CHAIN_KEYS_MAX = 8
-# A dict that falls to this many keys becomes a chain again (half of the maximum: no flapping).
+# A dict that falls to this many keys becomes a chain again (half of the longest: no flapping).
 DICT_KEYS_MIN = 4
 # Cancelled entries a heap may hold beyond the number of its live ones.
 STALE_MIN = 64
@@ -117,12 +115,12 @@ class HashedWheelTimer:
             bucket[self._rounds.setdefault(round_, round_)] = key
             if len(self._rounds) > SHARED_ROUNDS_MAX:
                 self._rounds.clear()
-        elif isinstance(held, str) or (isinstance(held, Chain) and len(held) < CHAIN_KEYS_MAX):
-            bucket[round_] = Chain(key, held)
-        elif isinstance(held, Chain):
-            bucket[round_] = dict.fromkeys((*held, key))
-        else:
+        elif isinstance(held, dict):
             held[key] = None
+        elif longer := LONGER.get(type(held)):
+            bucket[round_] = longer(key, held)
+        else:  # from here on cancelling is O(1) in a crowd too
+            bucket[round_] = dict.fromkeys((*held, key))
         self._len += 1
         if tick <= self._cursor_tick:
             self._mark_due(tick)
@@ -139,13 +137,12 @@ class HashedWheelTimer:
                 self.schedule(key, deadline_ns)
                 continue
             held = bucket.setdefault(rounds.setdefault(round_, round_), key)
-            if held is key:
-                pass
-            elif type(held) is str or (type(held) is Chain and type(held.rest) is str):
-                bucket[round_] = Chain(key, held)
-            else:
-                self.schedule(key, deadline_ns)
-                continue
+            if held is not key:
+                longer = LONGER.get(type(held))
+                if longer is None:
+                    self.schedule(key, deadline_ns)
+                    continue
+                bucket[round_] = longer(key, held)
             simple += 1
         self._len += simple
         if len(rounds) > SHARED_ROUNDS_MAX:

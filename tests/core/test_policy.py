@@ -1,0 +1,41 @@
+"""Which URLs pass unread as their origin was checked before; what a check says: ``test_addresses.py``."""
+
+from __future__ import annotations
+
+import pytest
+
+from wheeltimer.core.commands import URL_BYTES_MAX
+from wheeltimer.core.policy import Policy
+from wheeltimer.errors import TargetBlocked
+
+SEEN = "http://10.0.0.1:80"
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """One that refuses every host but one, whose URLs have been seen."""
+    policy = Policy(check_host=lambda host: None if host == "10.0.0.1" else "not that one")
+    policy.check_target(f"{SEEN}/hook")
+    return policy
+
+
+@pytest.mark.parametrize(
+    "other",
+    [f"{SEEN}80/hook", "http://10.0.0.11/hook", "https://10.0.0.1:80/hook", f"{SEEN}@evil/hook", "http://x/y"],
+)
+def test_an_origin_that_only_begins_like_one_that_passed_does_not_pass(policy: Policy, other: str) -> None:
+    assert policy.all_pass([f"{SEEN}/a", f"{SEEN}/b"])
+    assert not policy.all_pass([other])
+    assert not policy.all_pass([f"{SEEN}/a", other, f"{SEEN}/b"])
+    with pytest.raises(TargetBlocked, match="not that one"):
+        policy.check_target("http://10.0.0.11/hook")
+
+
+def test_several_origins_that_passed_pass_together(policy: Policy) -> None:
+    policy.check_target("http://10.0.0.1:81?query")
+    assert policy.all_pass([f"{SEEN}/a", "http://10.0.0.1:81?other", f"{SEEN}?x=/", SEEN])
+
+
+@pytest.mark.parametrize("bad", ["/a b", "/a#b", "/\x7f", "/ü", "/" + "x" * URL_BYTES_MAX])
+def test_a_malformed_rest_does_not_pass(policy: Policy, bad: str) -> None:
+    assert not policy.all_pass([f"{SEEN}/a", SEEN + bad])
