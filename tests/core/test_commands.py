@@ -26,7 +26,8 @@ HUGE = 10**40
 # (request, field, a part of the message)
 BAD: list[tuple[dict[str, Any], str, str]] = [
     ({}, "op", "missing"),
-    ({"op": "shedule"}, "op", "shedule"),
+    ({"op": "shedule"}, "op", "'shedule'; hello, ping, schedule, "),
+    ({"op": "shedule"}, "op", "forecast or stats expected"),
     ({"op": 7}, "op", "expected `str`"),
     ({"op": None}, "op", "expected `str`"),
     ({"op": "ping", "seq": True}, "seq", "got `bool`"),
@@ -41,12 +42,12 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (S | {"id": 7}, "id", "got `int`"),
     (S | {"queue": ["q"]}, "queue", "got `array`"),
     (S | {"method": "HEAD"}, "method", "HEAD"),
-    (S | {"method": "post"}, "method", "post"),
+    (S | {"method": "post"}, "method", "'post'; POST, GET, PUT, PATCH or DELETE expected"),
     (S | {"headers": ["a"]}, "headers", "got `array`"),
-    (S | {"headers": {"a": 1}}, "headers[...]", "got `int`"),
+    (S | {"headers": {"a": 1}}, "headers", "got `int`"),
     (S | {"body_text": 1}, "body_text", "got `int`"),
     (S | {"body_base64": {}}, "body_base64", "got `object`"),
-    (S | {"on_conflict": "ignore"}, "on_conflict", "ignore"),
+    (S | {"on_conflict": "ignore"}, "on_conflict", "'ignore'; error, keep or replace expected"),
     (S | {"group": 3}, "group", "got `int`"),
     # times
     (S | {"delay": 1, "at": 1}, "at", "not both"),
@@ -78,7 +79,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (S | {"poll": {"every": 5, "max": HUGE}}, "poll.max", "1 to"),
     (S | {"poll": {"every": 5, "times": 2}}, "poll.times", "no such field"),
     (S | {"retry": "nope"}, "retry", "'nope'"),
-    (S | {"retry": {"kind": "random"}}, "retry.kind", "random"),
+    (S | {"retry": {"kind": "random"}}, "retry.kind", "exponential, fixed, linear or list expected"),
     (S | {"retry": {"kind": "fixed", "every": "1s"}}, "retry.attempts", "missing"),
     (S | {"retry": {"kind": "fixed", "every": "1s", "attempts": 0}}, "retry.attempts", "from 1"),
     (
@@ -89,8 +90,16 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     (S | {"retry": {"kind": "exponential", "base": 0, "attempts": 2}}, "retry.base", "at least"),
     (S | {"retry": {"kind": "exponential", "base": 1, "attempts": HUGE}}, "retry.attempts", "from 1"),
     (S | {"retry": {"kind": "list", "delays": ["4m", "x"]}}, "retry.delays[1]", "is not a duration"),
-    (S | {"success": {"status": [1]}}, "success", "100 to 599"),
-    (S | {"success": {"json": [{"pointer": "x", "equals": 1}]}}, "success", "pointer"),
+    (S | {"success": {"status": [1]}}, "success.status[0]", "100 to 599"),
+    (S | {"success": {"status": []}}, "success.status", "1 to 32"),
+    (S | {"success": {"text": " x"}}, "success.text", "white space"),
+    (S | {"success": {"json": [{"pointer": "x", "equals": 1}]}}, "success.json[0].pointer", "starts with"),
+    (S | {"success": {"json": [{"pointer": "", "equals": HUGE}]}}, "success.json[0].equals", "64 bits"),
+    (
+        R | {"success": {"json": [{"pointer": "/a", "equals": 1}, {"pointer": "~", "equals": 1}]}},
+        "success.json[1].pointer",
+        "starts with",
+    ),
     (S | {"success": {"body": "ok"}}, "success.body", "no such field"),
     # names
     (S | {"id": ""}, "id", "at least one character"),
@@ -149,7 +158,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     ({"op": "list", "limit": 0}, "limit", "1 to 1000"),
     ({"op": "list", "limit": 1001}, "limit", "1 to 1000"),
     ({"op": "list", "limit": HUGE}, "limit", "1 to 1000"),
-    ({"op": "list", "state": "asleep"}, "state", "asleep"),
+    ({"op": "list", "state": "asleep"}, "state", "ready, running, done, dead, expired or cancelled expected"),
     ({"op": "list", "queue": "*"}, "queue", "1 to 128"),
     ({"op": "list", "group": ""}, "group", "1 to 128"),
     ({"op": "list", "cursor": "yesterday"}, "cursor", "earlier reply"),
@@ -257,7 +266,6 @@ BOUNDS: list[tuple[str, Any, Any]] = [
     ("body", json.loads("[" * 64 + "]" * 64), json.loads(DEEP)),
     ("body", json.loads("[" * 64 + "1,2,3" + "]" * 64), json.loads("[" * 65 + "]" * 65)),
     ("meta", json.loads("[" * 64 + "]" * 64), json.loads(DEEP)),
-    ("success", {"text": "x"}, {"text": " x"}),
 ]
 
 

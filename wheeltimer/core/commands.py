@@ -11,7 +11,7 @@ import binascii
 import re
 from array import array
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
@@ -26,6 +26,7 @@ from wheeltimer.errors import BadValue
 
 Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
 StateWord = Literal["scheduled", "ready", "running", "done", "dead", "expired", "cancelled"]
+OnConflict = Literal["error", "keep", "replace"]
 
 
 class Command(Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True, gc=False):
@@ -74,7 +75,7 @@ class Schedule(TaskFields, tag="schedule", kw_only=True):
     url: str
     id: str | None = None
     queue: str | None = None
-    on_conflict: Literal["error", "keep", "replace"] = "error"
+    on_conflict: OnConflict = "error"
 
 
 class Reschedule(TaskFields, tag="reschedule", kw_only=True):
@@ -146,6 +147,15 @@ AnyCommand = (
     Hello | Ping | Schedule | Reschedule | Get | Cancel | Finish | Redrive | List | Pause | Resume
     | Subscribe | Forecast | Stats
 )  # fmt: skip
+
+CHOICES: Final[dict[str, tuple[str, ...]]] = {
+    "op": tuple(struct.__struct_config__.tag for struct in get_args(AnyCommand)),
+    "method": get_args(Method),
+    "state": get_args(StateWord),
+    "on_conflict": get_args(OnConflict),
+    "retry.kind": tuple(rule.__struct_config__.tag for rule in get_args(Rule)),
+}
+"""What the fields that know a few words only may hold; a refusal names it."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
 _URL: Final = re.compile(

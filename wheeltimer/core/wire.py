@@ -22,6 +22,7 @@ _PATH: Final = re.compile(r"(?:key in )?\$\.?([A-Za-z0-9_.\[\]]*)`").fullmatch
 _UNKNOWN: Final = "Object contains unknown field `"
 _MISSING: Final = "Object missing required field `"
 _TEXT_CHARS_MAX: Final = 200  # of a sentence that repeats what the client sent
+_WORD_CHARS_MAX: Final = 100  # of one that all words which would do come behind
 
 
 class LineReader:
@@ -71,7 +72,7 @@ def decode(line: bytes) -> commands.AnyCommand:
             line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
         command: commands.AnyCommand = commands.decode(line)
     except msgspec.ValidationError as error:
-        raise _explained(str(error)) from error
+        raise _explained(str(error), error.__cause__) from error
     except msgspec.DecodeError as error:
         raise BadValue(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}") from error
     except UnicodeDecodeError as error:
@@ -81,12 +82,17 @@ def decode(line: bytes) -> commands.AnyCommand:
     return command
 
 
-def _explained(text: str) -> BadValue:
-    """msgspec's sentence, with the field in front."""
+def _explained(text: str, cause: BaseException | None) -> BadValue:
+    """msgspec's sentence, with the field in front and, where only some words will do, those behind it.
+
+    ``cause``: what one of our own structs had to say of its members.
+    """
     path, sentence = "", text
     before, _, at = text.rpartition(" - at `")
     if match := _PATH(at):
-        path, sentence = match.group(1), before
+        path, sentence = match.group(1).removesuffix("[...]"), before
+    if isinstance(cause, BadValue):
+        return BadValue(f"{path}.{cause}", f"{path}.{cause.field}")
     for prefix, problem in ((_UNKNOWN, "no such field here"), (_MISSING, "missing")):
         if sentence.startswith(prefix):
             field = f"{path}.{sentence[len(prefix) : -1]}".lstrip(".")
@@ -94,11 +100,14 @@ def _explained(text: str) -> BadValue:
     sentence = _cut(f"{sentence[0].lower()}{sentence[1:]}")
     if not path:
         return BadValue(f"a JSON object expected: {sentence}")
+    if path in commands.CHOICES and sentence.startswith("invalid "):
+        *most, last = commands.CHOICES[path]
+        sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected"
     return BadValue(f"{path}: {sentence}", path)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT_CHARS_MAX else f"{text[:_TEXT_CHARS_MAX]}..."
+def _cut(text: str, chars_max: int = _TEXT_CHARS_MAX) -> str:
+    return text if len(text) <= chars_max else f"{text[:chars_max]}..."
 
 
 def refusal(error: Refused | BadValue | TargetBlocked, seq: int | float | str | None = None) -> ErrorReply:
