@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.core.success import (
     CHECKS_MAX,
     DEFAULT_SUCCESS,
     EXPECTED_DEPTH_MAX,
-    JUDGED_BYTES_MAX,
     POINTER_CHARS_MAX,
     STATUSES_MAX,
     JsonCheck,
@@ -175,7 +175,7 @@ def test_all_that_is_given_must_hold() -> None:
         b'{"v":1e999}',
         b'{"v":NaN}',
         b'{"v":"\\ud800"}',
-        b"[" * JUDGED_BYTES_MAX,
+        b"[" * REPLY_BYTES_MAX,
         b'{"a":' * 10_000,
         b'{"v":' + b"9" * 10_000 + b"}",
         b"1" * 20_000,
@@ -188,13 +188,13 @@ def test_a_hostile_or_broken_body_is_no_success_and_no_crash(body: bytes) -> Non
 
 def test_a_body_over_the_limit_fails_text_and_json_but_not_status() -> None:
     text, json = rule(text="ok"), rule(json=[{"pointer": "", "equals": "ok"}])
-    most = b"ok" + b" " * (JUDGED_BYTES_MAX - 2)
+    most = b"ok" + b" " * (REPLY_BYTES_MAX - 2)
     assert judge(text, 200, most, False)
     assert not judge(text, 200, most + b" ", False)
     assert not judge(text, 200, b"ok", True)
     assert judge(json, 200, b'"ok"', False)
     assert not judge(json, 200, b'"ok"', True)
-    assert not judge(json, 200, b'"ok"' + b" " * JUDGED_BYTES_MAX, False)
+    assert not judge(json, 200, b'"ok"' + b" " * REPLY_BYTES_MAX, False)
     assert judge(DEFAULT_SUCCESS, 200, most + b" ", True)
 
 

@@ -6,9 +6,14 @@ bytes, concurrency) are not here.
 
 from __future__ import annotations
 
+from typing import Final
+
 from msgspec import Struct
 
 from wheeltimer.core.units import DAY_MS
+
+REPLY_BYTES_MAX: Final = 65_536
+"""Most of a callback's reply that is ever read, judged or handed on; ``reply_bytes_max`` may be less."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -20,7 +25,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     headers_max: int = 32
     header_bytes_max: int = 8_192  # what common servers accept for all headers
     id_bytes_max: int = 256
-    reply_bytes_max: int = 65_536  # of a callback's reply, read and judged
+    reply_bytes_max: int = REPLY_BYTES_MAX  # of a callback's reply, read and judged
     history_max: int = 20  # attempts kept per task
     history_reply_bytes_max: int = 1_024  # of the last reply
     delay_max_ms: int = 3_650 * DAY_MS  # ten years

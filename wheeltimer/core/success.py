@@ -10,10 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
+from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.errors import BadValue
-
-JUDGED_BYTES_MAX: Final = 65_536
-"""Longest reply body that is looked into; a longer one fails ``text`` and ``json``."""
 
 STATUSES_MAX: Final = 32
 """Most entries of ``status``; five patterns cover all there is."""
@@ -78,13 +76,13 @@ def judge(rule: SuccessRule, status: int, body: bytes, truncated: bool) -> bool:
     """True when the reply meets the rule. ``truncated``: there was more than ``body``.
 
     ``text`` takes the body as UTF-8 (anything else fails) and strips white space around it; ``json``
-    parses it as one JSON value. Cost: 1 us, and the parsing of at most `JUDGED_BYTES_MAX` bytes.
+    parses it as one JSON value. Cost: 1 us, and the parsing of at most `REPLY_BYTES_MAX` bytes.
     """
     if status not in rule.status and f"{status // 100}xx" not in rule.status:
         return False
     if rule.text is None and rule.json is None:
         return True
-    if truncated or len(body) > JUDGED_BYTES_MAX:
+    if truncated or len(body) > REPLY_BYTES_MAX:
         return False
     if rule.text is not None:
         try:

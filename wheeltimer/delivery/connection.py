@@ -24,9 +24,10 @@ import httptools
 import msgspec
 import trio
 
+from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.errors import WheeltimerError
 
-BODY_BYTES_MAX = 65_536  # of a reply; the rest is not read and the connection is closed
+BODY_BYTES_MAX = REPLY_BYTES_MAX  # of a reply; the rest is not read and the connection is closed
 HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies included
 WIRE_BYTES_MAX = 8 * BODY_BYTES_MAX  # chunk framing and trailers included: a one-byte chunk costs six
 HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire

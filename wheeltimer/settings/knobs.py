@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.core.limits import Limits as CoreLimits
 from wheeltimer.core.retry import Rule
 from wheeltimer.core.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, SECOND_MS
@@ -84,7 +85,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         _CORE.id_bytes_max
     )
     reply_bytes_max: Annotated[
-        int, _knob("of a callback's reply: how much is judged and sent on to a hook", 1024, 65_536)
+        int, _knob("of a callback's reply: how much is judged and sent on to a hook", 1024, REPLY_BYTES_MAX)
     ] = _CORE.reply_bytes_max
     history_max: Annotated[int, _knob("attempts kept per task", 1, 100)] = _CORE.history_max
     history_reply_bytes_max: Annotated[
