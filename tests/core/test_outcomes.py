@@ -197,11 +197,19 @@ def test_jitter_is_what_chance_says_and_no_more() -> None:
         assert driver.view(KEY)["next"] - driver.now.wall_ms == wait_ms
 
 
-def test_retry_after_takes_the_place_of_the_rule_s_delay_and_uses_its_budget() -> None:
-    for wait_ms in (0, 5, 86_400_000):
-        driver = ready()
-        driver.attempt(KEY, 503, retry_after_ms=wait_ms)
+def test_of_the_rule_s_delay_and_retry_after_the_later_counts_and_the_budget_is_used() -> None:
+    """``Retry-After: 0`` from a receiver in trouble used up all attempts within milliseconds."""
+    for asked_ms, wait_ms in ((0, 100), (99, 100), (101, 101), (86_400_000, 86_400_000)):
+        driver = ready(retry=FIXED)
+        driver.attempt(KEY, 503, retry_after_ms=asked_ms)
         assert driver.view(KEY)["next"] == driver.now.wall_ms + wait_ms
+        driver.pass_ms(wait_ms)
+        assert driver.tick() == [KEY]
+        driver.attempt(KEY, 503)
+        driver.pass_ms(100)
+        driver.tick()
+        driver.attempt(KEY, 429, retry_after_ms=asked_ms)
+        assert driver.state(KEY) == "dead"
     driver = ready(retry="none")
     driver.attempt(KEY, 429, retry_after_ms=5)
     assert driver.state(KEY) == "dead"

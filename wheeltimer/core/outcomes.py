@@ -146,7 +146,7 @@ def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, i
     failures = sent.failures + (outcome == "failed")
     wait_ms = next_delay_ms(rule_of(sent), failures, chance) if failures else None
     if wait_ms is not None and answer.retry_after_ms is not None:
-        wait_ms = answer.retry_after_ms
+        wait_ms = max(wait_ms, answer.retry_after_ms)  # it may ask for later, never for hammering
     return failures, sent.polls, wait_ms
 
 
