@@ -22,6 +22,11 @@ networks and operators, translated once, in the shell that met it.
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+_SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/=_-]+")
+
 
 class WheeltimerError(Exception):
     """Root of the tree; ``exit_code`` is what the process ends with when nothing handles it."""
@@ -51,9 +56,15 @@ class Refused(WheeltimerError):
 
 
 class SettingsError(WheeltimerError):
-    """A setting is unknown, out of bounds or unreadable; the message names it and says what to do."""
+    """A setting is unknown, out of bounds or unreadable; the message names it and says what to do.
+
+    What stands there may be a secret in the wrong place: no message shows one.
+    """
 
     exit_code = 78
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_SECRET.sub("whsec_...", message))
 
 
 class ListenError(WheeltimerError):

@@ -158,9 +158,14 @@ def test_secrets_from_the_file_and_from_files_of_their_own(tmp_path: Path) -> No
 def test_a_secret_is_never_shown(tmp_path: Path, secret: object) -> None:
     (tmp_path / "key").write_text(str(secret))
     shown = f'"{secret}"' if isinstance(secret, str) else secret
-    for line in (f"secrets = {{ a = {shown} }}", f"secret = {shown}"):
+    quoted = f'"{secret}"'
+    for line in (
+        f"secrets = {{ a = {shown} }}", f"secret = {shown}", f"{quoted} = 1", f"retry = {quoted}",
+        f"rate = {quoted}", f"[retry.{quoted}]\nkind = 1", f"[destinations.{quoted}]", f"[{quoted}]",
+    ):  # fmt: skip
         message = refused(tmp_path, f"[queues.a]\n{line}\n")
-        assert "hunter2" not in message
+        assert "whsec_hunter2" not in message
+        assert "aHVudGVyMg" not in message
     for line in (f"secrets = [{shown}]", 'secret_files = ["key"]'):
         message = refused(tmp_path, f"[queues.a]\n{line}\n")
         assert "whsec_ and the base64 of 24 to 64 bytes" in message
