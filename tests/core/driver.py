@@ -237,21 +237,14 @@ class Driver:
         self.submit(outcomes.give_up(self.engine, key, self.now, self.journal.next_lsn, reason))
 
     def forget(self) -> int:
-        """Retention by count, then by age, oldest end first."""
+        """Retention by count, oldest end first; by age it is ``tick``'s."""
         engine, limits = self.engine, self.limits
         keys: list[str] = []
-        for kept, most, age_ms in (
-            (engine.kept_done, limits.keep_done_max, limits.keep_done_ms),
-            (engine.kept_dead, limits.keep_dead_max, limits.keep_dead_ms),
+        for kept, most in (
+            (engine.kept_done, limits.keep_done_max),
+            (engine.kept_dead, limits.keep_dead_max),
         ):
-            over = len(kept) - most
-            for key in kept:
-                ended_ms = self.task(key).ended_ms
-                assert ended_ms is not None
-                if over <= 0 and ended_ms + age_ms > self.now.wall_ms:
-                    break
-                keys.append(key)
-                over -= 1
+            keys += list(kept)[: max(0, len(kept) - most)]
         if keys:
             self.submit([r.Forgotten(keys, self.now.wall_ms)])
         return len(keys)

@@ -50,7 +50,7 @@ class Model:
         self.tasks: dict[Key, ModelTask] = {}
         self.paused: set[str] = set()
         self.ends: list[Key] = []  # ended tasks in the order of their end
-        self.lives = 0
+        self.lives = self.ended_count = 0
         self.outcomes = {"succeeded": 0, "failed": 0, "not_yet": 0}
 
     # -- requests -------------------------------------------------------------------------------
@@ -170,8 +170,10 @@ class Model:
     # -- time, attempts, crashes ----------------------------------------------------------------
 
     def moved(self, key: Key, now: Now) -> bool:
-        """Whether time does something to this task by now, and do it: it is due, or it has expired."""
+        """Whether time does something to this task by now, and do it: due, expired, forgotten."""
         task = self.tasks[key]
+        if task.state not in LIVE:
+            return self._kept_long_enough(key, now)
         if task.state in ("scheduled", "ready") and self._expired(task, now):
             self._end(key, "expired", now, error="expired")
             return True
@@ -246,8 +248,7 @@ class Model:
             for deadline in (task.deadline, task.expiry):
                 if deadline is not None:
                     deadline.at_ns = self._recovered_ns(deadline, now, last)
-        if ends_carried:  # then their order is taken from when they ended
-            self.ends.sort(key=lambda key: (self._ended_ms(key), "/".join(key)))
+        self.ends.sort(key=lambda key: self.order_of_end(key, ends_carried))
         for key in sorted(self.tasks, key="/".join):  # in the order that the driver takes
             task = self.tasks[key]
             if task.stop == "cancel":
@@ -263,6 +264,11 @@ class Model:
         left_ns = wall_deadline_ns - now.wall_ns
         return now.elapsed_ns + min(left_ns, deadline.left_ns)
 
+    def order_of_end(self, key: Key, ends_carried: bool) -> tuple[object, ...]:
+        """Where a restart puts it: in order; by their clocks, where compaction's copies are among them."""
+        task = self.tasks[key]
+        return (task.ended_ms, "/".join(key)) if ends_carried else (task.end_number,)
+
     def carried(self, key: Key, now: Now) -> None:
         """Compaction wrote the task down again, deadlines and all."""
         task = self.tasks[key]
@@ -272,24 +278,33 @@ class Model:
                 deadline.left_ns = deadline.at_ns - now.elapsed_ns
 
     def forget(self, now: Now) -> int:
-        """Retention by count, then by age: done and cancelled together, dead and expired together."""
+        """Retention by count: done and cancelled together, dead and expired together."""
         count = 0
-        for states, most, age_ms in (
-            (("done", "cancelled"), self.limits.keep_done_max, self.limits.keep_done_ms),
-            (("dead", "expired"), self.limits.keep_dead_max, self.limits.keep_dead_ms),
+        for states, most in (
+            (("done", "cancelled"), self.limits.keep_done_max),
+            (("dead", "expired"), self.limits.keep_dead_max),
         ):
             kept = [key for key in self.ends if self.tasks[key].state in states]
-            while kept and (len(kept) > most or self._ended_ms(kept[0]) + age_ms <= shown_ms(now)):
-                key = kept.pop(0)
-                self.ends.remove(key)
-                del self.tasks[key]
+            for key in kept[: max(0, len(kept) - most)]:
+                self._forget(key)
                 count += 1
         return count
 
-    def _ended_ms(self, key: Key) -> int:
-        ended_ms = self.tasks[key].ended_ms
-        assert ended_ms is not None
-        return ended_ms
+    def _forget(self, key: Key) -> None:
+        self.ends.remove(key)
+        del self.tasks[key]
+
+    def kept_until_ms(self, key: Key) -> int:
+        task, limits = self.tasks[key], self.limits
+        assert task.ended_ms is not None
+        whole = task.state in ("dead", "expired")
+        return task.ended_ms + (limits.keep_dead_ms if whole else limits.keep_done_ms)
+
+    def _kept_long_enough(self, key: Key, now: Now) -> bool:
+        over = self.kept_until_ms(key) * MS <= now.wall_ns
+        if over:
+            self._forget(key)
+        return over
 
     # -- what can be seen -----------------------------------------------------------------------
 
@@ -451,6 +466,8 @@ class Model:
         task.flight = task.deadline = task.expiry = task.expiry_ms = None
         task.stop, task.stop_reply = "", None
         self.ends.append(key)
+        self.ended_count += 1
+        task.end_number = self.ended_count
         word = {"done": "done", "dead": "dead", "expired": "dead"}.get(state)
         url = task.spec.get(f"on_{word}")
         if word is None or url is None:

@@ -73,6 +73,7 @@ class ModelTask:
     stop: str = ""
     stop_reply: Any = None
     ended_ms: int | None = None
+    end_number: int = 0  # ends are numbered as they come, whatever the wall clock says
 
     def instants_ns(self, now: Now) -> list[int]:
         """When something happens to it by itself, on elapsed time as ``now`` sees the wall clock."""

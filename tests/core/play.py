@@ -366,6 +366,8 @@ class Play:
                 assert task.expiry_ns == (None if expiry is None else expiry.at_ns), key
                 assert task.expiry_ms == expected.expiry_ms, key
                 instants_ns += expected.instants_ns(now)
+            elif expected.state not in LIVE:
+                instants_ns.append(now.elapsed_at(self.model.kept_until_ms(split_key(key))))
         earliest_ns = min(instants_ns)
         if self.due_ns is not None and earliest_ns < self.due_ns:
             assert engine.soonest_ns <= earliest_ns, "nobody is woken for it"
@@ -385,10 +387,8 @@ class Play:
         assert recovered == {key: folded(task) for key, task in tasks.items()}
         assert replayed.outcomes == live.outcomes
         for was, kept in ((live.kept_done, replayed.kept_done), (live.kept_dead, replayed.kept_dead)):
-            order = list(was)
-            if self.driver.ends_carried:
-                order.sort(key=lambda key: (tasks[key].ended_ms, key))
-            assert list(kept) == order
+            carried = self.driver.ends_carried
+            assert list(kept) == sorted(was, key=lambda key: self.model.order_of_end(split_key(key), carried))
         assert {name for name, queue in replayed.queues.items() if queue.paused} == self.model.paused
 
     def compare_recovered(self, replayed: Engine, stopping: set[str]) -> None:

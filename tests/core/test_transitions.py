@@ -309,7 +309,7 @@ def destination_down(driver: Driver) -> str:
 
 
 def retention(driver: Driver) -> str:
-    driver.engine.limits = replace(driver.limits, keep_done_ms=0, keep_dead_ms=0)
+    driver.engine.limits = replace(driver.limits, keep_done_max=0, keep_dead_max=0)
     driver.limits = driver.engine.limits
     driver.forget()
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wheeltimer.core.chain import CHAIN_KEYS_MAX, Chain
-from wheeltimer.core.task import State, pack, timers, unpack
+from wheeltimer.core.task import State, pack, unpack
 
 if TYPE_CHECKING:
     from wheeltimer.core.engine import Engine
@@ -27,7 +27,7 @@ def check(engine: Engine) -> None:
         queues.setdefault(key.partition("/")[0], [0] * STATES)[task.state] += 1
         if task.group is not None:
             groups.setdefault(task.group, set()).add(key)
-        elapsed_ns, wall_ms = timers(task)
+        elapsed_ns, wall_ms = engine.timers(task)
         elapsed += elapsed_ns is not None
         wall += wall_ms is not None
         kept = task.state >= State.DONE and key in engine.kept(task.state)

@@ -57,7 +57,13 @@ class Answer(Struct, frozen=True, gc=False):
 
 
 def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records | r.Due | None:
-    """What the wheel's handing over of ``key`` means now: it has expired, or it is due; None: neither."""
+    """What the wheel's handing over of ``key`` means now: it is due, has expired, or was kept long enough
+    after its end; None: none of these.
+    """
+    if task.state >= State.DONE:
+        _, over_ms = engine.timers(task)
+        assert over_ms is not None
+        return [r.Forgotten([key], now.wall_ms)] if over_ms * NS_PER_MS <= now.wall_ns else None
     if _expired(task, now):
         return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
     if task.state == State.SCHEDULED and _is_due(task, now):

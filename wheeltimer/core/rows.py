@@ -21,6 +21,7 @@ STATES: Final = len(State)
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
 _FIRST_END: Final = int(State.DONE)
+_KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
 
 
 class Queue(Struct, gc=False):
@@ -69,6 +70,15 @@ class Rows:
         return known is not None and known.paused
 
     # -- time -----------------------------------------------------------------------------------
+
+    def timers(self, task: Task) -> tuple[int | None, int | None]:
+        """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+        if task.state < _FIRST_END:
+            return timers(task)
+        assert task.ended_ms is not None
+        limits = self.limits
+        kept_ms = limits.keep_dead_ms if task.state in _KEPT_WHOLE else limits.keep_done_ms
+        return None, task.ended_ms + kept_ms
 
     def hand_over(self, now: Now, limit: int) -> list[str]:
         """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
@@ -128,7 +138,7 @@ class Rows:
         if state == _SCHEDULED and task.expiry_ns is None and task.expiry_ms is None:  # most; see timers()
             elapsed_ns, wall_ms = task.deadline_ns, None if task.deadline_ns is not None else task.due_ms
         else:
-            elapsed_ns, wall_ms = timers(task)
+            elapsed_ns, wall_ms = self.timers(task)
         self._start_timers(key, elapsed_ns, wall_ms)
         self.counts[state] += 1
         self.queue(key[: key.index("/")]).counts[state] += 1
@@ -159,7 +169,7 @@ class Rows:
 
     def remove(self, key: str, task: Task) -> None:
         """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
-        self._stop_timers(key, *timers(task))
+        self._stop_timers(key, *self.timers(task))
         state = task.state
         self.counts[state] -= 1
         self.queues[key[: key.index("/")]].counts[state] -= 1
@@ -193,7 +203,7 @@ class Rows:
                 self.wall.cancel(key, wall_ms * NS_PER_MS)
 
     def kept(self, state: int) -> OrderedDict[str, None]:
-        return self.kept_dead if state == State.DEAD or state == State.EXPIRED else self.kept_done
+        return self.kept_dead if state in _KEPT_WHOLE else self.kept_done
 
     def queue(self, name: str) -> Queue:
         """What is known of a queue; made where nothing was."""
@@ -213,6 +223,6 @@ class Rows:
         return deadline_ns
 
     def _wall_deadline(self, key: str) -> int:
-        _, wall_ms = timers(unpack(self.table[key]))
+        _, wall_ms = self.timers(unpack(self.table[key]))
         assert wall_ms is not None
         return wall_ms * NS_PER_MS

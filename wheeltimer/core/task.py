@@ -271,7 +271,7 @@ unpack: Final = msgspec.msgpack.Decoder(Task).decode
 
 
 def timers(task: Task) -> tuple[int | None, int | None]:
-    """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+    """When a live task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
     if task.state > State.READY:
         return None, None
     elapsed, wall = task.expiry_ns, task.expiry_ms

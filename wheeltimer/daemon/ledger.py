@@ -25,7 +25,7 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
-FORGET_MAX = 256  # ended tasks whose retention is over, forgotten per slice
+FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
 # Records that make new work need ordinary room; all others may use the reserved segments.
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 
@@ -169,25 +169,18 @@ class Ledger:
     # -- time -----------------------------------------------------------------------------------
 
     def forget(self, now: Now) -> int:
-        """Forget ended tasks whose retention is over, at most ``FORGET_MAX``; how many that were."""
+        """Forget the oldest ends where more are kept than may be, at most ``FORGET_MAX``; how many that were.
+
+        Those that were kept long enough the wheel hands over.
+        """
         engine, limits = self.engine, self.engine.limits
         keys: list[str] = []
-        for kept, most, age_ms in (
-            (engine.kept_done, limits.keep_done_max, limits.keep_done_ms),
-            (engine.kept_dead, limits.keep_dead_max, limits.keep_dead_ms),
+        for kept, most in (
+            (engine.kept_done, limits.keep_done_max),
+            (engine.kept_dead, limits.keep_dead_max),
         ):
-            over = len(kept) - most
-            for key in kept:  # oldest end first
-                if len(keys) >= FORGET_MAX:
-                    break
-                if over <= 0:
-                    task = engine.get(key)
-                    assert task is not None
-                    assert task.ended_ms is not None
-                    if task.ended_ms + age_ms > now.wall_ms:
-                        break
-                keys.append(key)
-                over -= 1
+            over = min(len(kept) - most, FORGET_MAX - len(keys))
+            keys += islice(kept, max(0, over))
         if keys and self.submit([r.Forgotten(keys, now.wall_ms)]):
             return len(keys)
         return 0

@@ -1,4 +1,4 @@
-"""Wakes the wheels: hands over what is due, notices clock steps, forgets what retention is over for.
+"""Wakes the wheels: hands over what is due, notices clock steps, forgets ended tasks in their time.
 
 It sleeps until the next bucket that holds something, or a second, whichever is first; every wake
 compares the wall clock with elapsed time and leaves a sign of life. What is handed over becomes
