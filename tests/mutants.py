@@ -186,6 +186,42 @@ MUTANTS: Final = (
         "tests/core/test_deciding.py tests/core/test_identity.py",
     ),
     Mutant(
+        "retry-after-shortens-the-wait", "core/outcomes.py", "max(wait_ms, answer.retry_after_ms)",
+        "answer.retry_after_ms", "tests/core/test_outcomes.py",
+    ),
+    Mutant(
+        "a-second-life-has-the-webhook-id-of-the-first", "core/identity.py",
+        "(journal_id, key.encode(), born_lsn, revision)", "(journal_id, key.encode(), 0, revision)",
+        "tests/core/test_identity.py",
+    ),
+    Mutant(
+        "a-finish-found-at-recovery-has-no-hook", "core/outcomes.py",
+        "return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)",
+        "return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)[:1]",
+        "tests/core/test_outcomes.py tests/core/test_hooks.py",
+    ),
+    Mutant(
+        "an-expiry-found-at-recovery-is-dropped-in-silence", "core/outcomes.py",
+        'State.EXPIRED, now, lsn, reason="expired")\n    if task.state == State.SCHEDULED',
+        'State.EXPIRED, now, lsn, reason="expired")[:1]\n    if task.state == State.SCHEDULED',
+        "tests/core/test_outcomes.py tests/core/test_hooks.py",
+    ),
+    Mutant(
+        "ended-tasks-are-kept-for-ever", "core/outcomes.py",
+        "return [r.Forgotten([key], now.wall_ms)] if over_ms * NS_PER_MS <= now.wall_ns else None",
+        "return None", "tests/core/test_retention.py",
+    ),
+    Mutant(
+        "the-hook-has-the-rule-of-its-queue", "core/outcomes.py",
+        "url, body=body, created_ms=now.wall_ms", "url, retry='none', body=body, created_ms=now.wall_ms",
+        "tests/core/test_hooks.py",
+    ),
+    Mutant(
+        "signed-with-the-first-secret-only", "delivery/signature.py", "for key in keys)",
+        "for key in list(keys)[:1])",
+        "tests/delivery/test_signature.py",
+    ),
+    Mutant(
         "replace-keeps-the-webhook-id", "core/deciding.py", "known.version + 1, known.revision + 1",
         "known.version + 1, known.revision", "tests/core/test_identity.py tests/core/test_deciding.py",
     ),
