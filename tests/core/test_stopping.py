@@ -79,6 +79,18 @@ def test_finish_outdoes_a_stored_cancel_and_nothing_outdoes_a_finish() -> None:
             assert driver.view("default/t/done/1")["body"]["reply"] == 7
 
 
+def test_a_task_that_is_being_stopped_is_not_rescheduled_and_says_what_it_is() -> None:
+    for op in ("cancel", "finish"):
+        driver = scheduled()
+        driver.ask("reschedule", id="t", delay=0)
+        driver.tick()
+        driver.start(KEY)
+        assert driver.ask(op, id="t")["running"] == 1
+        refusal = driver.ask("reschedule", id="t", delay=5)
+        told = (refusal["error"], refusal["state"], refusal["version"])
+        assert told == ("too_late", "running", 2)
+
+
 def test_replace_while_a_cancel_is_stored_makes_a_task_that_lives() -> None:
     driver = scheduled()
     driver.tick()

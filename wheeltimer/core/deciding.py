@@ -223,7 +223,8 @@ def reschedule(
     check_version(old, command.if_version)
     refuse_ended(old, Input.RESCHEDULE)
     if old.stop:
-        raise Refused("too_late", "the running task is being cancelled or finished", state="running")
+        why = "the running task is being cancelled or finished"
+        raise Refused("too_late", why, state="running", version=old.version)
     c.check_fields(command, engine.limits)
     task = replace(
         old, content=content_of(old), version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0,
