@@ -1,0 +1,1 @@
+"""The recipes of docs/recipes: each page's own commands against real HTTP servers."""
