@@ -14,6 +14,7 @@ import os
 import struct
 import time
 from pathlib import Path
+from time import clock_gettime_ns
 
 import trio
 
@@ -30,7 +31,7 @@ _FORMAT = "<qqq"
 
 def make(path: Path, wall_ns: int) -> None:
     """A clock that says ``wall_ns`` now."""
-    path.write_bytes(struct.pack(_FORMAT, 0, time.clock_gettime_ns(time.CLOCK_BOOTTIME), wall_ns))
+    path.write_bytes(struct.pack(_FORMAT, 0, clock_gettime_ns(time.CLOCK_BOOTTIME), wall_ns))
 
 
 class MovedClock(trio.abc.Clock):
@@ -40,6 +41,8 @@ class MovedClock(trio.abc.Clock):
         self.boot_id = read_boot_id()
         with (path or Path(os.environ[FILE])).open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), struct.calcsize(_FORMAT))
+        self._began_ns: int
+        self._wall_ns: int
         _, self._began_ns, self._wall_ns = struct.unpack(_FORMAT, self._map[:])
 
     def move(self, ns: int) -> None:
@@ -53,14 +56,16 @@ class MovedClock(trio.abc.Clock):
         return moved
 
     def _passed_ns(self) -> int:
-        return (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._began_ns) // SLOWER + self._moved_ns
+        true_ns: int = clock_gettime_ns(time.CLOCK_BOOTTIME) - self._began_ns
+        return true_ns // SLOWER + self._moved_ns
 
     def now(self) -> Now:
         passed_ns = self._passed_ns()
         return Now(self._began_ns + passed_ns, self._wall_ns + passed_ns)
 
     def elapsed_ns(self) -> int:
-        return self._began_ns + self._passed_ns()
+        passed_ns = self._passed_ns()
+        return self._began_ns + passed_ns
 
     def start_clock(self) -> None:
         pass

@@ -1,11 +1,11 @@
-"""What a recipe runs in: its page, a real daemon on a clock that is moved, and a receiver that answers as told.
+"""What a recipe runs in: its page, a daemon on a clock that is moved, and a receiver that answers as told.
 
 The commands are taken out of the page and run by a shell, as they stand; the address of the example's
-receiver (``127.0.0.1:9000``) alone is another here. The daemon is a process and can be killed. Time: see
-``clocked.py``. All that waits in the daemon (timers, time-outs, kept connections) counts by that clock, so hours
-take milliseconds, with the commands as they are in the page and a real kill -9. An in-process daemon could not
-be killed, shorter delays would be other commands, and libfaketime leaves elapsed time alone, by which a delay
-counts. Receiver and test read the same clock, so an early callback is seen.
+receiver (``127.0.0.1:9000``) alone is another here. The daemon is a process and can be killed. All that waits
+in it (timers, time-outs, kept connections) counts by the clock of ``clocked.py``, so hours take milliseconds,
+with the commands of the page and a real kill -9. A daemon in the test's own process could not be killed,
+shorter delays would be other commands, and libfaketime leaves elapsed time alone, by which a delay counts.
+Receiver and test read the same clock, so an early callback is seen.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Answer:
 
 
 class Receiver(ThreadingHTTPServer):
-    """``answers`` says by path what is answered: an answer each time, the last one again and again; else 200."""
+    """``answers`` says by path what is answered, one after the other, the last one for ever; else 200."""
 
     daemon_threads = True
 
@@ -414,3 +414,19 @@ def masked(text: str) -> str:
     for pattern, word in _MASKS:
         text = re.sub(pattern, word, text, flags=re.MULTILINE)
     return text.strip()
+
+
+def came_as_shown(call: Call, block: str) -> None:
+    """A request in a block of text: first line, some of its headers, an empty line, its body."""
+    head, _, body = block.strip().partition("\n\n")
+    first, *lines = head.splitlines()
+    assert f"{call.method} {call.path}" == first
+    for name, value in (line.split(": ", 1) for line in lines):
+        assert masked(call.headers[name]) == masked(value), name
+    assert call.body.decode() == body
+
+
+def hook_as_shown(call: Call, line: str) -> None:
+    """What a hook was told, but for instants: the page's line, byte for byte."""
+    assert call.headers["content-type"] == "application/json"
+    assert masked(call.body.decode()) == masked(line)
