@@ -227,7 +227,7 @@ class World:
         self.env = {FILE: str(clock_path), "TZ": "UTC"}
         self.receiver = Receiver(lambda: self.now_ms)
         self._planned: dict[tuple[str, str, int, int], int] = {}
-        self._listen = "127.0.0.1:0"
+        self._listen = f"unix:{home.folder / 'socket'}"  # a port could be somebody else's after a kill
         self._write_command()
 
     def _write_command(self) -> None:
@@ -252,7 +252,6 @@ class World:
             module="tests.recipes.clocked", env=self.env, config=SMALL + self.page.config,
             listen=(self._listen,),
         )  # fmt: skip
-        self._listen = self.daemon.listen[0]
         self.client = self.daemon.connect()
 
     def kill(self) -> None:
