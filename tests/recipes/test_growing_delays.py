@@ -11,7 +11,6 @@ import msgspec
 
 from tests.recipes.conftest import ONCE, Open
 from tests.recipes.world import (
-    JUST_BEFORE_MS,
     MINUTE_MS,
     SECOND_MS,
     Answer,
@@ -70,7 +69,7 @@ def test_the_limit_comes_before_the_sixth_try(open_world: Open) -> None:
     world.shell(SCHEDULE)
     attempts(world, 2)
     world.accident()
-    world.pass_until(LIMIT_MS - JUST_BEFORE_MS)
+    world.pass_until(LIMIT_MS - 2 * SECOND_MS)
     count = len(world.receiver.of("/webhook"))
     assert 3 <= count <= 4  # the third wait is 24 to 36 s long
     assert not world.receiver.of("/tell-a-person")
