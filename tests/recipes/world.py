@@ -211,6 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         with server.changed:
             server.in_flight += by
             server.in_flight_max = max(server.in_flight_max, server.in_flight)
+            server.changed.notify_all()
 
 
 # --- the world ---------------------------------------------------------------------------------------
@@ -343,10 +344,12 @@ class World:
             self.move(at_ms - self.now_ms)
 
     def settle(self) -> None:
-        """Until no attempt is in flight and none is about to start."""
+        """Until nothing is due, waits for a permit, or is in flight, and nothing ended while we looked."""
         for _ in until(every_s=0.005):
-            tasks = self.ask("stats")["tasks"]
-            if not tasks["ready"] and not tasks["running"]:
+            self.client.send({"op": "stats"}, {"op": "forecast", "slices": 1}, {"op": "stats"})
+            before, upcoming, after = self.client.replies(3)
+            still = before["tasks"] == after["tasks"] and before["attempts"] == after["attempts"]
+            if still and not after["tasks"]["running"] and not upcoming["overdue"]:
                 return
 
     def pass_until(self, at_ms: int) -> None:
