@@ -22,6 +22,7 @@ from click.testing import CliRunner, Result
 
 from wheeltimer.cli import demo as demo_module
 from wheeltimer.cli import main
+from wheeltimer.cli.receiver import Arrival, receiving
 
 # A daemon of the tests: says that it is ready (or not), notes its pid, and waits to be stopped.
 _FAKE_DAEMON = """
@@ -193,7 +194,7 @@ def test_only_all_in_time_and_once_is_a_success(
 
 
 def test_a_connection_that_is_cut_is_not_reported(capfd: pytest.CaptureFixture[str]) -> None:
-    with demo_module._receiver() as receiver:
+    with receiving() as receiver:
         for _ in range(20):
             with socket.create_connection(receiver.server_address[:2]) as connection:
                 connection.sendall(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n")
@@ -207,10 +208,10 @@ def test_a_callback_that_never_comes_ends_the_demo(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_module, "_GRACE_S", 0.05)
-    with demo_module._receiver() as receiver:
+    with receiving() as receiver:
         due_ms = time.time_ns() // MS
-        receiver.arrivals.put(demo_module._Arrival("demo-1", (due_ms + 2) * MS))
-        receiver.arrivals.put(demo_module._Arrival("demo-1", (due_ms + 3) * MS))
-        receiver.arrivals.put(demo_module._Arrival("somebody else's", due_ms * MS))
+        receiver.arrivals.put(Arrival("demo-1", (due_ms + 2) * MS))
+        receiver.arrivals.put(Arrival("demo-1", (due_ms + 3) * MS))
+        receiver.arrivals.put(Arrival("somebody else's", due_ms * MS))
         assert demo_module._watch(receiver, {"demo-1": due_ms, "demo-2": due_ms}) == 1
     assert "1 of 2 arrived, none early, 1 twice" in capsys.readouterr().out

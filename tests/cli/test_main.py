@@ -32,7 +32,7 @@ def commands(
 COMMANDS = dict(commands())
 CLIENT_COMMANDS = {
     "schedule", "get", "list", "cancel", "reschedule", "finish", "redrive", "pause", "resume", "forecast",
-    "stats", "tail", "import",
+    "stats", "tail", "top", "import", "bench",
 }  # fmt: skip
 
 

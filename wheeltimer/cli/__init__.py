@@ -1,10 +1,11 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
-``tail.py`` (events), ``bring.py`` (import), ``stats.py``, ``journal.py`` (the data folder),
-``protocol.py`` (for machines), ``token.py``, ``demo.py``; ``values.py`` reads options, ``show.py`` draws,
-``connect.py`` holds what every client command has. Trio and httpx are imported by the
-functions that need them: ``wheeltimer --help`` answers at once.
+``tail.py`` (events), ``top.py`` (a live screen), ``bring.py`` (import), ``stats.py``, ``journal.py`` (the
+data folder), ``protocol.py`` (for machines), ``token.py``, ``bench.py`` and ``demo.py`` (with a receiver
+from ``receiver.py``); ``values.py`` reads options, ``show.py`` draws, ``connect.py`` holds what every client
+command has. Trio and httpx are imported by the functions that need them: ``wheeltimer --help`` answers at
+once.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import click
 
 from wheeltimer import __version__
 from wheeltimer.cli import (
+    bench,
     bring,
     demo,
     ends,
@@ -29,6 +31,7 @@ from wheeltimer.cli import (
     tail,
     tasks,
     token,
+    top,
 )
 from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
@@ -104,11 +107,13 @@ for _command in (
     queues.forecast,
     stats.stats,
     tail.tail,
+    top.top,
     bring.import_,
     journal.journal,
     protocol.protocol,
     protocol.completion,
     token.token,
+    bench.bench,
     demo.demo,
 ):
     main.add_command(_command)

@@ -11,21 +11,18 @@ import os
 import queue
 import re
 import select
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import FrameType
-from typing import IO, Final, NamedTuple
+from typing import IO, Final
 
 import click
 
 from wheeltimer.cli import show
+from wheeltimer.cli.receiver import Receiver, receiving, signals_unwind
 from wheeltimer.errors import ServerUnreachable
 
 _CALLBACKS: Final = 10
@@ -35,47 +32,6 @@ _GRACE_S: Final = 10  # a callback this late will not come any more
 _STOP_TIMEOUT_S: Final = 5
 _EXIT_MISSED: Final = 1
 _NS_PER_MS: Final = 1_000_000
-
-
-class _Arrival(NamedTuple):
-    """A callback: its task, and when its first line was here (Unix ns)."""
-
-    id: str
-    at_ns: int
-
-
-class _Receiver(ThreadingHTTPServer):
-    """Answers 204 to every POST and hands on what arrived."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A daemon that is stopped cuts its connections: that is the demo's own end, not an error to show."""
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)  # type: ignore[arg-type]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: _Receiver
-    _at_ns = 0
-
-    def parse_request(self) -> bool:
-        self._at_ns = time.time_ns()  # before the headers: what they cost is not lateness
-        return super().parse_request()
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        self.send_response(204)
-        self.end_headers()
-        self.server.arrivals.put(_Arrival(self.headers.get("wheeltimer-id", ""), self._at_ns))
-
-    def log_message(self, format: str, *args: object) -> None:
-        """The demo prints its own lines."""
 
 
 @click.command()
@@ -90,11 +46,11 @@ def demo() -> int:
       wheeltimer demo
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_sigterm_unwinds())
+        stack.enter_context(signals_unwind())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wheeltimer-demo-")))
-        receiver = stack.enter_context(_receiver())
+        receiver = stack.enter_context(receiving())
         server = stack.enter_context(_daemon(folder))
-        due_ms = _schedule_all(server, f"http://127.0.0.1:{receiver.server_address[1]}/callback")
+        due_ms = _schedule_all(server, receiver.url)
         return _watch(receiver, due_ms)
 
 
@@ -113,7 +69,7 @@ def _schedule_all(server: str, url: str) -> dict[str, int]:
     return due_ms
 
 
-def _watch(receiver: _Receiver, due_ms: dict[str, int]) -> int:
+def _watch(receiver: Receiver, due_ms: dict[str, int]) -> int:
     """Print every arrival until all are here or the last is overdue; the exit code."""
     late_ns: dict[str, int] = {}
     again = 0
@@ -145,19 +101,6 @@ def _summary(late_ns: list[int], expected: int, again: int) -> int:
     good = len(late_ns) == expected and not early and not again
     click.secho(", ".join(parts), fg="green" if good else "red")
     return 0 if good else _EXIT_MISSED
-
-
-@contextlib.contextmanager
-def _receiver() -> Iterator[_Receiver]:
-    receiver = _Receiver()
-    thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield receiver
-    finally:
-        receiver.shutdown()
-        receiver.server_close()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -205,18 +148,3 @@ def _first_line(stream: IO[bytes]) -> str:
     if not poll.poll(_READY_TIMEOUT_S * 1000):
         return ""
     return stream.readline(4096).decode("utf-8", "replace").strip()
-
-
-@contextlib.contextmanager
-def _sigterm_unwinds() -> Iterator[None]:
-    """SIGTERM ends the command like Ctrl-C does: through every ``finally``."""
-
-    def unwind(number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the unwinding short
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, unwind)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -92,9 +92,14 @@ def clean(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
+def colour(name: str) -> str:
+    """Of a state or outcome, as rich and click call it; "" for none."""
+    return _COLOURS.get(name, "")
+
+
 def state(name: str) -> str:
     """A state or outcome in its colour; click takes the colour out again where there is no terminal."""
-    return click.style(clean(name), fg=_COLOURS.get(name))
+    return click.style(clean(name), fg=colour(name) or None)
 
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:
@@ -130,21 +135,24 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     # Only these give way where the terminal is narrow: an id that is cut in two cannot be copied.
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     console = Console()
-    needed = 2 * (len(columns) - 1)
-    for at, (column, is_right) in enumerate(zip(columns, right, strict=True)):
-        width = max(len(row[at]) for row in [columns, *cells])
-        bends = column in _BENDING_COLUMNS
-        needed += min(width, _BENT_WIDTH) if bends else width
+    least = [max(len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]
+    for at, column in enumerate(columns):
+        if column in _BENDING_COLUMNS:
+            least[at] = min(least[at], _BENT_WIDTH)
+    needed = sum(least) + 2 * (len(columns) - 1)
+    if needed > console.width and columns[-1] == "url":  # the last to be missed; `get` has it
+        columns, cells, needed = columns[:-1], [row[:-1] for row in cells], needed - least[-1] - 2
+    for column, is_right, width in zip(columns, right, least, strict=False):
         drawn.add_column(
             column,
             justify="right" if is_right else "left",
             overflow="fold",
-            no_wrap=not bends,
-            min_width=min(width, _BENT_WIDTH) if bends else width,
+            no_wrap=column not in _BENDING_COLUMNS,
+            min_width=width,
         )
     for row in cells:
         styles = (
-            _COLOURS.get(cell, "") if column in _COLOURED_COLUMNS else ""
+            colour(cell) if column in _COLOURED_COLUMNS else ""
             for column, cell in zip(columns, row, strict=True)
         )
         # Text, not str: no markup is read from a cell. A URL is cut, a task is one line; `get` has it whole.

@@ -27,7 +27,7 @@ def stats(session: Session) -> None:
     lateness: dict[str, Any] = reply["lateness_ms"]
     # A token of some queues is not told what counts those of others.
     connections = [("connections", reply["connections"])] if "connections" in reply else []
-    journal = [("journal", _journal(reply["journal"]))] if "journal" in reply else []
+    journal = [("journal", journal_line(reply["journal"]))] if "journal" in reply else []
     show.fields(
         [
             ("uptime", show.span(reply["uptime_ms"])),
@@ -46,7 +46,8 @@ def stats(session: Session) -> None:
         _queues(reply["queues"])
 
 
-def _journal(journal: dict[str, Any]) -> str:
+def journal_line(journal: dict[str, Any]) -> str:
+    """Size and commits, for one line of the screen."""
     live = [f"{_size(journal['live_bytes'])} of it live"] if "live_bytes" in journal else []
     slow = [f"{journal['slow_syncs']} slow syncs"] if journal.get("slow_syncs") else []
     return ", ".join([f"{_size(journal['bytes'])} on disk", *live, f"{journal['commits']} commits", *slow])
