@@ -147,6 +147,7 @@ def screen(server: str, present: Stats, before: Stats | None, height: int) -> Gr
         *(
             Text.assemble((f"{name:13}", "bold"), text, no_wrap=True, overflow="ellipsis")
             for name, text in head
+            if text
         ),
         "",
         beside,
