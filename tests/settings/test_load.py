@@ -57,6 +57,10 @@ def test_every_flag_can_be_a_variable(tmp_path: Path) -> None:
     assert [str(net) for net in settings.allow_nets] == ["10.0.0.0/8", "fd00::/8"]
 
 
+def test_what_no_flag_sets_can_be_a_variable_too() -> None:
+    assert load({}, {"WHEELTIMER_UNIX_MODE": "0660"}).unix_mode == "0660"
+
+
 def test_every_limit_can_be_a_variable() -> None:
     for table, struct in (("limits", Limits), ("journal", Journal)):
         for knob in knobs(struct):

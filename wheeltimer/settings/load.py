@@ -142,6 +142,7 @@ def _from_file(path: Path | None) -> dict[str, _Given]:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
     known = {key.replace(".", "_").upper(): key for key in _KNOBS if "." in key}
+    known |= {key.upper(): key for key in _KNOBS if "." not in key and key not in FLAGS.values()}
     known |= {name.upper(): key for name, key in FLAGS.items()}
     values: dict[str, _Given] = {}
     for variable, text in environ.items():
