@@ -47,6 +47,7 @@ def tail(
             session.connect(reconnect_ms=PATIENCE_MS) as client,
             client.subscribe(from_=from_, queue=queue, group=group, types=types or None) as events,
         ):
+            cursor = events.cursor
             for event in events:
                 click.echo(events.line if session.as_json else _shown(event))
                 cursor = event.cursor
