@@ -9,14 +9,26 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from tests.process.conftest import home
 from tests.process.daemon import Home
 from tests.process.tools import missing, need
 from wheeltimer import errors
 from wheeltimer.core import commands
+from wheeltimer.core.units import format_duration
 from wheeltimer.daemon.descriptors import OWN, PER_ATTEMPT
-from wheeltimer.settings.knobs import Journal, Limits, Settings, knobs
+from wheeltimer.settings.knobs import (
+    Destination,
+    Journal,
+    Knob,
+    Limits,
+    Queue,
+    Settings,
+    Tls,
+    Token,
+    knobs,
+)
 
 TEXT = (Path(commands.__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
 (UNIT,) = re.findall(r"```ini\n(.*?)```", TEXT, re.DOTALL)
@@ -60,8 +72,47 @@ def test_every_field_that_is_watched_is_in_stats(home: Home) -> None:
                 value = value[part]
 
 
+TABLES = {
+    "The top of the file": Settings, "`[limits]`": Limits, "`[journal]`": Journal, "`[queues.NAME]`": Queue,
+    '`[destinations."https://HOST"]`': Destination, "`[[tokens]]`": Token, "`[tls]`": Tls,
+}  # fmt: skip
+
+
+def rows_of(struct: type[Struct]) -> list[str]:
+    """A row for each knob: its key, default, bounds and reason, as the page has them."""
+    rows = []
+    for knob in knobs(struct):
+        if knob.key == "http":
+            continue  # not served by this version
+
+        def cell(value: object, knob: Knob = knob) -> str:
+            if isinstance(value, bool):
+                return f"`{str(value).lower()}`"
+            if isinstance(value, tuple):
+                return ", ".join(f"`{item}`" for item in value) or "none"
+            if isinstance(value, int):
+                text = format_duration(value) if knob.unit == "ms" else f"{value:,}"
+                return f"`{text}`" if knob.unit == "ms" else text
+            return "" if value is None else f"`{value}`"
+
+        default = "needed" if knob.required else cell(knob.default) or "none"
+        if knob.key == "data_dir":
+            default = "`$STATE_DIRECTORY`, else the user's state folder"
+        choices = f"; {', '.join(f'`{choice}`' for choice in knob.choices)}" if knob.choices else ""
+        rows.append(
+            f"| `{knob.key}` | {default} | {cell(knob.low)} | {cell(knob.high)} | {knob.reason}{choices} |"
+        )
+    return rows
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_every_setting_has_a_row_with_its_default_bounds_and_reason(title: str) -> None:
+    (shown,) = re.findall(rf"^\*\*{re.escape(title)}\*\*\n\n((?:\|.*\n)+)", TEXT, re.MULTILINE)
+    assert shown.splitlines()[2:] == rows_of(TABLES[title])
+
+
 def test_every_limit_that_it_names_is_a_setting() -> None:
-    names = {knob.attribute for struct in (Settings, Limits, Journal) for knob in knobs(struct)}
+    names = {knob.key for struct in TABLES.values() for knob in knobs(struct)}
     for name in re.findall(r"`(\w+_max)`", TEXT):
         assert name in names, name
     assert f"attempts in flight twice over (kept connections), and {OWN}" in UNIT

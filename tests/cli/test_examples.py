@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.cli.shell import Shell
 from tests.cli.test_main import COMMANDS, run
 from tests.process.daemon import START_S, Daemon, Home, until
 
-BASH: Final = shutil.which("bash")
 NOT_RUN: Final = {
     "wheeltimer demo": "takes ten seconds; test_demo.py runs it faster",
     "wheeltimer top": "needs a terminal; test_top.py gives it one",
@@ -55,19 +53,13 @@ def test_there_are_as_many_as_commands() -> None:
 
 
 class World:
-    """A daemon with the tasks that examples name, and a home with the files."""
+    """A daemon with the tasks that examples name, and a shell in a home with the files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        programs = folder / "bin"
-        programs.mkdir()
-        for name, text in (
-            ("wheeltimer", f'exec {sys.executable} -m wheeltimer "$@"'),
-            ("generate", """echo '{"id":"g-1","url":"http://127.0.0.1:9/","delay":"1h"}'"""),
-            ("jq", "exec cat"),
-        ):
-            (programs / name).write_text(f"#!/bin/sh\n{text}\n")
-            (programs / name).chmod(0o755)
+        self.shell = Shell(folder)
+        self.shell.program("generate", """echo '{"id":"g-1","url":"http://127.0.0.1:9/","delay":"1h"}'""")
+        self.shell.program("jq", "exec cat")
         (folder / ".config" / "fish" / "completions").mkdir(parents=True)
         (folder / "tasks.ndjson").write_text('{"id":"t-1","url":"http://127.0.0.1:9/","delay":"1h"}\n')
         (folder / "wheeltimer.toml").write_text("tick = '5ms'\n")
@@ -89,31 +81,18 @@ class World:
                 if client.done("get", id="report-1")["task"]["state"] == "dead":
                     break
 
-    def shell(self, line: str) -> subprocess.Popen[str]:
+    def type(self, line: str) -> subprocess.Popen[str]:
         for shown, here in INSTEAD.items():
             line = line.replace(shown, here)
         line = line.replace("/run/wheeltimer.sock", f"{self.folder}/socket")
-        line = line.replace(
-            "/var/lib/wheeltimer", str(self.home.data if "journal" in line else self.folder / "own")
-        )
+        data = self.home.data if "journal" in line else self.folder / "own"
+        line = line.replace("/var/lib/wheeltimer", str(data))
         line = line.replace("--if-version 3", f"--if-version {self.version}")
         if line == "wheeltimer bench":
             line += " --tasks 50 --round-trips 5 --callbacks 5"
-        environ = {
-            name: value for name, value in os.environ.items()
-            if not name.startswith(("WHEELTIMER_", "XDG_")) and name != "STATE_DIRECTORY"
-        }  # fmt: skip
-        environ |= {"HOME": str(self.folder), "PATH": f"{self.folder}/bin:{os.environ['PATH']}"}
-        environ["WHEELTIMER_SERVER"] = self.daemon.listen[0]
         if "serve" in line:
-            environ |= {"WHEELTIMER_LISTEN": "127.0.0.1:0", "WHEELTIMER_JOURNAL_SEGMENT_BYTES": "1048576"}
-        assert BASH is not None
-        # In a process group of its own, with a Ctrl-C that is heard, as in a terminal.
-        return subprocess.Popen(
-            [BASH, "-c", line], cwd=self.folder, env=environ, text=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )  # fmt: skip
+            return self.shell.type(line, WHEELTIMER_LISTEN="127.0.0.1:0")
+        return self.shell.type(line, WHEELTIMER_SERVER=self.daemon.listen[0])
 
 
 @pytest.fixture(scope="module")
@@ -123,21 +102,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.skipif(BASH is None, reason="bash is not installed")
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line not in NOT_RUN])
 def test_an_example_does_what_it_says(world: World, line: str) -> None:
     world.prepare()
-    with world.shell(line) as child:
+    with world.type(line) as child:
         if line.startswith(UNTIL_STOPPED):
-            assert child.stdout is not None
-            if "tail" in line:
-                with world.daemon.connect() as client:
-                    for _ in until():  # it sees one that comes after it has subscribed
-                        client.done("schedule", queue="orders", delay="1h", url="http://127.0.0.1:9/")
-                        if client.done("stats")["connections"] > 1:
-                            client.done("schedule", queue="orders", delay="1h", url="http://127.0.0.1:9/")
-                            break
-            assert child.stdout.readline().strip(), child.stderr and child.stderr.read()
+            task = {"queue": "orders", "delay": "1h", "url": "http://127.0.0.1:9/"}
+            with world.daemon.connect() as client:
+                assert world.shell.first_line(child, lambda: client.done("schedule", **task)).strip()
             os.killpg(child.pid, signal.SIGINT)
         out, errors = child.communicate(timeout=START_S)
     assert "Traceback" not in errors
