@@ -136,6 +136,15 @@ def test_a_filter_that_cannot_be_meant_exits_2(folder: Path, args: tuple[str, ..
     assert args[0] in one_line(result)
 
 
+@pytest.mark.parametrize("command", ["check", "dump", "repair"])
+def test_a_folder_that_holds_no_journal_is_refused_and_stays_as_it_is(tmp_path: Path, command: str) -> None:
+    """`repair` called an empty folder undamaged, and left a lock file in it."""
+    result = run("journal", command, str(tmp_path))
+    assert result.exit_code == 2
+    assert "holds no journal" in one_line(result)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_dump_into_a_pipe_that_closes_ends_without_a_word(folder: Path) -> None:
     command = f"{sys.executable} -m wheeltimer journal dump {folder} | true; exit ${{PIPESTATUS[0]}}"
     for _ in range(3):

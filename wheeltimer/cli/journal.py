@@ -123,9 +123,11 @@ def dump(
       wheeltimer journal dump /var/lib/wheeltimer --since 2030-01-31T12:00:00Z --kind attempted
       wheeltimer journal dump /var/lib/wheeltimer | head
     """
-    from wheeltimer.journal.dump import DUMPED, Wanted, dump_lines  # as above
+    from wheeltimer.journal.check import need_journal  # as above
+    from wheeltimer.journal.dump import DUMPED, Wanted, dump_lines
     from wheeltimer.journal.reader import read
 
+    need_journal(folder)
     wanted = Wanted(id, queue, frozenset(kinds) if kinds else None, since, until)
     out = sys.stdout.buffer
     at_once = out.isatty()
@@ -157,9 +159,11 @@ def repair(folder: Path, as_json: bool) -> None:
     Example:
       wheeltimer journal repair /var/lib/wheeltimer
     """
+    from wheeltimer.journal.check import need_journal
     from wheeltimer.journal.repair import REPORT
     from wheeltimer.journal.repair import repair as mend
 
+    need_journal(folder)
     found = mend(folder)
     if found is None:
         click.echo("{}" if as_json else "the journal is not damaged; nothing was changed")

@@ -77,6 +77,16 @@ def check(folder: Path, disk: Disk | None = None, progress: Progress | None = No
             seen = str(error)
 
 
+def need_journal(folder: Path, disk: Disk | None = None) -> None:
+    """Raises :class:`BadValue` for a folder that holds nothing of ours, :class:`StorageFailed`."""
+    try:
+        names = (Disk() if disk is None else disk).names(folder)
+    except OSError as exc:
+        raise StorageFailed(f"{folder} cannot be read: {exc}") from exc
+    if not any(name.endswith(_OURS) for name in names):
+        raise BadValue(f"{folder} holds no journal; name the daemon's data folder")
+
+
 def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
     result = Checked()
 
@@ -85,14 +95,9 @@ def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
         if part.number >= judge.result.trim_below:
             parts.append((part.number, counts))
 
-    try:
-        names = disk.names(folder)
-        segments = segments_in(disk, folder)
-    except OSError as exc:
-        raise StorageFailed(f"{folder} cannot be read: {exc}") from exc
+    need_journal(folder, disk)
+    segments = segments_in(disk, folder)
     if not segments:
-        if not any(name.endswith(_OURS) for name in names):
-            raise BadValue(f"{folder} holds no journal; name the daemon's data folder")
         return result
     parts: list[tuple[int, Counter[str]]] = []
     total = sum(disk.size(folder / name) for _, name in segments)
