@@ -46,6 +46,7 @@ def sent(*args: str, reply: dict[str, Any], stdin: str | None = None) -> dict[st
         (("--body", '{"a": 1.50}'), {"body": {"a": 1.5}}),
         (("--body", "null"), {"body": None}),
         (("--body-text", "null"), {"body_text": "null"}),
+        (("--body-base64", "AAE="), {"body_base64": "AAE="}),
         (("--header", "X-A: b:c", "--header", "X-B:d"), {"headers": {"X-A": "b:c", "X-B": "d"}}),
         (("--method", "PUT", "--group", "g"), {"method": "PUT", "group": "g"}),
         (("--retry", "standard"), {"retry": "standard"}),

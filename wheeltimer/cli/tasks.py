@@ -41,6 +41,7 @@ def _task_fields(command: _F) -> _F:
             "--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent byte for byte, as JSON.",
         ),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
+        click.option("--body-base64", metavar="TEXT", help="Its bytes, as application/octet-stream."),
         click.option(
             "--header", "headers", multiple=True, callback=values.headers, metavar="'NAME: VALUE'",
             help="Repeatable.",
