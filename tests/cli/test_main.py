@@ -12,11 +12,16 @@ from pathlib import Path
 
 import click
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 
 from tests.client.scripted import CLOSE, ScriptedServer
+from tests.process.conftest import home
+from tests.process.daemon import SMALL, Home
 from wheeltimer import __version__
 from wheeltimer.cli import main
+
+__all__ = ["home"]  # a fixture of the process tests
 
 
 def commands(
@@ -270,6 +275,34 @@ def test_json_is_the_reply_as_it_came_on_one_line() -> None:
     assert result.exit_code == 0
     assert result.stdout.count("\n") == 1
     assert result.stdout == json.dumps(reply) + "\n"
+
+
+def test_who_is_not_let_in_is_told_which_option_it_takes() -> None:
+    with ScriptedServer([REFUSAL | {"error": "unauthorized", "message": "show a token"}]) as server:
+        result = run("get", "a", server=server)
+    assert result.exit_code == 1
+    assert "refused (unauthorized): show a token; that is --token, or WHEELTIMER_TOKEN" in one_line(result)
+
+
+def test_a_certificate_that_is_not_trusted_is_no_daemon_that_is_missing(home: Home, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "server.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "server.key")
+    tls = f'[tls]\ncert = "{tmp_path}/server.pem"\nkey = "{tmp_path}/server.key"\n'
+    daemon = home.start(config=SMALL + tls, listen=("tls:127.0.0.1:0", "127.0.0.1:0"))
+    secret, plain = (address.rpartition(":")[2] for address in daemon.listen)
+    for server, said in (
+        (f"tls:localhost:{secret}", "--ca-file"),
+        (f"tls:localhost:{plain}", "leave out tls:"),
+        (f"127.0.0.1:{secret}", "tls:HOST:PORT"),
+    ):
+        result = run("stats", "--server", server)
+        assert result.exit_code == 69
+        assert said in one_line(result)
+        assert "wheeltimer serve" not in result.stderr
+    wrong = run("stats", "--server", f"tls:localhost:{secret}", "--ca-file", "/no/such")
+    assert (wrong.exit_code, "--ca-file: /no/such" in one_line(wrong)) == (2, True)
 
 
 def test_a_web_server_is_told_from_a_daemon() -> None:

@@ -37,6 +37,8 @@ from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
+# What the daemon says to a program, said to whoever typed a command.
+_HINTS = {"unauthorized": "; that is --token, or WHEELTIMER_TOKEN"}
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
@@ -62,7 +64,7 @@ class _Main(click.Group):
             if type(error) is click.BadParameter and isinstance(error.param, click.Option):
                 _fail(f"{error.param.opts[0]}: {error.message}", _EXIT_USAGE)
             command = error.ctx.command_path if error.ctx else "wheeltimer"
-            _fail(f"{error.format_message()} Try `{command} --help`.", _EXIT_USAGE)
+            _fail(f"{error.format_message().rstrip('.')}. Try `{command} --help`.", _EXIT_USAGE)
         except click.ClickException as error:
             _fail(error.format_message(), error.exit_code)
         except click.Abort:
@@ -70,7 +72,7 @@ class _Main(click.Group):
         except BadValue as error:
             _fail(str(error), _EXIT_USAGE)
         except Refused as error:
-            _fail(f"refused ({error.code}): {error}", _EXIT_REFUSED)
+            _fail(f"refused ({error.code}): {error}{_HINTS.get(error.code, '')}", _EXIT_REFUSED)
         except WheeltimerError as error:
             _fail(str(error), error.exit_code)
         sys.exit(result if isinstance(result, int) else 0)

@@ -40,11 +40,7 @@ class LineConnection:
         try:
             self._socket = _connect(server, self._timeout_s, tls)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
-            reason = getattr(error, "strerror", None) or str(error)
-            raise ServerUnreachable(
-                f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`,"
-                " or name another with --server"
-            ) from error
+            raise unreachable(server, error) from error
         self._socket.setblocking(False)
         self._poll = select.poll()
         self._poll.register(self._socket)
@@ -132,6 +128,22 @@ class LineConnection:
         return True
 
 
+def unreachable(server: str, error: BaseException) -> ServerUnreachable:
+    """Why there is no connection, and what to do."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ServerUnreachable(
+            f"the certificate at {server} is not trusted ({error.verify_message});"
+            " name the PEM of whom to trust with --ca-file, and the host as the certificate has it"
+        )
+    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+        return ServerUnreachable(f"what answers at {server} speaks no TLS; leave out tls:")
+    reason = getattr(error, "strerror", None) or str(error) or "no answer"
+    return ServerUnreachable(
+        f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`,"
+        " or name another with --server"
+    )
+
+
 def tls_context(ca_file: str | None = None, cert_file: str | None = None) -> ssl.SSLContext:
     """What ``tls:`` addresses are checked with: the system's authorities, or those in ``ca_file``.
 
@@ -140,13 +152,15 @@ def tls_context(ca_file: str | None = None, cert_file: str | None = None) -> ssl
     try:
         context = ssl.create_default_context(cafile=ca_file)
     except (ssl.SSLError, OSError) as error:
-        raise BadValue(f"ca-file: {ca_file}: no PEM certificates: {error}", "ca-file") from error
+        raise BadValue(
+            f"--ca-file: {ca_file}: no PEM certificates: {error.strerror or error}", "ca-file"
+        ) from error
     if cert_file is not None:
         try:
             context.load_cert_chain(cert_file, password="")
         except (ssl.SSLError, OSError, ValueError) as error:
             raise BadValue(
-                f"cert-file: {cert_file}: not a PEM certificate with its key: {error}", "cert-file"
+                f"--cert-file: {cert_file}: not a PEM certificate with its key: {error}", "cert-file"
             ) from error
     return context
 

@@ -133,9 +133,11 @@ class Pipeline:
         """What to raise for an answer that is no reply where it was the first one, else None."""
         if self._greeted:
             return None
+        said = (
+            f"it said {line[:_SHOWN_BYTES]!r}" if line else "it hung up (a listener for TLS is tls:HOST:PORT)"
+        )
         return ServerUnreachable(
-            f"what answers at {self.server} does not speak wheeltimer's protocol;"
-            f" it said {line[:_SHOWN_BYTES]!r}"
+            f"what answers at {self.server} does not speak wheeltimer's protocol; {said}"
         )
 
     def lost(self, why: object) -> None:
@@ -158,6 +160,8 @@ class Pipeline:
 
     def _unknown(self, call: Call, why: object) -> ServerUnreachable:
         problem = f"{call.op}: connection to {self.server} lost ({why})"
+        if not self._greeted and not self.server.startswith(("tls:", "unix:")):
+            problem += "; where it listens for TLS write tls:HOST:PORT"
         if call.op in READS:
             return ServerUnreachable(f"{problem}; it changes nothing, send it again")
         return OutcomeUnknown(

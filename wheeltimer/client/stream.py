@@ -8,7 +8,13 @@ from typing import Final
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from wheeltimer.client.connection import REPLY_BYTES_MAX, keep_alive, split_host_port, tls_context
+from wheeltimer.client.connection import (
+    REPLY_BYTES_MAX,
+    keep_alive,
+    split_host_port,
+    tls_context,
+    unreachable,
+)
 from wheeltimer.client.pipeline import NoReply, Pipeline
 from wheeltimer.errors import ServerUnreachable
 
@@ -61,10 +67,7 @@ async def connect(
         with anyio.fail_after(timeout_ms / 1000):
             lines = Lines(await _open(server, tls), timeout_ms)
     except (OSError, UnicodeError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        reason = getattr(error, "strerror", None) or str(error) or "no answer"
-        raise ServerUnreachable(
-            f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`"
-        ) from error
+        raise unreachable(server, error) from error
     if token is None:
         return lines
     hello, line = Pipeline(server), b""
