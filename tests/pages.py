@@ -16,7 +16,7 @@ RECIPES: Final = sorted(path for path in DOCS.glob("recipes/*") if path.is_file(
 
 # What stands in a line of text and begins so is a command, where words follow.
 _PROGRAMS: Final = (
-    "wheeltimer", ".venv/bin/wheeltimer", "python", "python3", "pip", "pytest", "systemctl",
+    ".", "source", "wheeltimer", ".venv/bin/wheeltimer", "python", "python3", "pip", "pytest", "systemctl",
     "systemd-analyze", "journalctl", "nc", "ncat", "telnet", "curl", "openssl", "chronyc",
     "eval", "export", "node", "java", "apt", "apt-get", "docker", "sudo", "git", "bash", "sh", "rm", "mv",
 )  # fmt: skip

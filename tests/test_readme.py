@@ -228,6 +228,14 @@ def test_the_commands_that_it_names_run(reader: Reader) -> None:
     assert "wheeltimer" in completed
 
 
+@plays("README.md", ". .venv/bin/activate")
+def test_a_virtual_environment_that_is_activated_puts_the_command_in_the_path(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / ".venv"], check=True)
+    done = shell.run(". .venv/bin/activate; command -v wheeltimer")
+    assert (done.stdout.strip(), done.stderr) == (str(tmp_path / ".venv" / "bin" / "wheeltimer"), "")
+
+
 @plays("README.md", "wheeltimer tail")
 def test_tail_shows_what_happens(reader: Reader) -> None:
     child = reader.shell.type("wheeltimer tail", **reader.variables)

@@ -21,7 +21,13 @@ def policy() -> Policy:
 
 @pytest.mark.parametrize(
     "other",
-    [f"{SEEN}80/hook", "http://10.0.0.11/hook", "https://10.0.0.1:80/hook", f"{SEEN}@evil/hook", "http://x/y"],
+    [
+        f"{SEEN}80/hook",
+        "http://10.0.0.11/hook",
+        "https://10.0.0.1:80/hook",
+        f"{SEEN}@evil/hook",
+        "http://x/y",
+    ],
 )
 def test_an_origin_that_only_begins_like_one_that_passed_does_not_pass(policy: Policy, other: str) -> None:
     assert policy.all_pass([f"{SEEN}/a", f"{SEEN}/b"])
