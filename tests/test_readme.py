@@ -32,6 +32,7 @@ from wheeltimer.core import commands as ops
 
 README: Final = PAGES["README.md"]
 CI: Final = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+pytestmark = pytest.mark.quick
 __all__ = ["home"]  # a fixture of the process tests
 
 F = TypeVar("F", bound=Callable[..., None])
