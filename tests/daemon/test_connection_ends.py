@@ -252,12 +252,12 @@ async def test_a_line_that_comes_in_drops_does_not_wake_the_loop_for_each(
     """Five hundred such connections at once made every pass of the loop 50 ms long."""
     reads = 0
 
-    def read(fd: int, size: int) -> bytes:
+    def readv(fd: int, buffers: tuple[memoryview]) -> int:
         nonlocal reads
         reads += 1
-        return os.read(fd, size)
+        return os.readv(fd, buffers)
 
-    monkeypatch.setattr(connection, "os", SimpleNamespace(read=read, write=os.write))
+    monkeypatch.setattr(connection, "os", SimpleNamespace(readv=readv, write=os.write))
     async with site(tmp_path, monkeypatch) as here:
         client = await here.connect()
         for byte in json.dumps({"op": "ping", "seq": "x" * 200}).encode():

@@ -31,6 +31,9 @@ DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
 DROPS_MAX: Final = 16  # in a row, each a turn of the loop; then more of them are let come together
 DROPS_PAUSE_S: Final = 0.2
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
+# All connections read into it, and copy what came before anybody else has a turn. A piece of its own for each
+# read would be cut down to the few bytes of a request, and leave a hole in the heap where that lives on.
+_received: Final = memoryview(bytearray(RECEIVE_BYTES))
 _log = logging.getLogger("wheeltimer.server")
 
 
@@ -127,7 +130,8 @@ class Connection:
         while True:
             await trio.lowlevel.wait_readable(self._stream.socket)
             try:
-                return os.read(self._stream.socket.fileno(), RECEIVE_BYTES)
+                size = os.readv(self._stream.socket.fileno(), (_received,))
+                return bytes(_received[:size])
             except BlockingIOError:
                 continue
             except OSError as error:

@@ -34,6 +34,9 @@ HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire
 INTERIM_REPLIES_MAX = 16  # 1xx before the reply itself
 RECV_BYTES = 16_384  # one TLS record
 
+# All connections read into it, and copy what came at once: a piece of its own for each read leaves holes in
+# the heap.
+_received = memoryview(bytearray(RECV_BYTES))
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol"]
@@ -260,7 +263,7 @@ class Connection:
     def _receive(self) -> None:
         reader = self._reader
         try:
-            data = self._sock.recv(RECV_BYTES)
+            size = self._sock.recv_into(_received)
         except _WOULD_BLOCK:
             return
         except ssl.SSLEOFError:
@@ -270,8 +273,8 @@ class Connection:
         except OSError as error:
             raise AttemptError("reset", error.strerror or str(error)) from error
         else:
-            if data:
-                reader.feed(data)
+            if size:
+                reader.feed(bytes(_received[:size]))
             else:
                 reader.end(clean=True)
 
