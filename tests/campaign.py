@@ -15,6 +15,7 @@ KINDS: Final = (
     "strace cases",
     "power cuts",
     "kills",
+    "soaked tasks",
 )
 """Every campaign, in the order of the table."""
 

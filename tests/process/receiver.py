@@ -1,8 +1,9 @@
 """A receiver of callbacks in a process of its own: fast, and it tells what came, as it comes.
 
-The path says how it answers: ``/ok`` 200 at once; ``/status/503`` that status; ``/slow/250`` 200 after so
-many ms; ``/hold`` nothing until ``release``. Each request is reported when it arrives, and when it was
-answered, with clocks read in the receiver, so that the tests' own load does not count.
+The path says how it answers: ``/ok`` 200 at once; ``/status/503`` that status; ``/answers/500,wait,done`` to
+the first attempt 500, to the second 200 with ``wait`` as its body, from the third on 200 with ``done``;
+``/slow/250`` 200 after so many ms; ``/hold`` nothing until ``release``. Each request is reported when it
+arrives, and when it was answered, with clocks read in the receiver, so that the load of tests does not count.
 """
 
 from __future__ import annotations
@@ -170,7 +171,11 @@ class _Connection(asyncio.Protocol):
         server.count += 1
         what, _, value = path.strip("/").partition("/")
         now = what != "slow" and (what != "hold" or server.released)
-        if now:
+        if what == "answers":
+            answers, attempt = value.split(","), int(headers.get("wheeltimer-attempt", 1))
+            answer = answers[min(attempt, len(answers)) - 1]
+            self._write(int(answer) if answer.isdigit() else 200, answer.encode())
+        elif now:
             self._write(int(value) if what == "status" else 200)
         server.tell({
             "number": number,
@@ -188,8 +193,8 @@ class _Connection(asyncio.Protocol):
         elif not now:
             server.held.append(lambda: self._answer(number))
 
-    def _write(self, status: int) -> None:
-        self._transport.write(b"HTTP/1.1 %d Told\r\ncontent-length: 2\r\n\r\nok" % status)
+    def _write(self, status: int, body: bytes = b"ok") -> None:
+        self._transport.write(b"HTTP/1.1 %d Told\r\ncontent-length: %d\r\n\r\n%b" % (status, len(body), body))
 
     def _answer(self, number: int) -> None:
         if not self._transport.is_closing():
