@@ -186,7 +186,8 @@ MUTANTS: Final = (
         "tests/core/test_deciding.py tests/core/test_identity.py",
     ),
     Mutant(
-        "retry-after-shortens-the-wait", "core/outcomes.py", "max(wait_ms, answer.retry_after_ms)",
+        "retry-after-0-hammers", "core/outcomes.py",
+        "max(answer.retry_after_ms, min(wait_ms, RETRY_AFTER_LEAST_MS))",
         "answer.retry_after_ms", "tests/core/test_outcomes.py",
     ),
     Mutant(

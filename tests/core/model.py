@@ -426,7 +426,7 @@ class Model:
             return None if task.polls >= poll.get("max", 120) else parse_duration_ms(poll["every"], "")
         wait_ms = delay_after(task.rule, task.failures, share)
         if wait_ms is not None and answer.retry_after_ms is not None:
-            return max(wait_ms, answer.retry_after_ms)
+            return max(answer.retry_after_ms, min(wait_ms, 1000))
         return wait_ms
 
     @staticmethod

@@ -197,7 +197,19 @@ def test_jitter_is_what_chance_says_and_no_more() -> None:
         assert driver.view(KEY)["next"] - driver.now.wall_ms == wait_ms
 
 
-def test_of_the_rule_s_delay_and_retry_after_the_later_counts_and_the_budget_is_used() -> None:
+HOURLY = {"kind": "fixed", "every": "1h", "attempts": 2, "jitter": 0}
+
+
+@pytest.mark.parametrize(
+    ("asked_ms", "wait_ms"), [(0, 1000), (999, 1000), (1001, 1001), (7_200_000, 7_200_000)]
+)
+def test_retry_after_counts_instead_of_the_rule_s_wait_and_may_be_sooner(asked_ms: int, wait_ms: int) -> None:
+    driver = ready(retry=HOURLY)
+    driver.attempt(KEY, 503, retry_after_ms=asked_ms)
+    assert driver.view(KEY)["next"] == driver.now.wall_ms + wait_ms
+
+
+def test_retry_after_of_nothing_does_not_use_up_the_attempts_at_once() -> None:
     """``Retry-After: 0`` from a receiver in trouble used up all attempts within milliseconds."""
     for asked_ms, wait_ms in ((0, 100), (99, 100), (101, 101), (86_400_000, 86_400_000)):
         driver = ready(retry=FIXED)

@@ -142,7 +142,7 @@ def test_an_end_found_at_recovery_raises_its_event_and_its_hook(home: Home) -> N
 
 
 def test_retry_after_puts_off_and_zero_does_not_use_up_the_attempts(home: Home) -> None:
-    """Each attempt at least the rule's wait after the one before, whatever the receiver asks for."""
+    """A receiver that asks for an instant that is past gets the rule's wait."""
     with RawReceiver() as receiver:
         receiver.answers["zero"] = reply(503, b"", "retry-after: 0")
         receiver.answers["two"] = reply(429, b"", "Retry-After: 2")

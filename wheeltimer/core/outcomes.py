@@ -36,6 +36,7 @@ from wheeltimer.core.units import parse_duration_ms
 
 ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410
+RETRY_AFTER_LEAST_MS: Final = 1_000  # a receiver that asks for less gets the rule's wait, up to this
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -152,7 +153,8 @@ def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, i
     failures = sent.failures + (outcome == "failed")
     wait_ms = next_delay_ms(rule_of(sent), failures, chance) if failures else None
     if wait_ms is not None and answer.retry_after_ms is not None:
-        wait_ms = max(wait_ms, answer.retry_after_ms)  # it may ask for later, never for hammering
+        # The receiver knows best, but 0 would use up all attempts at once.
+        wait_ms = max(answer.retry_after_ms, min(wait_ms, RETRY_AFTER_LEAST_MS))
     return failures, sent.polls, wait_ms
 
 
