@@ -13,6 +13,7 @@ from tests.recipes.world import Page, World
 
 __all__ = ["home"]  # a fixture of the process tests
 Open = Callable[..., World]
+KILLED = pytest.mark.parametrize("killed", [True], ids=["killed"], indirect=True)  # it is about the kill
 ONCE = pytest.mark.parametrize("killed", [False], ids=["runs-on"], indirect=True)  # a kill would tell no more
 
 

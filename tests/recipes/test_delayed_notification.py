@@ -8,7 +8,7 @@ import tomllib
 import pytest
 
 from tests.delivery.servers import deaf_listener
-from tests.recipes.conftest import ONCE, Open
+from tests.recipes.conftest import KILLED, ONCE, Open
 from tests.recipes.world import JUST_BEFORE_MS, MINUTE_MS, SECOND_MS, Answer, Page, World, instant_ms, masked
 
 PAGE = Page("delayed-notification.md")
@@ -102,6 +102,7 @@ def test_moved_while_it_is_called(world: World, answer: Answer | None) -> None:
     assert len(webhook_ids) == 1, "the message is the same: who only remembers it would drop version 2"
 
 
+@KILLED
 def test_a_move_whose_answer_was_lost_can_be_sent_again(world: World) -> None:
     world.shell(MOVE)
     world.accident()
@@ -110,6 +111,7 @@ def test_a_move_whose_answer_was_lost_can_be_sent_again(world: World) -> None:
     assert world.task("order-42", "orders")["version"] == 2
 
 
+@KILLED
 def test_a_move_that_comes_too_late(world: World) -> None:
     world.pass_until(OLD_MS)
     world.receiver.wait("/notify", 1)

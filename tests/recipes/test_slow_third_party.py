@@ -10,7 +10,7 @@ import tomllib
 import pytest
 
 from tests.process.daemon import START_S
-from tests.recipes.conftest import ONCE, Open
+from tests.recipes.conftest import KILLED, ONCE, Open
 from tests.recipes.world import MINUTE_MS, SECOND_MS, Answer, Page, World, hook_as_shown
 
 PAGE = Page("slow-third-party.md")
@@ -96,6 +96,7 @@ def test_every_five_seconds_and_the_whole_result_is_handed_on(world: World) -> N
     assert json.loads(results[0].body)["reply"] == result
 
 
+@KILLED
 def test_sent_again_while_it_waits_it_is_still_polled_once(world: World) -> None:
     world.receiver.answers[JOBS[0]] = [WORKING]
     world.shell(SCHEDULE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.recipes.conftest import ONCE, Open
+from tests.recipes.conftest import KILLED, ONCE, Open
 from tests.recipes.world import JUST_BEFORE_MS, MINUTE_MS, SECOND_MS, Answer, Call, Page, World, masked
 
 PAGE = Page("task-table.md")
@@ -118,6 +118,7 @@ def test_the_callback_arrives_while_a_query_is_in_flight(world: World, answer: A
     ended_once(world, cursor, attempts=1 if world.killed else 2, status=None)
 
 
+@KILLED
 def test_killed_between_the_registration_and_the_call(world: World) -> None:
     """We crashed too, the bank was called or was not: the query finds out."""
     cursor = register(world)
@@ -126,7 +127,7 @@ def test_killed_between_the_registration_and_the_call(world: World) -> None:
     assert "already known" in world.shell(REGISTER)
     queries(world, 1)
     world.settle()
-    world.shell(CANCEL)
+    assert world.shell(FINISH) == "finished: 1\n", "the callback comes later: the release alone is left"
     ended_once(world, cursor, attempts=1, status=200)
 
 
