@@ -93,6 +93,9 @@ def test_the_whole_reply_as_read_reaches_the_hook() -> None:
         (b"", {"reply": None}),
         (b"x" * 65_536, {"reply": "x" * 65_536}),
         ('"\\\n\t订单'.encode() * 1000, {"reply": '"\\\n\t订单' * 1000}),
+        (b"\x1b[31mred\x1b[0m\x00\x0c", {"reply": "\x1b[31mred\x1b[0m\x00\x0c"}),
+        (b"\x07" * 20_000, {"reply": "\x07" * 20_000}),
+        (b"\x07" * 30_000, {"reply_base64": base64.b64encode(b"\x07" * 30_000).decode()}),
         (b"\xff" * 100, {"reply_base64": base64.b64encode(b"\xff" * 100).decode()}),
     ):
         driver = ready(**HOOKS)

@@ -453,6 +453,8 @@ def test_the_largest_outcome_fits_its_reservation() -> None:
         b'"' * 65_536,
         b"\\" * 65_536,
         b"\x01" * 65_536,
+        b"\x01" * 21_845,
+        b"\x01" * 1000 + b'"' * 62_536,
         "é".encode() * 32_768,
         b"\xff" * 65_536,
         b"\t" * 65_536,

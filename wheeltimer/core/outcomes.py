@@ -206,7 +206,7 @@ def end(
     queue, id = split_key(key)
     word = "done" if state is State.DONE else "dead"
     hook_key = key_of(queue, f"{id}/{word}/{task.version}")
-    body = _hook_body(key, task, state, now, reason, finish_reply, answer)
+    body = _hook_body(key, task, state, now, reason, finish_reply, answer, engine.limits.reply_bytes_max)
     hook = Task(
         url, body=body, created_ms=now.wall_ms, lsn=lsn + 1, due_given_ms=now.wall_ms,
         deadline_ns=now.elapsed_at(now.wall_ms),
@@ -219,9 +219,9 @@ def end(
 
 def _hook_body(
     key: str, task: Task, state: State, now: Now, reason: str | None, finish_reply: bytes | None,
-    answer: Answer | None,
+    answer: Answer | None, reply_bytes_max: int,
 ) -> bytes:  # fmt: skip
-    """The JSON that a hook posts. A reply that is not plain UTF-8 text comes as ``reply_base64``."""
+    """The JSON that a hook posts. A reply that is no UTF-8 text comes as ``reply_base64``."""
     queue, id = split_key(key)
     fields: dict[str, object] = {
         "type": f"task.{STATE_WORDS[state]}",
@@ -239,7 +239,7 @@ def _hook_body(
     if finish_reply is not None:
         fields["reply"] = msgspec.Raw(finish_reply)
     elif answer is not None and answer.body:
-        text = _plain_text(answer.body)
+        text = _text(answer.body, 2 * reply_bytes_max)
         if text is None:
             del fields["reply"]
             fields["reply_base64"] = b64encode(answer.body).decode()
@@ -249,11 +249,15 @@ def _hook_body(
 
 
 _CONTROL: Final = bytes(set(range(32)) - {9, 10, 13})
+_CONTROL_BYTES: Final = 6  # of such a character in JSON, where others take at most two
 
 
-def _plain_text(body: bytes) -> str | None:
-    """``body`` as text, or None where JSON could not hold it in at most twice its size."""
-    if body.translate(None, _CONTROL) != body:
+def _text(body: bytes, json_bytes_max: int) -> str | None:
+    """``body`` as text; None where it is no UTF-8, or where so many bytes of JSON may not hold it: a long
+    one full of control characters, for which no room was reserved.
+    """
+    controls = len(body) - len(body.translate(None, _CONTROL))
+    if controls and 2 * (len(body) - controls) + _CONTROL_BYTES * controls > json_bytes_max:
         return None
     try:
         return body.decode()
