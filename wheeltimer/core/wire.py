@@ -102,6 +102,7 @@ def _explained(text: str, cause: BaseException | None) -> BadValue:
         return BadValue(f"a JSON object expected: {sentence}")
     if path in commands.CHOICES and sentence.startswith("invalid "):
         *most, last = commands.CHOICES[path]
+        sentence = sentence.replace("invalid enum value", "invalid value", 1)
         sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected"
     return BadValue(f"{path}: {sentence}", path)
 
