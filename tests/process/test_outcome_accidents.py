@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.process.daemon import SMALL, Connection, Daemon, Home, until
 from tests.process.raw import RawReceiver, reply
 
-AWAY_S = 1.3
+AHEAD_MS = 3000  # what is scheduled for then finds the daemon gone, also where the machine is busy
 
 
 def state(client: Connection, id: str, *wanted: str) -> dict[str, Any]:
@@ -24,16 +25,23 @@ def state(client: Connection, id: str, *wanted: str) -> dict[str, Any]:
     return task
 
 
-def away(home: Home, daemon: Daemon, how: str) -> Daemon:
-    """The daemon is not there for more than a second: held up, or killed and started again."""
+def away(home: Home, daemon: Daemon, how: str, until_ms: int) -> Daemon:
+    """The daemon is not there until then: held up, or killed and started again."""
     if how == "held up":
         daemon.signal(signal.SIGSTOP)
-        threading.Event().wait(AWAY_S)
+    else:
+        daemon.kill()
+    threading.Event().wait(until_ms / 1000 - time.time())
+    if how == "held up":
         daemon.signal(signal.SIGCONT)
         return daemon
-    daemon.kill()
-    threading.Event().wait(AWAY_S)
     return home.start()
+
+
+def client_now(daemon: Daemon) -> int:
+    """The daemon's clock, in ms."""
+    with daemon.connect() as client:
+        return int(client.done("ping")["now"])
 
 
 @pytest.mark.parametrize("how", ["held up", "killed"])
@@ -44,11 +52,13 @@ def test_late_by_a_second_is_not_dropped(home: Home, how: str) -> None:
         with daemon.connect() as client:
             now = client.done("ping")["now"]
             for id, fields in {
-                "delay": {"delay": 300}, "at": {"at": now + 300}, "due": {"delay": 300, "expires_in": "1h"},
-                "over": {"delay": 300, "expires_in": 500}, "over at": {"delay": 300, "expires_at": now + 800},
+                "delay": {"delay": AHEAD_MS}, "at": {"at": now + AHEAD_MS},
+                "due": {"delay": AHEAD_MS, "expires_in": "1h"},
+                "over": {"delay": AHEAD_MS, "expires_in": 500},
+                "over at": {"delay": AHEAD_MS, "expires_at": now + AHEAD_MS + 500},
             }.items():  # fmt: skip
                 client.done("schedule", id=id, url=receiver.url(f"/200/{id[:4]}/{len(id)}"), **fields)
-        daemon = away(home, daemon, how)
+        daemon = away(home, daemon, how, client_now(daemon) + AHEAD_MS + 1200)
         with daemon.connect() as client:
             for id in ("delay", "at", "due"):
                 task = state(client, id, "done", "expired")
@@ -64,7 +74,7 @@ def test_late_by_a_second_is_not_dropped(home: Home, how: str) -> None:
 def test_a_wanted_repeat_is_not_swallowed_by_the_dedupe_window(home: Home) -> None:
     """Within the window the same request calls nobody; ``replace`` re-opens; the window is a setting."""
     with RawReceiver() as receiver:
-        daemon = home.start(config=SMALL + "[limits]\nkeep_done = '1500ms'\n")
+        daemon = home.start()
         with daemon.connect() as client:
             task = {"id": "report", "url": receiver.url("/200/report"), "body": {"day": 1}}
             assert client.done("schedule", **task)["duplicate"] is False
@@ -77,6 +87,10 @@ def test_a_wanted_repeat_is_not_swallowed_by_the_dedupe_window(home: Home) -> No
             wanted = client.done("schedule", **task, on_conflict="replace")
             assert (wanted["duplicate"], wanted["state"], wanted["version"]) == (False, "scheduled", 2)
             receiver.wait("/200/report", 2)
+            state(client, "report", "done")
+        daemon.kill()
+        daemon = home.start(config=SMALL + "[limits]\nkeep_done = '10ms'\n")
+        with daemon.connect() as client:
             for _ in until():  # the window is over: the same request is a new task
                 reply = client.done("schedule", **task)
                 if not reply["duplicate"]:
@@ -93,8 +107,6 @@ def test_an_end_found_at_recovery_raises_its_event_and_its_hook(home: Home) -> N
         hooks = {"on_done": receiver.url("/200/hook"), "on_dead": receiver.url("/200/hook"), "meta": {"m": 1}}
         daemon = home.start()
         with daemon.connect() as client:
-            never = {"url": receiver.url("/200/never"), "delay": 300, "expires_in": 300}
-            client.done("schedule", id="expires", **never, **hooks)
             for id in ("cancelled", "finished", "finished and moved", "cancelled and moved"):
                 client.done("schedule", id=id, url=receiver.url(f"/hold,200/{len(id)}"), **hooks)
                 receiver.wait(f"/hold,200/{len(id)}")
@@ -106,9 +118,9 @@ def test_an_end_found_at_recovery_raises_its_event_and_its_hook(home: Home) -> N
                     assert client.done("finish", id=id, reply={"by": id})["running"] == 1
             with daemon.connect() as subscriber:
                 cursor = subscriber.done("subscribe")["cursor"]
-        daemon.kill()
-        threading.Event().wait(AWAY_S)
-        daemon = home.start()
+            never = {"url": receiver.url("/200/never"), "delay": AHEAD_MS, "expires_in": 300}
+            due = client.done("schedule", id="expires", **never, **hooks)["due"]
+        daemon = away(home, daemon, "killed", due + 400)
         ends: dict[str, dict[str, Any]] = {}
         with daemon.connect() as subscriber:
             subscriber.done("subscribe", **{"from": cursor, "types": ["task.*"]})

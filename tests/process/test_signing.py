@@ -15,7 +15,7 @@ from tests.process.raw import RawReceiver, Request
 
 KEYS = {name: bytes(range(start, start + 24)) for name, start in (("old", 1), ("new", 60), ("file", 200))}
 SECRETS = {name: "whsec_" + base64.b64encode(key).decode() for name, key in KEYS.items()}
-RETRY = {"kind": "fixed", "every": "30ms", "attempts": 1000, "jitter": 0}
+RETRY = {"kind": "fixed", "every": "100ms", "attempts": 1000, "jitter": 0}
 
 
 def config(*names: str, more: str = "") -> str:
