@@ -119,7 +119,9 @@ class Story:
     def over(self) -> bool:
         """Whether all was answered, and its last version has ended and told so to whoever it was to tell."""
         ended = bool(self.ends) and self.ends[-1][0] == len(self.dues)
-        told = self.forgotten or (ended and len(self.hooks) >= self._hooks_due())
+        told = ended and len(self.hooks) >= self._hooks_due()
+        if self.forgotten:  # the other task of this id has an end of its own
+            told = len(self.ends) >= 2
         return told and not self.unanswered
 
     def _hooks_due(self) -> int:
