@@ -95,6 +95,7 @@ KINDS: Final[dict[str, Callable[[_Address], None]]] = {
         address,
         b'{"op":"schedule","url":"http://a/","body":' + b"[" * 30_000 + b"]" * 30_000 + b"}\n",
     ),
+    "pings": lambda address: _flood(address, b'{"op":"ping"}\n'),
     "deaf": _deaf,
     "drip": _drip,
     "storm": _storm,

@@ -65,8 +65,8 @@ MUTANTS: Final = (
         "tests/journal tests/simulation/test_disk_accidents.py -k short",
     ),
     Mutant(
-        "reply-before-durable", "daemon/connection.py", "while outbox and outbox[0][0] <= durable_lsn:",
-        "while outbox:", "tests/daemon/test_requests.py tests/daemon/test_slow_disk.py",
+        "reply-before-durable", "daemon/outbox.py", "while waiting and waiting[0][0] <= durable_lsn:",
+        "while waiting:", "tests/daemon/test_requests.py tests/daemon/test_slow_disk.py",
     ),
     Mutant(
         "call-before-durable", "delivery/dispatcher.py", "task.lsn > self._durable_lsn()", "False",

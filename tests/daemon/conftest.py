@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.daemon.worlds import Stopwatch
-from wheeltimer.daemon import requests, turn
+from wheeltimer.daemon import bulk, requests, turn
 
 
 @pytest.fixture
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     """Stands still: a slice is never over. ``step_ns = SLICE_NS``: a slice is two tasks."""
     stopwatch = Stopwatch()
-    monkeypatch.setattr(turn, "time", stopwatch)
-    monkeypatch.setattr(requests, "time", stopwatch)
+    for module in (turn, requests, bulk):
+        monkeypatch.setattr(module, "time", stopwatch)
     return stopwatch

@@ -20,7 +20,7 @@ from tests.daemon.worlds import World, settle, world
 from tests.process.daemon import START_S, Connection
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.task import STATE_WORDS, State, unpack
+from wheeltimer.core.task import STATE_WORDS, STOP_FINISH, State, unpack
 from wheeltimer.daemon.server import Server
 from wheeltimer.settings import Limits
 
@@ -112,21 +112,29 @@ class Threaded:
         trio.from_thread.run(settle, trio_token=self._token)
 
     def tasks(self) -> dict[str, tuple[int, str]]:
-        """Version and state of every task; those that live are alike, as after a restart."""
+        """Version and state of every task; those that live are alike, as after a restart.
+
+        What a restart does by itself is done here too: it ends a task whose cancel or finish waits for an
+        attempt, and finish's end makes the hook that the task names.
+        """
         self._settle()
         return self.call(_tasks)
 
 
 def _tasks(daemon: World) -> dict[str, tuple[int, str]]:
     daemon.engine.check()
-    found = {}
+    found, hooks = {}, {}
     for key, row in daemon.engine.table.items():
         task = unpack(row)
         ended = (None, "cancelled", "done")[task.stop]  # at recovery at the latest
         if task.state >= State.DONE:
             ended = STATE_WORDS[task.state]
         found[key] = task.version, ended or "live"
-    return found
+        if task.stop == STOP_FINISH and task.state < State.DONE and task.on_done is not None:
+            hook = f"{key}/done/{task.version}"
+            known = daemon.engine.get(hook)  # a task of that name that somebody scheduled is replaced
+            hooks[hook] = 1 if known is None else known.version + 1, "live"
+    return found | hooks
 
 
 def recovered(folder: Path) -> dict[str, tuple[int, str]]:

@@ -144,6 +144,7 @@ JUNK = [
     b"GET / HTTP/1.1",
     b"*1\r\n$4\r\nPING",
 ]
+HTTP = re.compile(rb"[^{]* HTTP/\d(\.\d)?\s*")
 EDITS = st.lists(
     st.tuples(st.sampled_from(("set", "put", "cut", "copy")), st.integers(0, 400), st.integers(0, 255)),
     min_size=1,
@@ -177,9 +178,13 @@ LINES = st.one_of(
 def wanted(stream: bytes) -> Iterator[tuple[str, bytes]]:
     """What must be said to this stream: ("reply", line) for each line, and how it ends."""
     *lines, tail = stream.split(b"\n")
+    first = next((line for line in lines if line not in (b"", b"\r")), b"")
     for line in lines:
         if len(line.removesuffix(b"\r")) > LINE_BYTES_MAX:
             yield "line_too_long", line
+            return
+        if line is first and HTTP.fullmatch(line):
+            yield "bad_request", line
             return
         if line not in (b"", b"\r"):
             yield "reply", line
@@ -669,3 +674,21 @@ def test_what_is_taken_is_shown_as_it_was_given_and_what_is_refused_changes_noth
             assert (task["version"], task["due"]) == (reply["version"], reply["due"])
 
     campaign(case, 1500, thorough, request=requests(), ascii=st.booleans())
+
+
+def test_a_finish_that_waits_for_an_attempt_brings_its_hook_after_a_restart(site: Threaded) -> None:
+    """Attempts do not end here, so the restart ends the task; what it then finds is compared as ever."""
+    lines = (
+        {"op": "schedule", "id": "a", "url": URL, "on_done": URL},
+        {"op": "schedule", "id": "b", "url": URL, "on_done": URL, "on_dead": URL},
+    )
+    for line in lines:
+        (reply,) = site.exchange([json.dumps(line).encode() + b"\n"])
+        assert reply["ok"]
+    assert site.written() > 2
+    for op, id in (("finish", "a"), ("cancel", "b")):
+        (reply,) = site.exchange([json.dumps({"op": op, "id": id}).encode() + b"\n"])
+        assert (reply["ok"], reply["running"]) == (True, 1)
+    assert site.tasks() == {
+        "default/a": (1, "done"), "default/a/done/1": (1, "live"), "default/b": (1, "cancelled"),
+    }  # fmt: skip

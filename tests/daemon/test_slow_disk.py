@@ -147,7 +147,7 @@ async def test_a_group_of_many_waits_for_a_disk_that_hangs_and_uses_up_no_room(
     async with place(tmp_path, monkeypatch) as here:
         for at in range(0, members, 100):
             await here.daemon.ask_all([schedule(f"g{n}", group="g", delay="1h") for n in range(at, at + 100)])
-        monkeypatch.setattr("wheeltimer.daemon.requests.SLICE_NS", 0)  # one member a slice
+        monkeypatch.setattr("wheeltimer.daemon.turn.SLICE_NS", 0)  # one member a slice
         client = await here.connect()
         await _hang(here)
         journal = here.daemon.journal
@@ -188,6 +188,6 @@ async def test_a_commit_sends_the_replies_that_it_made_true_and_no_other(
         here.disk.end_one()
         await until(lambda: len(here.server.waiting) == 1)
         assert (await client.reply())["id"] == "first"
-        assert [b"second" in replies for _, replies in here.only()._outbox] == [True]
+        assert [b"second" in replies for _, replies in here.only()._outbox._waiting] == [True]
         here.disk.catch_up()
         assert (await client.reply())["id"] == "second"

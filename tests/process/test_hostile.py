@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import socket
 import ssl
 import struct
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.process.daemon import START_S, Connection, Home, Reply, lines, until
+from tests.process.test_lines import memory_kib
 
 URL = "http://127.0.0.1:9/never"
 LINE_BYTES_MAX = 131_072
@@ -121,7 +123,7 @@ def refused(target: Target, line: bytes, field: str | None, code: str = "bad_req
 SCHEDULE = b'{"op":"schedule","queue":"hostile","url":"http://127.0.0.1:9/","delay":3600000,%b}'
 LINES: dict[str, tuple[bytes, str | None]] = {
     "a TLS hello that holds a line end": (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", None),
-    "an HTTP request line": (b"GET /metrics HTTP/1.1\r", None),
+    "an HTTP header": (b"Host: 127.0.0.1:8463\r", None),
     "a Redis command": (b"*1\r", None),
     "100 KiB of NUL": (b"\0" * 100_000, None),
     "all bytes but line ends": (bytes(set(range(256)) - {10}) * 400, None),
@@ -255,15 +257,20 @@ def test_a_real_tls_client_is_turned_away_and_nobody_else(target: Target) -> Non
     target.alone()
 
 
-def test_a_browser_that_is_made_to_post_gets_an_error_a_line(target: Target) -> None:
-    """A form of a web page can reach a port of this machine."""
+@pytest.mark.parametrize("method", ["POST /", "GET /x?y=z", "OPTIONS *", "PRI *"])
+@pytest.mark.parametrize("gap", [b"", b"\r\n\r\n"], ids=["at once", "after blank lines"])
+def test_a_browser_that_is_made_to_post_is_not_obeyed(method: str, gap: bytes, target: Target) -> None:
+    """A form of a web page can reach a port of this machine, and its text may hold good requests."""
+    version = "2.0" if method == "PRI *" else "1.1"
     with target.connect() as client:
         client.send_bytes(
-            b"POST / HTTP/1.1\r\nHost: 127.0.0.1:8463\r\nContent-Type: text/plain\r\n\r\nname=text"
-        )
-        client.half_close()
-        replies = client.rest()
-    assert [reply["error"] for reply in replies] == ["bad_request"] * 4
+            gap + f"{method} HTTP/{version}\r\nHost: 127.0.0.1\r\nContent-Type: text/plain\r\n\r\n".encode()
+            + lines([target.hostile(0), {"op": "pause", "queue": "witness"}])
+        )  # fmt: skip
+        (refusal,) = client.rest()
+    assert (refusal["error"], "HTTP" in refusal["message"]) == ("bad_request", True)
+    assert target.hostile_tasks() == 0
+    assert not target.witness.done("stats")["queues"]["witness"]["paused"]
 
 
 def test_five_hundred_clients_of_one_byte_at_a_time_are_all_served(target: Target) -> None:
@@ -472,3 +479,93 @@ def test_more_clients_than_descriptors_neither_fill_the_log_nor_stop_the_callbac
     assert "Traceback" not in log, log[-3000:]
     assert "LimitNOFILE" in log
     assert len(log) < 20_000
+
+
+def test_five_hundred_that_read_nothing_stay_under_the_ceiling_all_together(home: Home) -> None:
+    """Each is within its own bounds, and has half a minute to read: what counts is the sum."""
+    config = "[limits]\nclients_bytes_max = 16777216\n[journal]\nsegment_bytes = 16777216\n"
+    daemon = home.start(config=config, wrap=("prlimit", f"--as={CEILING_BYTES}"))
+    with daemon.connect() as witness:
+        witness.done("schedule", id="big", url=URL, delay="1h", body_text="x" * BODY_BYTES_MAX)
+        host, _, port = daemon.listen[0].rpartition(":")
+        crowd = []
+        for number in range(500):
+            client = socket.socket()
+            crowd.append(client)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect((host, int(port)))
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError, ConnectionError):
+                client.send(b'{"op":"get","id":"big"}\n' * 2000 if number % 2 else b"x" * 120_000)
+        for number in range(200):
+            witness.done("schedule", id=f"w{number}", url=URL, delay="1h")
+        for client in crowd:
+            client.close()
+        for _ in until():
+            if witness.done("stats")["connections"] == 1:
+                break
+        assert witness.done("stats")["tasks"]["scheduled"] == 201
+    log = daemon.stop().log
+    assert log.count("clients held too much") == 1, log
+    assert "Traceback" not in log, log
+
+
+def test_an_idle_client_costs_nothing_for_what_it_said_before(target: Target) -> None:
+    """Its last 128 KiB, and the requests in them, were kept for as long as it stayed."""
+    pings = b'{"op":"ping"}\n' * 9000
+    crowd = [target.connect() for _ in range(80)]
+    try:
+        before_kib = memory_kib(target.daemon.pid, "VmRSS")
+        for client in crowd:
+            client.send_bytes(pings)
+            for _ in range(9000):
+                assert client.line()
+        assert memory_kib(target.daemon.pid, "VmRSS") < before_kib + 6_000
+    finally:
+        for client in crowd:
+            client.close()
+
+
+def test_a_reload_amid_pipelined_requests_loses_none(target: Target) -> None:
+    with target.connect() as client:
+        for first in range(0, 5000, 500):
+            client.send(*(target.hostile(number) for number in range(first, first + 500)))
+            target.daemon.signal(signal.SIGHUP)
+        assert all(reply["ok"] for reply in client.replies(5000))
+    for _ in until():
+        if "settings reloaded" in target.daemon.log:
+            break
+    assert target.hostile_tasks() == 5000
+
+
+def test_a_half_close_amid_a_group_operation_still_gets_its_count(target: Target) -> None:
+    target.witness.send(*(target.hostile(number) for number in range(5000)))
+    assert all(reply["ok"] for reply in target.witness.replies(5000))
+    with target.connect() as client:
+        client.send({"op": "cancel", "group": "hostile"})
+        client.half_close()
+        assert [reply["cancelled"] for reply in client.rest()] == [5000]
+
+
+def test_a_reset_amid_a_group_operation_leaves_whole_tasks(target: Target) -> None:
+    target.witness.send(*(target.hostile(number) for number in range(5000)))
+    assert all(reply["ok"] for reply in target.witness.replies(5000))
+    client = target.connect()
+    client.send({"op": "cancel", "group": "hostile"})
+    client.reset()
+    target.alone()
+    counts = target.witness.done("stats")["queues"]["hostile"]
+    left = counts.get("scheduled", 0)
+    assert left in (0, 5000), "it was begun or it was not"
+    assert target.hostile_tasks() == left
+
+
+def test_five_hundred_subscribers_that_vanish_at_once(target: Target) -> None:
+    crowd = [target.connect() for _ in range(500)]
+    for client in crowd:
+        client.send({"op": "subscribe"})
+    for client in crowd:
+        assert client.reply()["ok"]
+    for client in crowd:
+        client.reset()
+    target.alone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import ssl
@@ -165,3 +166,19 @@ def test_a_failure_behind_a_handshake_ends_that_connection_only(home: Home) -> N
         first.ping()
     daemon.signal()
     assert daemon.wait().code == 0
+
+
+def test_failed_handshakes_do_not_fill_the_log(home: Home) -> None:
+    daemon = home.start(config=write(home.folder), listen=LISTEN)
+    port = int(daemon.listen[1].rpartition(":")[2])
+    for _ in range(200):
+        with socket.create_connection(("127.0.0.1", port), 10) as garbage:
+            garbage.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            garbage.settimeout(10)
+            with contextlib.suppress(ConnectionResetError):
+                while garbage.recv(4096):
+                    pass
+    with client(daemon, home.folder) as asks:
+        asks.ping()
+    log = daemon.stop().log
+    assert log.count("no TLS handshake") == 1, log

@@ -6,8 +6,8 @@ Nothing here walks all tasks in one go: ``Listing`` is fed a slice of rows at a 
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final
 
 from msgspec import Raw, to_builtins
 
@@ -82,10 +82,15 @@ def _sort_key(key: str, task: Task) -> tuple[int, str, str]:
 class Listing:
     """One page: the ``limit`` soonest tasks after ``cursor`` that pass the filters.
 
-    Feed it every slice of ``rows(engine)`` and ask for ``reply``. Memory is O(limit), time O(rows).
+    Feed it every slice of ``rows(engine)``, have the page made ready by ``show``, a slice at a time too, and
+    ask for ``reply``. Memory is O(limit), time O(rows).
     """
 
-    def __init__(self, command: c.List, sees: Callable[[str], bool] | None = None) -> None:
+    def __init__(
+        self, command: c.List, sees: Callable[[str], bool] | None = None,
+        shown: Callable[[dict[str, object]], Any] = dict,
+    ) -> None:  # fmt: skip
+        """``shown`` makes of a task what stands in the reply; its time is that of ``show``."""
         if not 1 <= command.limit <= LIST_MAX:
             raise BadValue(f"limit: 1 to {LIST_MAX} expected", "limit")
         self._command = command
@@ -96,6 +101,10 @@ class Listing:
         self._after = None if command.cursor is None else _read_cursor(command.cursor)
         self._best: list[tuple[tuple[int, str, str], str, bytes]] = []
         self._beyond: tuple[int, str, str] = (_NEVER + 1, "", "")
+        self._page: list[tuple[tuple[int, str, str], str, bytes]] | None = None  # with one more, if there is
+        self._shown = shown
+        self._tasks: list[Any] = []  # of the page, as they are shown
+        self._size = 0
 
     def rows(self, engine: Engine, size: int = 256) -> Iterator[list[tuple[str, bytes]]]:
         """The rows to feed: those of the group where one is asked for, else all."""
@@ -128,16 +137,25 @@ class Listing:
             del self._best[wanted:]
             self._beyond = self._best[-1][0]  # nothing behind it can be on this page any more
 
-    def reply(self) -> ListReply:
-        page = sorted(self._best)[: self._command.limit + 1]
-        tasks: list[dict[str, object]] = []
-        size = 0
-        for _, key, row in page[: self._command.limit]:
+    def show(self, count: int) -> bool:
+        """Once all is fed: make the next ``count`` tasks ready to be shown; False when that was all."""
+        if self._page is None:
+            self._page = sorted(self._best)[: self._command.limit + 1]
+        page, tasks = self._page, self._tasks
+        for _, key, row in page[len(tasks) : min(len(tasks) + count, self._command.limit)]:
             task = unpack(row)
-            size += len(row) - len(task.body or b"")
-            if size > PAGE_BYTES_MAX and tasks:
-                break
-            tasks.append(view(key, task, whole=False))
+            self._size += len(row) - len(task.body or b"")
+            if self._size > PAGE_BYTES_MAX and tasks:
+                return False
+            tasks.append(self._shown(view(key, task, whole=False)))
+        return len(tasks) < min(len(page), self._command.limit)
+
+    def reply(self) -> ListReply:
+        """The page; what ``show`` has not made ready is made now."""
+        while self.show(LIST_MAX):
+            pass
+        page, tasks = self._page, self._tasks
+        assert page is not None
         reply = ListReply(True, tasks, seq=self._command.reply_seq)
         if len(tasks) < len(page):
             reply.cursor = _write_cursor(page[len(tasks) - 1][0])
@@ -162,11 +180,18 @@ def counts(engine: Engine) -> dict[str, int]:
     return dict(zip(STATE_WORDS, engine.counts, strict=True))
 
 
-def queues(engine: Engine, sees: Callable[[str], bool] | None = None) -> dict[str, dict[str, object]]:
-    """Each known queue's tasks by state (those that are not 0), and whether it is paused."""
+def queues(
+    engine: Engine, sees: Callable[[str], bool] | None = None, names: Sequence[str] | None = None
+) -> dict[str, dict[str, object]]:
+    """Each known queue's tasks by state (those that are not 0), and whether it is paused; or of ``names``."""
+    found = (
+        engine.queues.items()
+        if names is None
+        else [(n, engine.queues[n]) for n in names if n in engine.queues]
+    )
     return {
         name: {"paused": queue.paused} | {w: n for w, n in zip(STATE_WORDS, queue.counts, strict=True) if n}
-        for name, queue in engine.queues.items()
+        for name, queue in found
         if sees is None or sees(name)
     }
 

@@ -29,40 +29,52 @@ class LineReader:
     """Cuts a stream into lines; memory is bounded by one line's limit and what one receive brought.
 
     Give it bytes with ``feed``; it returns whole lines without their ends. A blank line comes as
-    ``b""``. ``overlong`` is True once a line has passed ``line_bytes_max``: the rest is not kept.
+    ``b""``. ``more`` is True while whole lines are left that were not asked for. ``overlong`` is True once
+    a line has passed ``line_bytes_max``: the rest is not kept.
     """
 
     def __init__(self, line_bytes_max: int) -> None:
         self._line_bytes_max = line_bytes_max
         self._rest = b""
+        self.more = False
         self.overlong = False
 
     @property
     def partial(self) -> bool:
         """True where a line has begun and not ended."""
-        return bool(self._rest)
+        return bool(self._rest) and not self.more
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The lines that ``data`` completes, at most up to the first that is too long."""
+    @property
+    def rest(self) -> bytes:
+        """What was fed and not returned."""
+        return self._rest
+
+    def feed(self, data: bytes, count: int = -1) -> list[bytes]:
+        """The next ``count`` lines (-1: all) with ``data`` at the end, at most up to one that is too long."""
         # Only the new bytes are searched for a line's end: a line that comes byte by byte would
         # otherwise be read again for each of them.
-        if b"\n" not in data:
+        if not self.more and b"\n" not in data:
             self._rest += data
             lines = []
         else:
-            lines = (self._rest + data).split(b"\n")
+            lines = (self._rest + data).split(b"\n", count)
             self._rest = lines.pop()
+            self.more = count >= 0 and b"\n" in self._rest
             for number, line in enumerate(lines) if max(map(len, lines)) > self._line_bytes_max else ():
                 if len(line.removesuffix(b"\r")) > self._line_bytes_max:
-                    self.overlong, self._rest = True, b""
+                    self._end()
                     return lines[:number]
         # A carriage return may be the first half of a line's end.
         if (
             len(self._rest) > self._line_bytes_max
+            and not self.more
             and len(self._rest.removesuffix(b"\r")) > self._line_bytes_max
         ):
-            self.overlong, self._rest = True, b""
+            self._end()
         return lines
+
+    def _end(self) -> None:
+        self.overlong, self.more, self._rest = True, False, b""
 
 
 def decode(line: bytes) -> commands.AnyCommand:

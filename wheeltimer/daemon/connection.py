@@ -7,9 +7,9 @@ them; the connection's second nursery task has patience for the rest. What a com
 
 from __future__ import annotations
 
-import logging
 import os
-from collections import deque
+import re
+import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -20,8 +20,8 @@ from wheeltimer.core import wire
 from wheeltimer.core.access import STRANGER, Visitor, unauthorized
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.farewell import RECEIVE_BYTES, send_last
+from wheeltimer.daemon.outbox import Outbox
 from wheeltimer.daemon.subscriber import Subscriber
-from wheeltimer.daemon.turn import SLICE_LINES_MAX
 from wheeltimer.errors import StorageFailed
 
 if TYPE_CHECKING:
@@ -30,11 +30,16 @@ if TYPE_CHECKING:
 DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
 DROPS_MAX: Final = 16  # in a row, each a turn of the loop; then more of them are let come together
 DROPS_PAUSE_S: Final = 0.2
-SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
+MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
+LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
+LITTLE_VISITS: Final = 4  # ... so often in a row, does not wait for those who bring much
+BLANK: Final = (b"", b"\r")
+# A web page can make a browser post lines to this machine: none of them counts.
+NO_HTTP: Final = "this is no HTTP server: one JSON object on a line is expected, and nothing of this was read"
+_is_http: Final = re.compile(rb"[^{]* HTTP/\d(\.\d)?\s*").fullmatch
 # All connections read into it, and copy what came before anybody else has a turn. A piece of its own for each
 # read would be cut down to the few bytes of a request, and leave a hole in the heap where that lives on.
 _received: Final = memoryview(bytearray(RECEIVE_BYTES))
-_log = logging.getLogger("wheeltimer.server")
 
 
 class Connection:
@@ -50,13 +55,12 @@ class Connection:
         self._lines = wire.LineReader(server.limits.line_bytes_max)
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
-        self._outbox: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
-        self._unread_bytes = 0
-        self._rest = b""  # durable replies that the socket did not take
-        self._stuck = trio.Event()  # there is a rest, or nothing more comes
-        self._drained = trio.Event()
-        self._closing = False
-        self._gone = False  # nobody reads replies any more
+        self._fresh = True  # it has not said anything yet
+        self._misled = False  # it speaks HTTP
+        self._little = 0  # visits in a row that brought little; a new client has yet to show that
+        self._began_ns = 0  # the turn that was taken to read
+        self._read_bytes = 0  # of what came and is not answered, where that is much
+        self._outbox = Outbox(stream, server)
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
         self._subscriber: Subscriber | None = None  # from when it subscribed on
@@ -65,13 +69,12 @@ class Connection:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._scope = nursery.cancel_scope
-            nursery.start_soon(self._write_rest)
+            nursery.start_soon(self._send)
             with self._reading:
                 await self._read()
             if self._subscriber is not None:
                 await self._subscriber.run(self)
-            self._closing = True
-            self._stuck.set()
+            self._outbox.close()
         if self._last is not None:
             await send_last(self._stream, self._last)
 
@@ -80,27 +83,29 @@ class Connection:
         limits, partial_until_s, drops = self._limits, None, 0
         hello_until_s: float | None = None
         while True:
+            light = self._little >= LITTLE_VISITS
             if self._visitor.grant is not STRANGER:
                 hello_until_s = None
-                data = await self._receive(partial_until_s)
-            else:
-                if hello_until_s is None:
-                    hello_until_s = trio.current_time() + limits.hello_ms / 1000
-                if not (data := await self._receive_hello(hello_until_s)):
-                    return
+            elif hello_until_s is None:
+                hello_until_s = trio.current_time() + limits.hello_ms / 1000
+            data = await self._receive(light, hello_until_s or partial_until_s)
+            if data is None:
+                self._say_late(hello_until_s is not None)
+                return
             if not data:
-                if self._lines.partial:
+                if self._lines.partial and not self._outbox.gone:
                     self._refuse("the last line has no end, so it was not read")
                 return
-            lines = self._lines.feed(data)
-            await self._answer(lines)
-            if self._subscriber is not None:
+            size, taking_in = len(data), self._take_in(data, light)
+            data = b""  # it is not kept while others go first, or while nothing more comes
+            lines = await taking_in
+            if self._subscriber is not None or self._misled or self._outbox.gone:
                 return
             if self._lines.overlong:
                 text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
                 self.put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
                 return
-            drops = 0 if lines or len(data) >= DROP_BYTES else drops + 1
+            drops = 0 if lines or size >= DROP_BYTES else drops + 1
             if drops > DROPS_MAX:
                 await trio.sleep(DROPS_PAUSE_S)
             if not self._lines.partial:
@@ -108,118 +113,166 @@ class Connection:
             elif lines or partial_until_s is None:  # a line that has begun must end in time, however it drips
                 partial_until_s = trio.current_time() + limits.partial_line_ms / 1000
 
-    async def _receive(self, partial_until_s: float | None) -> bytes:
-        """What the socket holds; empty at the end of the stream, or where a line took too long."""
-        if partial_until_s is None:
-            return await self._receive_some()
-        with trio.CancelScope(deadline=partial_until_s):
-            return await self._receive_some()
+    async def _take_in(self, data: bytes, light: bool) -> int:
+        """Cut lines and have them answered, a slice at a time; how many there were.
+
+        The first slice is in the turn that was taken to read. What is not cut yet costs no more than its
+        bytes: a hundred thousand requests are no hundred thousand objects.
+        """
+        turn, count, slices = self._server.requests.turn, 0, 0
+        if len(data) >= MUCH_BYTES:
+            self._hold(len(self._lines.rest) + len(data))
+        while (slices == 0 or self._lines.more) and not self._outbox.gone:
+            lines = self._lines.feed(data, turn.lines_max)
+            data = b""
+            if (
+                self._fresh
+                and (first := next((line for line in lines if line not in BLANK), None)) is not None
+            ):
+                self._fresh = False
+                self._misled = _is_http(first) is not None
+                if self._misled:
+                    self._refuse(NO_HTTP)
+                    break
+            if lines:
+                count += len(lines)
+                slices += await self._answer(lines, light)
+                if self._subscriber is not None:
+                    break
+            else:
+                turn.spent(self._began_ns, light=light)
+                slices += 1
+            self._began_ns, light = 0, False
+        if (left_bytes := len(self._lines.rest)) or self._read_bytes:
+            self._hold(left_bytes)
+        if count:
+            self._little = self._little + 1 if slices == 1 and count <= LITTLE_LINES else 0
+        return count
+
+    async def _receive(self, light: bool = False, until_s: float | None = None) -> bytes | None:
+        """What comes next, in a turn that then has begun; empty at the end of the stream.
+
+        None where nothing came in time. Waits first: after an answer there is seldom more; an empty read
+        costs 10 us.
+        """
+        sock = self._stream.socket
+        try:
+            while not self._outbox.gone:
+                if until_s is None:
+                    await trio.lowlevel.wait_readable(sock)
+                else:
+                    with trio.CancelScope(deadline=until_s) as patience:
+                        await trio.lowlevel.wait_readable(sock)
+                    if patience.cancelled_caught:
+                        return None
+                # What a client sent before it vanished is worth no slice, and no place among those who wait.
+                if not light and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    break
+                self._began_ns = await self._server.requests.turn.take(light=light)
+                if not light and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                    break
+                try:
+                    size = os.readv(sock.fileno(), (_received,))
+                    return bytes(_received[:size])
+                except BlockingIOError:
+                    continue
+        except (OSError, trio.ClosedResourceError):
+            pass
+        self.vanished()
+        return b""
+
+    def _say_late(self, hello: bool) -> None:
+        """It did not show a token, or end a line, in time: whatever it sends, it is not waited for longer."""
         self._lines = wire.LineReader(self._limits.line_bytes_max)
-        self._refuse(f"a line begun and not ended within {self._limits.partial_line_ms} ms")
-        return b""
-
-    async def _receive_hello(self, until_s: float) -> bytes:
-        """The same from who has shown no token yet: whatever is sent, it is not waited for longer."""
-        with trio.CancelScope(deadline=until_s):
-            return await self._receive_some()
-        self.put(wire.encode(wire.refusal(unauthorized())) + b"\n")
-        return b""
-
-    async def _receive_some(self) -> bytes:
-        """What comes next. Waits first: after an answer there is seldom more; an empty read costs 10 us."""
-        while True:
-            await trio.lowlevel.wait_readable(self._stream.socket)
-            try:
-                size = os.readv(self._stream.socket.fileno(), (_received,))
-                return bytes(_received[:size])
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError("the client is gone") from error
+        if hello:
+            self.put(wire.encode(wire.refusal(unauthorized())) + b"\n")
+        else:
+            self._refuse(f"a line begun and not ended within {self._limits.partial_line_ms} ms")
 
     def _refuse(self, text: str) -> None:
         self.put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
 
-    async def _answer(self, lines: list[bytes]) -> None:
-        """Have lines answered in slices; replies go to the outbox after each.
+    async def _answer(self, lines: list[bytes], light: bool) -> int:
+        """Have lines answered in slices, and how many those were; replies go to the outbox after each.
 
         Short requests may have long replies: no slice is begun, and nothing more read, while too many
         bytes of replies are unread.
         """
-        self._asked, self._answered = lines, 0
-        while self._answered < len(lines) and not self._gone:  # what was asked and left is not worked off
-            while self._unread_bytes >= self._limits.unread_bytes_max:
-                self._drained = trio.Event()
-                await self._drained.wait()
-            some = lines[self._answered : self._answered + SLICE_LINES_MAX]
+        self._asked, self._answered, slices = lines, 0, 0
+        began_ns = self._began_ns
+        # What a client asked that is gone is not worked off.
+        while self._answered < len(lines) and not self._outbox.gone:
+            if self._outbox.unread_bytes >= self._limits.unread_bytes_max:
+                await self._outbox.room(self._limits.unread_bytes_max)
+                began_ns = 0
+                continue
             try:
-                done, replies = await self._requests.answer(some, 0, self._subscribe, self._visitor)
+                self._answered, replies = await self._requests.answer(
+                    lines, self._answered, self._subscribe, self._visitor, began_ns, light
+                )
             except StorageFailed as error:
-                done, replies = len(some), _storage_refusals(error, some)
-            self._answered += done
+                replies = _storage_refusals(error, lines[self._answered :])
+                self._answered = len(lines)
+            slices, began_ns, light = slices + 1, 0, False
             if replies:
                 self.put(replies)
+                replies = b""  # it is not kept while the client does not read
             if self._subscriber is not None:
-                return
+                return slices
+        self._asked, self._answered = [], 0
+        return slices
 
     def _subscribe(self, command: c.Subscribe) -> None:
         self._subscriber = self._server.subscriptions.open(command, self._visitor.grant)
 
+    async def _send(self) -> None:
+        if await self._outbox.run():
+            self._last = b""
+        else:
+            self.cut()
+
     def put(self, replies: bytes, lsn: int | None = None) -> None:
         """Send when ``lsn`` (None: what was decided until now) is durable, behind all that was put before."""
-        lsn = self._journal.next_lsn - 1 if lsn is None else lsn
-        self._outbox.append((lsn, replies))
-        self._unread_bytes += len(replies)
-        if lsn <= self._journal.durable_lsn:
-            self.push()
-        else:
-            self._requests.held_bytes += len(replies)
-            self._server.waiting.append((lsn, len(replies), self))
+        self._outbox.put(replies, lsn)
 
-    def push(self) -> None:
-        """Send what is durable, in order, as far as the socket takes it without waiting."""
-        outbox, durable_lsn = self._outbox, self._journal.durable_lsn
-        parts = []
-        while outbox and outbox[0][0] <= durable_lsn:
-            parts.append(outbox.popleft()[1])
-        if self._rest or not parts:
-            self._rest += b"".join(parts)
-        else:
-            data = parts[0] if len(parts) == 1 else b"".join(parts)
-            try:
-                sent = os.write(self._stream.socket.fileno(), data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                # The client is gone. The reader, who may be waiting for room here, goes on and sees it too.
-                self._gone = True
-                outbox.clear()
-                self._unread_bytes = 0
-                self._drained.set()
-                self._stuck.set()
-                return
-            self._unread_bytes -= sent
-            self._rest = data[sent:]
-            self._drained.set()
-        if self._rest or (self._closing and not outbox):
-            self._stuck.set()
+    def vanished(self) -> None:
+        """The client is gone: nothing is kept for it.
+
+        This is no exception: a thousand a second leave cycles behind, and collecting those stops the loop.
+        """
+        self._lines, self._asked, self._answered = wire.LineReader(self._limits.line_bytes_max), [], 0
+        self._hold(0)
+        self._outbox.vanished()
+
+    def cut(self) -> None:
+        """End it at once, and let go of what it makes us hold; whoever waits for its socket is woken."""
+        self.vanished()
+        self._stream.socket.close()
+
+    def _hold(self, read_bytes: int) -> None:
+        more, self._read_bytes = read_bytes - self._read_bytes, read_bytes
+        if more:
+            self._server.holds(more)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it makes us hold: replies that it has not read, and what it sent that is not answered."""
+        return self._outbox.unread_bytes + self._read_bytes
 
     @property
     def unread_bytes(self) -> int:
         """What was put and the socket has not taken."""
-        return self._unread_bytes
+        return self._outbox.unread_bytes
 
     async def drained(self) -> None:
         """Return when the socket has taken all."""
-        while self._unread_bytes:
-            self._drained = trio.Event()
-            await self._drained.wait()
+        await self._outbox.room(1)
 
     async def says_more(self) -> bool:
         """Return when a subscriber sent something more, True, or closed its side, False."""
-        data = b"".join(self._asked[self._answered :]) + (b"x" if self._lines.partial else b"")
-        while not data.strip():
-            if not (data := await self._receive_some()):
+        data: bytes | None = b"".join(self._asked[self._answered :]) + self._lines.rest
+        while not (data and data.strip()):
+            if not (data := await self._receive()):
                 return False
         return True
 
@@ -238,38 +291,10 @@ class Connection:
 
     def fail(self, error: StorageFailed) -> None:
         """Tell every request that waits, with its ``seq``, and end."""
-        waiting = b"".join(replies for _, replies in self._outbox).split(b"\n")
-        self._last = _storage_refusals(error, waiting + self._asked[self._answered :])
+        waiting = self._outbox.undurable().split(b"\n") + self._asked[self._answered :]
+        self._last = _storage_refusals(error, waiting)
         if self._scope is not None:
             self._scope.cancel()
-
-    async def _write_rest(self) -> None:
-        """Send what the socket did not take at once, with patience for a slow client."""
-        while True:
-            await self._stuck.wait()
-            self._stuck = trio.Event()
-            while data := self._rest:
-                if not await self._send(data):
-                    _log.warning("client reads nothing, closed unread_bytes=%d", self._unread_bytes)
-                    assert self._scope is not None
-                    self._scope.cancel()
-                    return
-                self._rest = self._rest[len(data) :]
-            if self._closing and not self._outbox:
-                self._last = b""
-                return
-
-    async def _send(self, data: bytes) -> bool:
-        """Send replies; False where the client read nothing for too long."""
-        for start in range(0, len(data), SEND_BYTES):
-            piece = data[start : start + SEND_BYTES]
-            with trio.move_on_after(self._limits.unread_ms / 1000) as patience:
-                await self._stream.send_all(piece)
-            if patience.cancelled_caught:
-                return False
-            self._unread_bytes -= len(piece)
-            self._drained.set()
-        return True
 
 
 def _storage_refusals(error: StorageFailed, lines: list[bytes]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from wheeltimer.core import commands as c
 from wheeltimer.core import queries
 from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
@@ -67,15 +69,21 @@ class Rights:
 
 
 def stats(
-    engine: Engine, command: c.Stats, grant: Grant | None, about: dict[str, object]
-) -> dict[str, object]:
-    """The reply; ``about`` is the shells' part. A token of some queues is not told what counts others."""
+    engine: Engine, command: c.Stats, grant: Grant | None, about: dict[str, object],
+    queues: Mapping[str, object] | None = None,
+) -> dict[str, object]:  # fmt: skip
+    """The reply; ``about`` is the shells' part. A token of some queues is not told what counts others.
+
+    ``queues``: what it says of those, where that was made before.
+    """
     sees = None if grant is None else grant.filter
+    if queues is None:
+        queues = queries.queues(engine, sees)
     reply: dict[str, object] = {"ok": True}
     if sees is None:
-        reply |= {"tasks": queries.counts(engine), "queues": queries.queues(engine)}
+        reply |= {"tasks": queries.counts(engine), "queues": queues}
         reply |= {"attempts": dict(engine.outcomes), **about}
     else:
-        reply |= {"tasks": queries.counts_of(engine, sees), "queues": queries.queues(engine, sees)}
+        reply |= {"tasks": queries.counts_of(engine, sees), "queues": queues}
         reply |= {name: about[name] for name in _TOLD_TO_ALL if name in about}
     return reply if command.seq is None else reply | {"seq": command.seq}

@@ -16,13 +16,16 @@ from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.connection import Connection
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S, Door
 from wheeltimer.daemon.guests import Guests, address_of
+from wheeltimer.daemon.outbox import Outbox
 from wheeltimer.daemon.requests import Requests
+from wheeltimer.daemon.seldom import Seldom
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits
 
+RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached
 END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
 _log = logging.getLogger("wheeltimer.server")
 
@@ -38,12 +41,16 @@ class Server:
         self.journal = journal
         self.subscriptions = subs
         self.limits = limits
-        self.waiting: deque[tuple[int, int, Connection]] = deque()  # lsn that is waited for, bytes that wait
+        self.waiting: deque[tuple[int, int, Outbox]] = deque()  # lsn that is waited for, bytes that wait
+        self.held_bytes = 0  # for all clients: what they have not read, what they sent and is not answered
         self._open: set[Connection] = set()
         self._door = Door()
         self._guests = Guests(limits)
         self.tls = tls
         requests.rights.reload(access or Access())
+        self.deaf = Seldom(_log, logging.WARNING)
+        self._cuts = Seldom(_log, logging.WARNING)
+        self._handshakes = Seldom(_log, logging.INFO)
         self._closed = trio.Event()
         self._ending = False
 
@@ -73,7 +80,11 @@ class Server:
         assert self.tls is not None, "a tls: listener without [tls] is refused by the settings"
         context = self.tls
         await self._stay(
-            stream, address, lambda stream: serve_tls(stream, context, self.limits.hello_ms, self._talk)
+            stream,
+            address,
+            lambda stream: serve_tls(
+                stream, context, self.limits.hello_ms, self.requests.turn, self._handshakes, self._talk
+            ),
         )
 
     async def _stay(
@@ -100,15 +111,30 @@ class Server:
         try:
             await connection.run()
         finally:
+            connection.vanished()
             self._open.discard(connection)
+
+    def holds(self, more: int) -> None:
+        """So many bytes more are held for clients, or fewer; beyond the bound those with the most are cut."""
+        self.held_bytes += more
+        if more <= 0 or self.held_bytes <= self.limits.clients_bytes_max:
+            return
+        enough = self.limits.clients_bytes_max * RELIEF // 8  # so that not every byte more needs another look
+        for connection in sorted(self._open, key=lambda each: each.held_bytes, reverse=True):
+            if self.held_bytes <= enough:
+                break
+            self._cuts.say(
+                "clients held too much, closed those with the most held_bytes=%d", connection.held_bytes
+            )
+            connection.cut()
 
     def committed(self, lsn: int) -> None:
         """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
         waiting = self.waiting
         while waiting and waiting[0][0] <= lsn:
-            _, held_bytes, connection = waiting.popleft()
+            _, held_bytes, outbox = waiting.popleft()
             self.requests.held_bytes -= held_bytes
-            connection.push()
+            outbox.push()
 
     def reload(self, access: Access, tls: ssl.SSLContext | None) -> None:
         """Other tokens and rights for every connection, another certificate for who comes from here on."""

@@ -54,13 +54,12 @@ class Outlet(Protocol):
 class Subscriber:
     """``run`` it on its connection until it returns; what was put is then still to be sent."""
 
-    def __init__(self, hub: Subscriptions, wanted: events.Filter, seq: Seq, bytes_max: int) -> None:
+    def __init__(self, hub: Subscriptions, wanted: events.Filter, seq: Seq) -> None:
         self.wanted = wanted
         self.seen_lsn: int | None = None  # it wants what comes after; None: that is not to be had
         self.joined = False  # whether it is given what comes
         self._hub = hub
         self._seq = seq
-        self._bytes_max = bytes_max
         self._outlet: Outlet | None = None
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -86,7 +85,7 @@ class Subscriber:
         self._waiting.append(data)
         self._waiting_bytes += len(data)
         self._stirred.set()
-        if self._waiting_bytes > self._bytes_max:
+        if self._waiting_bytes > self._hub.waiting_bytes_max:
             self.fail(None)
 
     def fail(self, reply: ErrorReply | None) -> None:

@@ -24,7 +24,7 @@ from wheeltimer.core.access import Grant
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
-from wheeltimer.daemon.turn import SLICE_NS, Turn
+from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
 from wheeltimer.settings import Limits
@@ -63,6 +63,12 @@ class Subscriptions:
         """How many there are."""
         return len(self._open)
 
+    @property
+    def waiting_bytes_max(self) -> int:
+        """What may wait for one of them: all who want the same wait for the same bytes, others share."""
+        limits = self._limits
+        return min(limits.subscriber_bytes_max, limits.clients_bytes_max // max(1, len(self._channels)))
+
     def open(self, command: c.Subscribe, grant: Grant | None = None) -> Subscriber:
         """Take a subscriber in, for what its token sees. Raises BadValue, Refused."""
         wanted = events.Filter.of(command, grant)
@@ -76,7 +82,7 @@ class Subscriptions:
             self._ledger.listeners[r.Started] = [self._started]
         last_lsn = self.journal.next_lsn - 1
         from_lsn = last_lsn if command.from_ is None else self.writer.lsn_of(command.from_)
-        subscriber = Subscriber(self, wanted, command.reply_seq, limits.subscriber_bytes_max)
+        subscriber = Subscriber(self, wanted, command.reply_seq)
         self._open.add(subscriber)
         if command.from_ is None:
             subscriber.seen_lsn = last_lsn
@@ -178,7 +184,7 @@ class Subscriptions:
 
     async def _give(self, follower: Follower, records: Numbered) -> None:
         """Make lines of at most ``SLICE_RECORDS`` records and hand them to whoever wants them."""
-        if self._worked_ns > SLICE_NS:
+        if self._worked_ns > self.turn.slice_ns:
             await self._rest()
         began_ns = await self.turn.take()
         if self._follower is not follower:

@@ -8,7 +8,6 @@ limits of a connection hold behind it. It costs two descriptors more, and a copy
 from __future__ import annotations
 
 import contextlib
-import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -16,11 +15,13 @@ from typing import Final
 import trio
 
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S
+from wheeltimer.daemon.seldom import Seldom
+from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import SettingsError
 from wheeltimer.settings import Tls
 
 PIECE_BYTES: Final = 65_536
-_log = logging.getLogger("wheeltimer.server")
+HANDSHAKE_NS: Final = 1_000_000  # of the loop's time, with a key of 2,048 bits
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
@@ -47,15 +48,23 @@ async def serve_tls(
     stream: trio.SocketStream,
     context: ssl.SSLContext,
     patience_ms: int,
+    turn: Turn,
+    failed: Seldom,
     talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
-    """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over."""
+    """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over.
+
+    A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` is told where it fails.
+    """
     secure = trio.SSLStream(stream, context, server_side=True)
     try:
         with trio.move_on_after(patience_ms / 1000) as patience:
+            await trio.lowlevel.wait_readable(stream.socket)
+            await turn.take()
+            turn.charge(HANDSHAKE_NS)
             await secure.do_handshake()
     except trio.BrokenResourceError as error:
-        _log.info("no TLS handshake: %s", error.__cause__ or error)
+        failed.say("no TLS handshake: %s", error.__cause__ or error)
     else:
         if not patience.cancelled_caught:
             await _between(secure, talk)

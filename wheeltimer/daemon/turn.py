@@ -1,8 +1,13 @@
-"""Shares the loop between those who bring work by the thousand: connections, scans, group operations.
+"""Shares the loop between those who bring work: connections, scans, group operations.
 
 Trio runs all that is runnable before it looks at timers and sockets again. Sixteen connections that
 each work for a millisecond would make every timer sixteen milliseconds late, so their slices are
-spread: about one slice a pass, first come first served.
+spread: about one slice a pass, first come first served, and whoever has used one goes to the back.
+
+A client that asks for a little at a time waits for none of them. It has a lane of its own, which a slice
+of others does not fill; and while there are such clients, the slices of all others are short, because a
+request that comes in the middle of one waits for its end, and so does the commit that it then waits for.
+Both lanes move in every pass: neither can starve the other.
 """
 
 from __future__ import annotations
@@ -14,33 +19,78 @@ import trio
 
 SLICE_NS: Final = 1_000_000  # work done in one pass of the loop before the next in line waits for another
 SLICE_LINES_MAX: Final = 256  # lines, rows or tasks between two looks at the clock
+SHORT_FACTOR: Final = 4  # a slice is so much shorter beside clients that ask for little
+LIGHT_NEAR_NS: Final = 100_000_000  # for so long after the last of them
 
 
-class Turn:
-    """``await turn.take()`` before a slice, ``turn.spent(began_ns)`` after it."""
+class _Lane:
+    """Who waits in order, and what was done since the first of them waited for a pass."""
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
-        self._spent_ns = 0
+        self.spent_ns = 0
 
-    async def take(self) -> int:
+    async def wait(self, most_ns: int, *, strict: bool) -> None:
+        """Return in this pass if ``most_ns`` of it is not spent, else in one of the next.
+
+        ``strict``: nobody goes before those who wait already.
+        """
+        if self.spent_ns >= most_ns or (strict and self._lock.locked()):
+            async with self._lock:
+                if self.spent_ns >= most_ns:
+                    self.spent_ns = 0
+                    await trio.lowlevel.checkpoint()
+
+
+class Turn:
+    """``await turn.take()`` before a slice, ``turn.spent(began_ns)`` after it; both with the same ``light``.
+
+    ``light`` is for who has brought little, several times in a row: ``connection.py`` decides.
+    """
+
+    def __init__(self) -> None:
+        self._heavy, self._light = _Lane(), _Lane()
+        self._light_ns = -LIGHT_NEAR_NS  # when the last light slice began
+        self._short = False
+
+    async def take(self, *, light: bool = False) -> int:
         """Wait until a slice may begin; the instant it does, in ns, for ``spent``.
 
         Where little was done since the last wait it begins at once: a request that comes alone is not
         made to wait for another pass.
         """
-        if self._spent_ns >= SLICE_NS:
-            async with self._lock:
-                self._spent_ns = 0
-                await trio.lowlevel.checkpoint()
-        return time.perf_counter_ns()
+        if light:
+            if self._light.spent_ns >= SLICE_NS:
+                await self._light.wait(SLICE_NS, strict=False)
+            now_ns = self._light_ns = time.perf_counter_ns()
+            self._short = True
+            return now_ns
+        await self._heavy.wait(self.slice_ns, strict=True)
+        now_ns = time.perf_counter_ns()
+        self._short = now_ns - self._light_ns < LIGHT_NEAR_NS
+        return now_ns
+
+    @property
+    def slice_ns(self) -> int:
+        """How long a slice may take now."""
+        return SLICE_NS // SHORT_FACTOR if self._short else SLICE_NS
+
+    @property
+    def lines_max(self) -> int:
+        """How many lines, rows or tasks a slice may have now."""
+        return SLICE_LINES_MAX // SHORT_FACTOR if self._short else SLICE_LINES_MAX
 
     def over(self, began_ns: int) -> bool:
         """Whether a slice that began then has taken its time."""
-        return time.perf_counter_ns() - began_ns > SLICE_NS
+        return time.perf_counter_ns() - began_ns > self.slice_ns
 
-    def spent(self, began_ns: int) -> int:
+    def spent(self, began_ns: int, *, light: bool = False) -> int:
         """Count a slice that is over; how long it took, in ns."""
         took_ns = time.perf_counter_ns() - began_ns
-        self._spent_ns += took_ns
+        lane = self._light if light else self._heavy
+        lane.spent_ns += took_ns
         return took_ns
+
+    def charge(self, work_ns: int) -> None:
+        """Count work of those who bring much that cannot be timed."""
+        self._heavy.spent_ns += work_ns

@@ -121,6 +121,14 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
     unread_ms: Annotated[
         int, _ms("a client that reads no reply for so long is disconnected", 100, HOUR_MS)
     ] = 30 * SECOND_MS
+    clients_bytes_max: Annotated[
+        int,
+        _knob(
+            "replies not read and lines not ended, of all clients together; beyond it those with the most are"
+            " disconnected",
+            _MIB, 64 * 1024 * _MIB,
+        ),
+    ] = 128 * _MIB  # fmt: skip
     partial_line_ms: Annotated[
         int, _ms("a line begun and not ended for so long: disconnected", 100, HOUR_MS)
     ] = 30 * SECOND_MS

@@ -1,0 +1,175 @@
+"""What touches any number of tasks: ``list``, ``forecast``, groups and queues at once, a slice at a time.
+
+All of it is work for the lane of those who bring much (``turn.py``), whoever asks. What touches one task,
+and who may ask what: ``requests.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from wheeltimer.core import access, queries, stopping, wire
+from wheeltimer.core import commands as c
+from wheeltimer.core import records as r
+from wheeltimer.core.access import Grant
+from wheeltimer.core.forecast import Forecast
+from wheeltimer.core.replies import CancelReply, FinishReply, RedriveReply
+from wheeltimer.core.task import Now, State, Task, key_of
+from wheeltimer.daemon.ledger import Ledger
+from wheeltimer.daemon.turn import Turn
+from wheeltimer.errors import BadValue, Refused, TargetBlocked
+
+SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
+
+if TYPE_CHECKING:
+    from wheeltimer.daemon.requests import Requests
+
+
+class Bulk:
+    """Answers those for ``requests``, which lets them in."""
+
+    def __init__(self, requests: Requests, ledger: Ledger, turn: Turn) -> None:
+        self._requests = requests
+        self._ledger = ledger
+        self._engine = ledger.engine
+        self._turn = turn
+
+    async def answer(
+        self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, grant: Grant | None
+    ) -> object:
+        try:
+            if grant is not None:
+                access.check(grant, command)
+            sees = None if grant is None else grant.filter
+            if isinstance(command, c.Subscribe):
+                assert subscribe is not None, "nobody takes subscribers here"
+                return subscribe(command)
+            if isinstance(command, c.List):
+                return await self._fed(queries.Listing(command, sees, _encoded))
+            if isinstance(command, c.Forecast):
+                limits = self._engine.limits
+                return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees))
+            if isinstance(command, c.Stats):
+                return await self._stats(command, grant)
+            assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
+            self._requests.refuse_in_drain(command)
+            return await self._many(command, grant)
+        except (Refused, BadValue, TargetBlocked) as error:
+            return wire.refusal(error, command.seq)
+
+    async def _fed(self, scan: queries.Listing | Forecast) -> object:
+        """The reply of what looks at all rows, a slice at a time."""
+        for rows in scan.rows(self._engine, self._turn.lines_max):
+            began_ns = await self._turn.take()
+            scan.feed(rows)
+            self._turn.spent(began_ns)
+        while isinstance(scan, queries.Listing):
+            began_ns = await self._turn.take()
+            more = scan.show(self._turn.lines_max)
+            self._turn.spent(began_ns)
+            if not more:
+                break
+        return scan.reply()
+
+    async def _stats(self, command: c.Stats, grant: Grant | None) -> object:
+        """Of many queues: each as it is when it is looked at."""
+        names, shown = list(self._engine.queues), dict[str, msgspec.Raw]()
+        sees = None if grant is None else grant.filter
+        while names:
+            began_ns = await self._turn.take()
+            some = names[-self._turn.lines_max :]
+            del names[-len(some) :]
+            found = queries.queues(self._engine, sees, some)
+            shown |= {name: _encoded(queue) for name, queue in found.items()}
+            self._turn.spent(began_ns)
+        return self._requests.stats(command, grant, shown)
+
+    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, grant: Grant | None) -> object:
+        """A group or queue at once: every member is decided by itself, at its own time."""
+        keys = self._members(command)
+        if grant is not None and grant.filter is not None:
+            keys = (key for key in keys if grant.sees(key[: key.index("/")]))
+        reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
+        changed = running = 0
+        while True:
+            began_ns = await self._requests.let_in()
+            now = self._ledger.now()
+            until_ns = began_ns + self._turn.slice_ns
+            for key in keys:
+                task = self._engine.get(key)
+                # A member may have left the group since the keys were taken.
+                if task is not None and (command.group is None or task.group == command.group):
+                    records = self._one(command, key, task, now, reply)
+                    if records and not self._requests.rights.has_room(grant, command, now):
+                        records = []
+                    if records and not self._ledger.submit(records):
+                        if changed or running:
+                            return self._counted(command, changed, running)  # the rest: ask again
+                        raise self._ledger.no_room()
+                    running += task.state == State.RUNNING and not isinstance(command, c.Redrive)
+                    changed += bool(records) and task.state != State.RUNNING
+                if time.perf_counter_ns() > until_ns:
+                    break
+            else:
+                self._turn.spent(began_ns)
+                break
+            self._turn.spent(began_ns)
+            self._requests.changed()
+        self._requests.changed()
+        return self._counted(command, changed, running)
+
+    def _counted(self, command: c.Cancel | c.Finish | c.Redrive, changed: int, running: int) -> object:
+        if isinstance(command, c.Cancel):
+            return CancelReply(True, changed, running, command.reply_seq)
+        if isinstance(command, c.Finish):
+            return FinishReply(True, changed, running, command.reply_seq)
+        return RedriveReply(True, changed, command.reply_seq)
+
+    def _members(self, command: c.Cancel | c.Finish | c.Redrive) -> Iterator[str]:
+        """The keys that a request without ``id`` names. A filter is required: none never means all."""
+        queue = None if command.queue is None else c.check_name(command.queue, "queue")
+        if command.group is not None:
+            c.check_name(command.group, "group")
+            members = list(self._engine.groups.get(command.group, ()))
+        elif isinstance(command, c.Redrive) and queue is not None:
+            members = list(self._engine.kept_dead)
+        else:
+            wanted = "an id, a group or a queue" if isinstance(command, c.Redrive) else "an id or a group"
+            raise BadValue(f"id: {wanted} expected; nothing is done to all tasks at once", "id")
+        if isinstance(command, c.Cancel) and command.if_version is not None:
+            raise BadValue("if_version: goes with id only", "if_version")
+        prefix = "" if queue is None else key_of(queue, "")
+        return (key for key in members if key.startswith(prefix))
+
+    def _one(
+        self, command: c.Cancel | c.Finish | c.Redrive, key: str, task: Task, now: Now, reply: bytes | None
+    ) -> r.Records:
+        engine, lsn = self._engine, self._ledger.journal.next_lsn
+        if isinstance(command, c.Redrive):
+            if task.state not in (State.DEAD, State.EXPIRED):
+                return []
+            # What tasks_max leaves no room for stays as it is; the count in the reply tells.
+            room = engine.live < engine.limits.tasks_max
+            return stopping.redrive_one(engine, key, task, now, lsn) if room else []
+        if task.state >= State.DONE:
+            return []
+        if isinstance(command, c.Finish):
+            return stopping.finish_one(engine, key, task, now, lsn, reply)
+        return stopping.cancel_one(engine, key, task, now, lsn)
+
+
+def _encoded(shown: dict[str, object]) -> msgspec.Raw:
+    return msgspec.Raw(wire.encode(shown))
+
+
+def is_long(command: c.AnyCommand, queues: int) -> bool:
+    """Whether a command may touch any number of tasks, or of so many queues."""
+    if isinstance(command, c.Stats):
+        return queues > SHORT_STATS_QUEUES
+    if isinstance(command, (c.List, c.Forecast, c.Subscribe)):
+        return True
+    return isinstance(command, (c.Cancel, c.Finish, c.Redrive)) and command.id is None

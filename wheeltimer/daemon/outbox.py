@@ -1,0 +1,137 @@
+"""Replies on their way out: in order, each when what it says is durable, as fast as the client reads.
+
+What a client does not read is counted, here and by the server for all clients together. Reading, and what
+is answered, is in ``connection.py``; the last words of a connection are in ``farewell.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from wheeltimer.daemon.server import Server
+
+SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
+
+
+class Outbox:
+    """``put`` replies, ``push`` when something became durable; ``run`` has patience with a slow client."""
+
+    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
+        self._stream = stream
+        self._server = server
+        self._journal = server.journal
+        self._waiting: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
+        self._rest = b""  # durable replies that the socket did not take
+        self._stuck = trio.Event()  # there is a rest, or nothing more comes
+        self._drained = trio.Event()
+        self._closing = False
+        self.unread_bytes = 0  # what was put and the socket has not taken
+        self.gone = False  # nobody reads replies any more
+
+    def put(self, replies: bytes, lsn: int | None = None) -> None:
+        """Send when ``lsn`` (None: what was decided until now) is durable, behind all that was put before."""
+        lsn = self._journal.next_lsn - 1 if lsn is None else lsn
+        self._waiting.append((lsn, replies))
+        if lsn <= self._journal.durable_lsn:
+            self.unread_bytes += len(replies)
+            self.push(len(replies))
+        else:
+            self._count(len(replies))
+            self._server.requests.held_bytes += len(replies)
+            self._server.waiting.append((lsn, len(replies), self))
+
+    def push(self, new_bytes: int = 0) -> None:
+        """Send what is durable, in order, as far as the socket takes it without waiting.
+
+        ``new_bytes`` of it were not counted yet: of what is taken at once nobody needs to know.
+        """
+        waiting, durable_lsn = self._waiting, self._journal.durable_lsn
+        parts = []
+        while waiting and waiting[0][0] <= durable_lsn:
+            parts.append(waiting.popleft()[1])
+        sent = 0
+        if self._rest or not parts:
+            self._rest += b"".join(parts)
+        else:
+            data = parts[0] if len(parts) == 1 else b"".join(parts)
+            try:
+                sent = os.write(self._stream.socket.fileno(), data)
+            except BlockingIOError:
+                pass
+            except OSError:
+                self._server.holds(new_bytes)
+                self.vanished()
+                return
+            self._rest = data[sent:]
+        self.unread_bytes -= new_bytes
+        self._count(new_bytes - sent)
+        if sent:
+            self._drained.set()
+        if self._rest or (self._closing and not waiting):
+            self._stuck.set()
+
+    def _count(self, more: int) -> None:
+        self.unread_bytes += more
+        if more:
+            self._server.holds(more)
+
+    def vanished(self) -> None:
+        """The client is gone: nothing is kept for it. Whoever waits for it goes on and sees that too."""
+        self.gone = True
+        self._waiting.clear()
+        self._rest = b""
+        self._count(-self.unread_bytes)
+        self._drained.set()
+        self._stuck.set()
+
+    async def room(self, bytes_max: int) -> None:
+        """Return when less than ``bytes_max`` is unread, or the client is gone."""
+        while self.unread_bytes >= bytes_max:
+            self._drained = trio.Event()
+            await self._drained.wait()
+
+    def close(self) -> None:
+        """Nothing more is put: ``run`` ends with the last of it."""
+        self._closing = True
+        self._stuck.set()
+
+    def undurable(self) -> bytes:
+        """Replies that wait for a commit."""
+        return b"".join(replies for _, replies in self._waiting)
+
+    async def run(self) -> bool:
+        """Send what the socket did not take at once; False where the client does not read, or is gone."""
+        while True:
+            await self._stuck.wait()
+            self._stuck = trio.Event()
+            while data := self._rest:
+                if not await self._send(data):
+                    self._server.deaf.say("client reads nothing, closed unread_bytes=%d", self.unread_bytes)
+                    return False
+                self._rest = self._rest[len(data) :]
+            if self.gone:
+                return False
+            if self._closing and not self._waiting:
+                return True
+
+    async def _send(self, data: bytes) -> bool:
+        """Send replies; False where the client read nothing for too long."""
+        for start in range(0, len(data), SEND_BYTES):
+            piece = data[start : start + SEND_BYTES]
+            with trio.move_on_after(self._server.limits.unread_ms / 1000) as patience:
+                try:
+                    await self._stream.send_all(piece)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    self.vanished()
+            if patience.cancelled_caught:
+                return False
+            if self.gone:
+                return True
+            self._count(-len(piece))
+            self._drained.set()
+        return True
