@@ -142,7 +142,7 @@ class Daemon:
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
-            queue_of(settings), window_of(settings),
+            queue_of(settings), window_of(settings), sender.begin,
         )  # fmt: skip
         ticker = Ticker(ledger, self.clock, timer := open_timer(self.clock), dispatcher.go)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
@@ -176,6 +176,7 @@ class Daemon:
                         await inner.start(compactor.run)
                         await end_stopped(ledger, self._recovered.stopping)
                         tasks = self.engine.live  # some may be delivered before the port is open
+                        await inner.start(sender.arrivals.run)
                         await inner.start(dispatcher.run)
                         await inner.start(ticker.run)
                         for listener, kind in listeners:

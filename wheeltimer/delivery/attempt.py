@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 import email.utils
+import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -21,10 +22,11 @@ from wheeltimer.core.identity import webhook_id
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.core.units import parse_duration_ms
+from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.connection import AttemptError, Reply
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.signature import sign
-from wheeltimer.delivery.transport import header_lines
+from wheeltimer.delivery.transport import Kept, header_lines
 
 TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task says otherwise
 CONNECT_TIMEOUT_MS: Final = 3_000
@@ -39,6 +41,7 @@ _OURS: Final = (
     b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
     b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
 )
+_log = logging.getLogger("wheeltimer.delivery")
 _VISIBLE: Final = re.compile("[!-$&-~]*").fullmatch
 
 
@@ -49,6 +52,17 @@ class Exchange(Protocol):
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
         connect_timeout_ms: int,
     ) -> Reply: ...  # fmt: skip
+
+    def begin(
+        self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
+    ) -> Kept | None: ...
+
+
+Again = Callable[[], Awaitable[Answer]]
+"""What goes on with an attempt in a nursery task."""
+
+Landing = Answer | Again | None
+"""How a flight ends: with an answer, in a nursery task, or cut short by the end of the daemon."""
 
 
 @lru_cache(maxsize=4096)
@@ -69,44 +83,24 @@ class Sender:
         self, transport: Exchange, journal_id: bytes, now: Callable[[], Now],
         keys_of: Callable[[str], Sequence[bytes]] = lambda queue: (), version: str = "0",
     ) -> None:  # fmt: skip
-        self._transport = transport
+        self.transport = transport
+        self.arrivals = Arrivals()
         self._journal_id = journal_id
-        self._now = now
+        self.now = now
         self.keys_of = keys_of
         self._agent = b"user-agent: wheeltimer/%b\r\n" % version.encode()
 
     async def attempt(self, key: str, task: Task) -> Answer:
         """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value."""
-        started = self._now()
-        late_ms = late_ms_of(task, started)
-        destination, target = _split(task.url)
-        fields = self._fields(key, task, started, late_ms)
-        timeout_ms = TIMEOUT_MS if task.timeout is None else parse_duration_ms(task.timeout, "timeout")
-        connect_ms = CONNECT_TIMEOUT_MS
-        if task.connect_timeout is not None:
-            connect_ms = parse_duration_ms(task.connect_timeout, "connect_timeout")
-        reply, error = None, None
-        with trio.CancelScope(deadline=trio.current_time() + timeout_ms / 1000) as scope:
-            try:
-                reply = await self._transport.request(
-                    destination, task.method.encode(), target, fields, task.body or b"", connect_ms
-                )
-            except AttemptError as problem:
-                error = f"{problem.kind}: {problem}"
-        if reply is None and error is None:
-            assert scope.cancelled_caught
-            error = f"timeout: no whole reply within {timeout_ms} ms"
-        ended = self._now()
-        ms = (ended.elapsed_ns - started.elapsed_ns) // NS_PER_MS
-        if reply is None:
-            return Answer(started.wall_ms, ms, late_ms, error=error)
-        retry_after_ms, stop = _wishes(reply, ended)
-        return Answer(
-            started.wall_ms, ms, late_ms, reply.status, None, reply.body, reply.truncated, retry_after_ms,
-            stop,
-        )  # fmt: skip
+        return await Sending(self, key, task).request()
 
-    def _fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
+    def begin(self, key: str, task: Task, landed: Callable[[Landing], None]) -> Again | None:
+        """``attempt`` without a nursery task, where a connection is kept: None, ``landed`` tells of its end.
+        Otherwise what is to be done in one."""
+        sending = Sending(self, key, task)
+        return None if sending.fly(landed) else sending.request
+
+    def fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
         """The header lines: the caller's own, and those that only the daemon may set."""
         queue, id = split_key(key)
         webhook = webhook_id(self._journal_id, key, task.born, task.revision).encode()
@@ -129,6 +123,96 @@ class Sender:
             signature = sign(keys, webhook, timestamp_s, task.body or b"")
             parts.append(b"webhook-signature: %b\r\n" % signature)
         return b"".join(parts)
+
+
+class Sending:
+    """One attempt under way: in a nursery task (``request``), or without one, as a flight (``fly``)."""
+
+    __slots__ = (
+        "_connect_ms", "_kept", "_key", "_landed", "_late_ms", "_request", "_sender", "_started",
+        "_timeout_ms", "deadline_s",
+    )  # fmt: skip
+
+    def __init__(self, sender: Sender, key: str, task: Task) -> None:
+        self._sender = sender
+        self._key = key
+        self._started = now = sender.now()
+        self._late_ms = late_ms_of(task, now)
+        destination, target = _split(task.url)
+        fields = sender.fields(key, task, now, self._late_ms)
+        self._request = (destination, task.method.encode(), target, fields, task.body or b"")
+        self._timeout_ms = TIMEOUT_MS if task.timeout is None else parse_duration_ms(task.timeout, "timeout")
+        self._connect_ms = CONNECT_TIMEOUT_MS
+        if task.connect_timeout is not None:
+            self._connect_ms = parse_duration_ms(task.connect_timeout, "connect_timeout")
+        self.deadline_s = trio.current_time() + self._timeout_ms / 1000
+        self._kept: Kept
+
+    async def request(self) -> Answer:
+        """By any connection."""
+        return await self._bounded(self._sender.transport.request, *self._request, self._connect_ms)
+
+    async def _resend(self) -> Answer:
+        return await self._bounded(self._kept.resend, self._connect_ms)
+
+    async def _bounded(self, exchange: Callable[..., Awaitable[Reply]], *given: object) -> Answer:
+        with trio.CancelScope(deadline=self.deadline_s):
+            try:
+                return self._replied(await exchange(*given))
+            except AttemptError as problem:
+                return self._failed(problem)
+        return self._failed(self._too_late())
+
+    def fly(self, landed: Callable[[Landing], None]) -> bool:
+        """By a kept connection, if there is one."""
+        kept = self._sender.transport.begin(*self._request)
+        if kept is None:
+            return False
+        self._kept = kept
+        self._landed = landed
+        self._sender.arrivals.add(self, kept.connection)
+        return True
+
+    def arrived(self) -> bool:
+        """What ``Arrivals`` calls; an attempt is kept apart from all others: a bug in it fails it alone."""
+        landing: Landing
+        try:
+            reply = self._kept.advance()
+            if reply is None:
+                return False
+            landing = self._replied(reply)
+        except AttemptError as problem:
+            landing = self._resend if problem.kind == "reset" and self._kept.stale else self._failed(problem)
+        except Exception:  # noqa: BLE001 -- one of the places that isolate; see the docstring
+            _log.exception("attempt failed inside key=%s", self._key)
+            landing = self._failed(AttemptError("internal", "see the daemon's log"))
+        self._landed(landing)
+        return True
+
+    def overdue(self) -> None:
+        self._kept.cut()
+        self._landed(self._failed(self._too_late()))
+
+    def cut(self) -> None:
+        self._kept.cut()
+        self._landed(None)
+
+    def _too_late(self) -> AttemptError:
+        return AttemptError("timeout", f"no whole reply within {self._timeout_ms} ms")
+
+    def _failed(self, problem: AttemptError) -> Answer:
+        started = self._started
+        ms = (self._sender.now().elapsed_ns - started.elapsed_ns) // NS_PER_MS
+        return Answer(started.wall_ms, ms, self._late_ms, error=f"{problem.kind}: {problem}")
+
+    def _replied(self, reply: Reply) -> Answer:
+        started, ended = self._started, self._sender.now()
+        ms = (ended.elapsed_ns - started.elapsed_ns) // NS_PER_MS
+        retry_after_ms, stop = _wishes(reply, ended)
+        return Answer(
+            started.wall_ms, ms, self._late_ms, reply.status, None, reply.body, reply.truncated,
+            retry_after_ms, stop,
+        )  # fmt: skip
 
 
 def late_ms_of(task: Task, now: Now) -> int:

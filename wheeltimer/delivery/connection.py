@@ -39,7 +39,7 @@ RECV_BYTES = 16_384  # one TLS record
 _received = memoryview(bytearray(RECV_BYTES))
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
-Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol"]
+Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol", "internal"]
 
 
 class AttemptError(WheeltimerError):
@@ -190,18 +190,20 @@ class ReplyReader:
 class Connection:
     """An open connection to one destination and one exchange at a time; the holder closes it on any error."""
 
-    __slots__ = ("_arrivals", "_reader", "_sock", "idle_since")
+    __slots__ = ("_arrivals", "_reader", "_unsent", "idle_since", "sock", "watched")
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+        self.sock = sock
         self._reader = ReplyReader()
         self._arrivals = select.poll()
         self._arrivals.register(sock, select.POLLIN)
+        self._unsent: bytes | memoryview = b""
         self.idle_since = 0.0  # Trio's clock; the pool's
+        self.watched = False  # entered in the transport's ``Arrivals``
 
     def close(self) -> None:
         self._reader.close()
-        self._sock.close()
+        self.sock.close()
 
     @property
     def reusable(self) -> bool:
@@ -222,7 +224,7 @@ class Connection:
         if not self._arrivals.poll(0):
             return True  # nor does OpenSSL hold any: a record is always read whole
         try:
-            self._sock.recv(1)
+            self.sock.recv(1)
         except _WOULD_BLOCK:
             return True  # TLS's own, a session ticket
         except OSError:
@@ -230,42 +232,55 @@ class Connection:
         return False
 
     async def exchange(self, message: bytes) -> Reply:
-        """Send one whole request, read one final reply.
+        """Send one whole request, read one final reply. Raises AttemptError ("reset", "tls", "protocol")."""
+        self.begin(message)
+        while True:
+            if self._unsent:
+                await _wait_either(self.sock)
+            else:
+                await trio.lowlevel.wait_readable(self.sock)
+            if (reply := self.advance()) is not None:
+                return reply
+
+    def begin(self, message: bytes) -> None:
+        """Send one whole request, or as much of it as the socket takes; ``advance`` when there is news."""
+        self._reader.begin()
+        self._unsent = self._send(message)
+
+    def advance(self) -> Reply | None:
+        """Send and read what can be without waiting; the final reply once it is whole.
 
         The reply is read while a large request still goes out: a receiver may answer without reading it,
         and then the connection is not reusable. Raises AttemptError ("reset", "tls", "protocol").
         """
-        sock, reader = self._sock, self._reader
-        reader.begin()
-        unsent: bytes | memoryview = self._send(message)
-        while not (reader.done or reader.full):
-            if unsent:
-                await _wait_either(sock)
-                unsent = self._send(unsent)
-            else:
-                await trio.lowlevel.wait_readable(sock)
-            self._receive()
-        if unsent:
-            reader.reusable = False
-        return reader.reply()
+        reader = self._reader
+        if self._unsent:
+            self._unsent = self._send(self._unsent)
+        while self._receive():
+            if reader.done or reader.full:
+                if self._unsent:
+                    reader.reusable = False
+                return reader.reply()
+        return None
 
     def _send(self, data: bytes | memoryview) -> bytes | memoryview:
         """Send what the socket takes; returns the rest. Nothing is left once the other side is gone: it
         may have answered before it closed, and reading tells."""
         try:
-            sent = self._sock.send(data)
+            sent = self.sock.send(data)
         except _WOULD_BLOCK:
             return data
         except OSError:
             return b""
         return memoryview(data)[sent:] if sent < len(data) else b""
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Read once; False where nothing is there."""
         reader = self._reader
         try:
-            size = self._sock.recv_into(_received)
+            size = self.sock.recv_into(_received)
         except _WOULD_BLOCK:
-            return
+            return False
         except ssl.SSLEOFError:
             reader.end(clean=False)
         except ssl.SSLError as error:
@@ -277,6 +292,7 @@ class Connection:
                 reader.feed(bytes(_received[:size]))
             else:
                 reader.end(clean=True)
+        return True
 
 
 async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:

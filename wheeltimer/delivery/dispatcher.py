@@ -13,6 +13,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -21,7 +22,7 @@ import trio
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
-from wheeltimer.delivery.attempt import destination_of, late_ms_of
+from wheeltimer.delivery.attempt import Again, Landing, destination_of, late_ms_of
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
@@ -33,7 +34,7 @@ SHARE: Final = 4  # no destination has more than this part of all permits while 
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
-_Start = tuple[str, Task, Lane, int]  # an attempt that may go: key, task, lane, elapsed ns
+Begin = Callable[[str, Task, Callable[[Landing], None]], Again | None]
 _log = logging.getLogger("wheeltimer.delivery")
 
 
@@ -53,9 +54,11 @@ class Dispatcher:
         concurrency: int,
         queue_of: Callable[[str], Queue] = lambda name: Queue(),
         window_of: Callable[[Destination], Window] = lambda destination: Window(),
+        begin: Begin | None = None,
     ) -> None:
         self._book = book
         self._send = send
+        self._begin = begin
         self._durable_lsn = durable_lsn
         self._concurrency = concurrency
         self._lanes = Lanes(queue_of, window_of)
@@ -254,14 +257,22 @@ class Dispatcher:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start attempts until cancelled; attempts in flight are cancelled with it."""
-        give, take = trio.open_memory_channel[_Start](0)
         async with trio.open_nursery() as nursery:
 
-            def spawn(*start: *_Start) -> None:
-                try:
-                    give.send_nowait(start)
-                except trio.WouldBlock:  # no task has nothing to do
-                    nursery.start_soon(self._attempts, start, take)
+            def spawn(key: str, task: Task, lane: Lane, started_ns: int) -> None:
+                again: Again | None = partial(self._send, key, task)
+                if self._begin is not None:
+                    again = self._begin(key, task, partial(landed, key, lane, started_ns))
+                if again is not None:
+                    nursery.start_soon(self._attempt, again, key, lane, started_ns)
+
+            def landed(key: str, lane: Lane, started_ns: int, landing: Landing) -> None:
+                if landing is None:
+                    self._cut(key, lane)
+                elif isinstance(landing, Answer):
+                    self.finish(key, landing, lane, started_ns)
+                else:
+                    nursery.start_soon(self._attempt, landing, key, lane, started_ns)
 
             self._spawn = spawn
             task_status.started()
@@ -275,26 +286,24 @@ class Dispatcher:
             finally:
                 self.draining = True  # nobody is there for what would start
 
-    async def _attempts(self, start: _Start, more: trio.MemoryReceiveChannel[_Start]) -> None:
-        """One attempt after the other: a new task for each would cost 10 us of the 150 it takes."""
-        while True:
-            await self._attempt(*start)
-            start = await more.receive()
-
-    async def _attempt(self, key: str, task: Task, lane: Lane, started_ns: int) -> None:
+    async def _attempt(self, go: Again, key: str, lane: Lane, started_ns: int) -> None:
         """One attempt, kept apart from all others: a bug in it fails this attempt and is logged."""
         answer: Answer | None = None
         try:
-            answer = await self._send(key, task)
-        except Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
+            answer = await go()
+        except Exception:  # noqa: BLE001 -- one of the places that isolate; see the docstring
             _log.exception("attempt failed inside key=%s", key)
-            answer = Answer(task.next_ms, 0, 0, error="internal: see the daemon's log")
+            answer = Answer(self._book.now().wall_ms, 0, 0, error="internal: see the daemon's log")
         finally:
             if answer is None:
-                self._ended(lane)
-                lane.target.window.cut()
-                self._book.dropped(key)
+                self._cut(key, lane)
         self.finish(key, answer, lane, started_ns)
+
+    def _cut(self, key: str, lane: Lane) -> None:
+        """An attempt was cut short by the end of the daemon: it was not made."""
+        self._ended(lane)
+        lane.target.window.cut()
+        self._book.dropped(key)
 
     def finish(self, key: str, answer: Answer, lane: Lane, started_ns: int) -> None:
         """Record an attempt's outcome and give its permits back."""

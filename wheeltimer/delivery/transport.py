@@ -63,6 +63,13 @@ def _host_line(destination: Destination) -> bytes:
     return header_lines([(b"host", destination.authority.encode("ascii"))])
 
 
+def _message(destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes) -> bytes:
+    length = b"" if method == b"GET" and not body else b"content-length: %d\r\n" % len(body)
+    return b"%b %b HTTP/1.1\r\n%b%b%b\r\n%b" % (
+        method, target, _host_line(destination), fields, length, body,
+    )  # fmt: skip
+
+
 class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 to checked addresses over kept connections. One per daemon, used from one Trio run.
 
@@ -104,11 +111,20 @@ class Transport(httpx.AsyncBaseTransport):
         caller's. A request goes out twice only when a kept connection closed before the first reply byte:
         once, on a fresh connection, counted, ``resent`` in the reply. Raises AttemptError.
         """
-        length = b"" if method == b"GET" and not body else b"content-length: %d\r\n" % len(body)
-        message = b"%b %b HTTP/1.1\r\n%b%b%b\r\n%b" % (
-            method, target, _host_line(destination), fields, length, body,
-        )  # fmt: skip
+        message = _message(destination, method, target, fields, body)
         return await self._exchange(destination, message, connect_timeout_ms / 1000)
+
+    def begin(
+        self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
+    ) -> Kept | None:
+        """``request`` on a kept connection, for who waits for many: sent, or None where none is kept."""
+        connection = self._pool.take(destination, trio.current_time())
+        if connection is None:
+            return None
+        self.counters.reused += 1
+        message = _message(destination, method, target, fields, body)
+        connection.begin(message)
+        return Kept(self, connection, destination, message)
 
     async def _exchange(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
         kept = self._pool.take(destination, trio.current_time())
@@ -119,10 +135,16 @@ class Transport(httpx.AsyncBaseTransport):
             except AttemptError as error:
                 if error.kind != "reset" or kept.answered:
                     raise
-            self.counters.resent += 1
+            return await self.resend(destination, message, connect_timeout_s)
+        fresh = await self._open(destination, connect_timeout_s)
+        return await self._use(fresh, destination, message)
+
+    async def resend(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
+        """The one permitted resend, on a fresh connection. Raises AttemptError."""
+        self.counters.resent += 1
         fresh = await self._open(destination, connect_timeout_s)
         reply = await self._use(fresh, destination, message)
-        return reply if kept is None else msgspec.structs.replace(reply, resent=True)
+        return msgspec.structs.replace(reply, resent=True)
 
     async def _use(self, connection: Connection, destination: Destination, message: bytes) -> Reply:
         try:
@@ -130,11 +152,15 @@ class Transport(httpx.AsyncBaseTransport):
         except BaseException:  # cancelled too: a connection half used is no use to anybody
             connection.close()
             raise
+        self.give_back(connection, destination)
+        return reply
+
+    def give_back(self, connection: Connection, destination: Destination) -> None:
+        """Keep a connection after its exchange, or close it."""
         if connection.reusable and not self._closed:
             self._pool.put(connection, destination, trio.current_time())
         else:
             connection.close()
-        return reply
 
     async def _open(self, destination: Destination, connect_timeout_s: float) -> Connection:
         doing = "looking up the name"
@@ -208,6 +234,44 @@ _HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {
     "reset": httpx.ReadError,
     "protocol": httpx.RemoteProtocolError,
 }
+
+
+class Kept:
+    """One exchange on a kept connection that somebody else waits for; see ``Transport.begin``."""
+
+    __slots__ = ("_destination", "_message", "_transport", "connection")
+
+    def __init__(
+        self, transport: Transport, connection: Connection, destination: Destination, message: bytes
+    ) -> None:
+        self._transport = transport
+        self.connection = connection
+        self._destination = destination
+        self._message = message
+
+    def advance(self) -> Reply | None:
+        """The reply once it is whole, and the connection is kept or closed. Raises AttemptError."""
+        try:
+            reply = self.connection.advance()
+        except BaseException:
+            self.connection.close()
+            raise
+        if reply is not None:
+            self._transport.give_back(self.connection, self._destination)
+        return reply
+
+    @property
+    def stale(self) -> bool:
+        """Whether a reset that ``advance`` raised permits ``resend``: no reply byte came."""
+        return not self.connection.answered
+
+    def cut(self) -> None:
+        """Give up."""
+        self.connection.close()
+
+    async def resend(self, connect_timeout_ms: int) -> Reply:
+        """Once more on a fresh connection. Raises AttemptError."""
+        return await self._transport.resend(self._destination, self._message, connect_timeout_ms / 1000)
 
 
 class ProxyTransport:
