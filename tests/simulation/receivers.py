@@ -135,6 +135,9 @@ class Receivers:
             )
         return _GOOD
 
+    def begin(self, *request: object) -> None:
+        """As ``Transport`` has it; no connection is ever kept here."""
+
     def close_idle(self) -> None:
         """As ``Transport`` has it."""
 

@@ -86,11 +86,9 @@ class Rows:
         self._take_back()
         keys = self.elapsed.expire(now.elapsed_ns, limit)
         self._handed_elapsed.update(keys)
-        for key in self.wall.expire(now.wall_ns, limit):
-            self._handed_wall.add(key)
-            if key not in keys:
-                keys.append(key)
-        return keys
+        by_wall = self.wall.expire(now.wall_ns, limit)
+        self._handed_wall.update(by_wall)
+        return keys + [key for key in by_wall if key not in self._handed_elapsed]
 
     def next_wake_ns(self, now: Now, horizon_ns: int) -> int:
         """When to look again, on the elapsed time line; from here on ``soonest_ns`` tells of what is new."""

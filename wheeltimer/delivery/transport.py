@@ -321,6 +321,11 @@ class ProxyTransport:
         body_read = b"".join(parts)[:BODY_BYTES_MAX]
         return Reply(response.status_code, tuple(response.headers.raw), body_read, size > BODY_BYTES_MAX)
 
+    def begin(
+        self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
+    ) -> None:
+        """As ``Transport.begin``; what is kept is httpx's."""
+
     async def aclose(self) -> None:
         await self._stock.aclose()
 
