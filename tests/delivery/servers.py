@@ -16,8 +16,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 import trio
 
-from wheeltimer.delivery.connection import Reply
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import Reply
 from wheeltimer.delivery.transport import Transport
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"

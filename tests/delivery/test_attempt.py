@@ -20,8 +20,8 @@ from tests.delivery.servers import OK, answering, arena
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now, key_of
 from wheeltimer.delivery.attempt import RETRY_AFTER_MAX_MS, Sender, retry_after_ms
-from wheeltimer.delivery.connection import AttemptError, Reply
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import AttemptError, Reply
 from wheeltimer.delivery.signature import sign
 
 JOURNAL_ID = b"journal-of-tests"

@@ -17,7 +17,8 @@ from trio.testing import trio_test
 from tests.delivery.fakes import NS_PER_S, Config, World, answer, no_answer
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task, split_key
-from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, STALE_MIN, Dispatcher
+from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher
+from wheeltimer.delivery.stale import STALE_MIN
 
 MANY: dict[str, Any] = {"retry": {"kind": "fixed", "every": "1s", "attempts": 1000, "jitter": 0}}
 

@@ -19,8 +19,8 @@ from tests.delivery.servers import (
     once,
     post,
 )
-from wheeltimer.delivery.connection import AttemptError
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.transport import Transport, header_lines
 from wheeltimer.errors import BadValue
 

@@ -9,7 +9,7 @@ import trio
 from trio.testing import trio_test
 
 from tests.delivery.servers import OK, Handler, Wire, answering, arena, endless, once, post
-from wheeltimer.delivery.connection import (
+from wheeltimer.delivery.reply import (
     BODY_BYTES_MAX,
     HEAD_BYTES_MAX,
     INTERIM_REPLIES_MAX,

@@ -11,7 +11,8 @@ import pytest
 
 from tests.delivery.test_transport_hostile import NO_REPLIES, STANDING
 from tests.delivery.test_transport_shared import REPLIES
-from wheeltimer.delivery.connection import RECV_BYTES, AttemptError, Kind, Reply, ReplyReader
+from wheeltimer.delivery.connection import RECV_BYTES
+from wheeltimer.delivery.reply import AttemptError, Kind, Reply, ReplyReader
 
 pytestmark = pytest.mark.quick
 

@@ -15,8 +15,8 @@ from trio.testing import trio_test
 
 from tests.delivery.servers import OK, answering, arena, deaf_listener, open_sockets, post
 from wheeltimer.delivery import resolve
-from wheeltimer.delivery.connection import AttemptError
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.resolve import Address, Resolver, check_all, connect
 from wheeltimer.errors import TargetBlocked
 

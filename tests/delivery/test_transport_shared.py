@@ -20,7 +20,8 @@ import trio
 import trustme
 
 from tests.delivery.servers import OK, Handler, allow_all, answering, arena, once
-from wheeltimer.delivery.transport import ProxyTransport, Transport, header_lines
+from wheeltimer.delivery.proxy import ProxyTransport
+from wheeltimer.delivery.transport import Transport, header_lines
 
 H = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = H + b"transfer-encoding: chunked\r\n\r\n"

@@ -14,8 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from wheeltimer.delivery.connection import AttemptError, Reply
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import AttemptError, Reply
 
 from .history import MS, Call, History
 

@@ -176,9 +176,8 @@ class Daemon:
                         await inner.start(compactor.run)
                         await end_stopped(ledger, self._recovered.stopping)
                         tasks = self.engine.live  # some may be delivered before the port is open
-                        await inner.start(sender.arrivals.run)
-                        await inner.start(dispatcher.run)
-                        await inner.start(ticker.run)
+                        for part in (sender.arrivals, dispatcher, ticker):
+                            await inner.start(part.run)
                         for listener, kind in listeners:
                             await outer.start(trio.serve_listeners, server.host(kind), [listener])
                         inner.start_soon(recorded.run, journal.flush)

@@ -23,8 +23,8 @@ from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
-from wheeltimer.delivery.connection import AttemptError, Reply
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.reply import AttemptError, Reply
 from wheeltimer.delivery.signature import sign
 from wheeltimer.delivery.transport import Kept, header_lines
 

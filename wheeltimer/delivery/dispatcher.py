@@ -12,9 +12,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
-from itertools import islice
 from typing import Final
 
 import trio
@@ -27,13 +26,13 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 SHARE: Final = 4  # no destination has more than this part of all permits while others wait
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
-STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 Begin = Callable[[str, Task, Callable[[Landing], None]], Again | None]
 _log = logging.getLogger("wheeltimer.delivery")
 
@@ -66,8 +65,7 @@ class Dispatcher:
         self._unwritten: list[str] = []  # ready, but their record is not on disk yet
         self._written: deque[str] = deque()  # those whose record may be by now
         self._alarms = Alarms()
-        self._sieve: Iterator[None] | None = None
-        self._surplus = 0  # keys beyond those of ready tasks that the last sieve left
+        self._stale = Stale(book, self._lanes)
         self._no_room_until_ns = 0
         self._wake = trio.Event()
         self._wake_ns: int | None = None  # when ``run`` looks again by itself
@@ -169,7 +167,7 @@ class Dispatcher:
             else:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
                 return self._no_room_until_ns
-        if self._drop_stale():
+        if self._stale.drop(LOOKS_MAX):
             return 0
         alarm_ns = self._alarms.next_ns
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
@@ -227,25 +225,6 @@ class Dispatcher:
             return False
         self._lanes.leave(lane, now_ns)
         return True
-
-    def _drop_stale(self) -> bool:
-        """Keys of tasks that are ready no longer must not pile up behind a gate that stays shut: one slice
-        of a pass over all keys; whether there is more to do.
-        """
-        ready = self._book.engine.counts[State.READY]
-        if self._sieve is None:
-            if self._lanes.size <= 2 * ready + self._surplus + STALE_MIN:
-                return False
-            self._sieve = self._lanes.sieve(self._is_ready)
-        if sum(1 for _ in islice(self._sieve, LOOKS_MAX)) == LOOKS_MAX:
-            return True
-        self._sieve = None
-        self._surplus = max(0, self._lanes.size - ready)
-        return False
-
-    def _is_ready(self, key: str) -> bool:
-        task = self._book.engine.get(key)
-        return task is not None and task.state == State.READY
 
     # -- running --------------------------------------------------------------------------------
 

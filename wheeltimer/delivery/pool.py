@@ -15,6 +15,9 @@ import httpx
 from wheeltimer.delivery.connection import Connection
 from wheeltimer.errors import BadValue
 
+IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
+IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
+IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
 _PORTS = {"http": 80, "https": 443}
 
 

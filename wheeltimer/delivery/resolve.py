@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import trio
 
-from wheeltimer.delivery.connection import AttemptError
+from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.errors import TargetBlocked
 
 STAGGER_S = 0.25  # RFC 8305 section 5: what one address gets before the next is tried beside it

@@ -2,8 +2,8 @@
 
 ``Transport.request`` is the dispatcher's door: destination, method, target and ready header lines, so nothing
 that stays the same between attempts is parsed or built twice. ``handle_async_request`` is httpx's door, which
-makes the same exchange usable from an ``httpx.AsyncClient``. ``ProxyTransport`` has the first door too and
-stands on httpx's stock transport, for an egress proxy.
+makes the same exchange usable from an ``httpx.AsyncClient``. The first door through an egress proxy is
+``proxy.py``.
 
 Environment variables are never looked at (httpx's ``trust_env``), redirects never followed, cookies never
 kept. Not here: how many attempts go at once and how long one may take (``dispatcher.py``), address rules
@@ -22,21 +22,11 @@ import httpx
 import msgspec
 import trio
 
-from wheeltimer.delivery.connection import (
-    BODY_BYTES_MAX,
-    AttemptError,
-    Connection,
-    Kind,
-    Reply,
-    start_tls,
-)
-from wheeltimer.delivery.pool import Counters, Destination, Pool
+from wheeltimer.delivery.connection import Connection, start_tls
+from wheeltimer.delivery.pool import IDLE_MAX, IDLE_PER_DESTINATION_MAX, IDLE_S, Counters, Destination, Pool
+from wheeltimer.delivery.reply import AttemptError, Kind, Reply
 from wheeltimer.delivery.resolve import Check, Resolver, check_all, connect
 from wheeltimer.errors import BadValue, TargetBlocked
-
-IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
-IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
-IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
 
 _METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
 _TARGET = re.compile(rb"[!-~]+")
@@ -272,78 +262,3 @@ class Kept:
     async def resend(self, connect_timeout_ms: int) -> Reply:
         """Once more on a fresh connection. Raises AttemptError."""
         return await self._transport.resend(self._destination, self._message, connect_timeout_ms / 1000)
-
-
-class ProxyTransport:
-    """``Transport.request`` through an egress proxy, on httpx's stock transport.
-
-    The proxy looks names up and connects, so which addresses may be called is the proxy's to say. httpx's
-    pool is what it is: some hundreds of exchanges a second.
-    """
-
-    def __init__(self, proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
-        self._stock = proxy_transport(proxy_url, ssl_context=ssl_context)
-
-    async def request(
-        self,
-        destination: Destination,
-        method: bytes,
-        target: bytes,
-        fields: bytes,
-        body: bytes,
-        connect_timeout_ms: int,
-    ) -> Reply:
-        """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice."""
-        lines = fields.split(b"\r\n")[:-1]
-        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        url = f"{destination.scheme}://{destination.authority}{target.decode('ascii')}"
-        timeout = {"connect": connect_timeout_ms / 1000, "pool": connect_timeout_ms / 1000}
-        request = httpx.Request(
-            method.decode("ascii"), url, headers=headers, content=body, extensions={"timeout": timeout}
-        )
-        parts: list[bytes] = []
-        size = 0
-        try:
-            response = await self._stock.handle_async_request(request)
-            try:
-                # Cancelled rather than left by ``break``: only so do httpx's nested generators all end.
-                with trio.CancelScope() as rest:
-                    async for part in response.aiter_raw():
-                        if size <= BODY_BYTES_MAX:
-                            parts.append(part)
-                            size += len(part)
-                        if size > BODY_BYTES_MAX:
-                            rest.cancel()
-            finally:
-                await response.aclose()
-        except httpx.TransportError as error:
-            raise AttemptError(_kind(error), str(error) or type(error).__name__) from error
-        body_read = b"".join(parts)[:BODY_BYTES_MAX]
-        return Reply(response.status_code, tuple(response.headers.raw), body_read, size > BODY_BYTES_MAX)
-
-    def begin(
-        self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
-    ) -> None:
-        """As ``Transport.begin``; what is kept is httpx's."""
-
-    async def aclose(self) -> None:
-        await self._stock.aclose()
-
-
-def proxy_transport(proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncHTTPTransport:
-    """httpx's stock transport through one proxy that was asked for, deaf to the environment."""
-    limits = httpx.Limits(
-        max_connections=None, max_keepalive_connections=IDLE_PER_DESTINATION_MAX, keepalive_expiry=IDLE_S
-    )
-    verify = ssl_context or ssl.create_default_context()
-    return httpx.AsyncHTTPTransport(verify=verify, trust_env=False, limits=limits, proxy=proxy_url)
-
-
-def _kind(error: httpx.TransportError) -> Kind:
-    if isinstance(error, httpx.TimeoutException):
-        return "timeout"
-    if isinstance(error, httpx.ProtocolError):
-        return "protocol"
-    if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.CloseError)):
-        return "reset"
-    return "connect"
