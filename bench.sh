@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every benchmark and writes .report/report.md, the figures as JSON and the plots beside it.
-# Takes about ten minutes; `./bench.sh --quick` only shows that all of them run. PYTHON names an interpreter
+# Takes about twenty minutes; `./bench.sh --quick` only shows that all of them run. PYTHON names an interpreter
 # that has wheeltimer and its bench extra; without it .venv is used, and made where it is missing.
 set -eu
 cd "$(dirname "$0")"
@@ -14,7 +14,7 @@ fi
 mkdir -p .report
 rm -f .report/*.json .report/*.png .report/report.md
 failed=
-for name in accuracy schedule interference crowd hostile memory delivery compaction; do
+for name in accuracy schedule interference crowd hostile memory delivery backlog compaction; do
     strace=
     [ "$name" = schedule ] && strace=--strace
     "$PYTHON" -m benchmarks "$name" --out .report $strace "$@" || failed="$failed $name"

@@ -23,6 +23,7 @@ NAMES: Final = (
     "hostile",
     "memory",
     "delivery",
+    "backlog",
     "compaction",
 )
 

@@ -1,9 +1,10 @@
 """Where callbacks arrive: one process, one epoll loop, the instant of every request's first byte.
 
 ``python -m benchmarks.receiver [ADDRESSES]`` listens on one free port of 127.0.0.1 (or of as
-many other loopback addresses as asked for) and prints ``ready PORT``. Commands on standard input, one
-a line: ``count`` answers how many requests came; ``arrivals`` answers ``[[id, due_ms, at_ns, attempt]...]``
-and forgets them. It ends with its standard input.
+many other loopback addresses as asked for) and prints ``ready PORT``. A request for ``/slow/MS`` is answered
+so many ms after it came, all others at once. Commands on standard input, one a line: ``count`` answers how
+many requests came; ``arrivals`` answers ``[[id, due_ms, at_ns, attempt]...]`` and forgets them. It ends with
+its standard input.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import select
 import socket
 import sys
 import time
+from heapq import heappop, heappush
 from typing import Any, Final, NamedTuple
 
 from benchmarks.harness import Process
@@ -23,6 +25,7 @@ REPLY: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
 BACKLOG: Final = 4096
 _LENGTH: Final = b"\r\ncontent-length: "
+_SLOW: Final = b" /slow/"
 
 
 def addresses(count: int) -> list[str]:
@@ -57,6 +60,7 @@ class _Receiver:
         self._open: dict[int, socket.socket] = {}
         self._partial: dict[int, tuple[int, bytes]] = {}  # (instant of the first byte, bytes so far)
         self._seen: list[tuple[int, bytes]] = []
+        self._owed: list[tuple[int, int]] = []  # (instant of the reply in ns, descriptor)
         self._count = 0
 
     def listen(self, hosts: list[str]) -> int:
@@ -76,7 +80,7 @@ class _Receiver:
         self._poll.register(stdin, select.EPOLLIN)
         gc.disable()
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(self._wait_s()):
                 if fd in self._open:
                     self._read(fd)
                 elif fd == stdin:
@@ -84,6 +88,17 @@ class _Receiver:
                         return
                 else:
                     self._accept(self._listeners[fd])
+            while self._owed and self._owed[0][0] <= time.time_ns():
+                self._reply(heappop(self._owed)[1])
+
+    def _wait_s(self) -> float | None:
+        """Until the next reply that is owed; epoll itself counts in whole ms, rounded up."""
+        return max(0, self._owed[0][0] - time.time_ns()) / 1e9 if self._owed else None
+
+    def _reply(self, fd: int) -> None:
+        if fd in self._open:
+            with contextlib.suppress(ConnectionError):
+                self._open[fd].send(REPLY)
 
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -114,7 +129,12 @@ class _Receiver:
             at = head.lower().find(_LENGTH)
             body = int(head[at + len(_LENGTH) : head.index(b"\r\n", at + 2)]) if at >= 0 else 0
             if len(data) >= end + 4 + body:
-                connection.send(REPLY)
+                line = head[: head.index(b"\r\n")]
+                if _SLOW in line:
+                    ms = int(line.partition(_SLOW)[2].split()[0])
+                    heappush(self._owed, (at_ns + ms * 1_000_000, fd))
+                else:
+                    connection.send(REPLY)
                 self._count += 1
                 self._seen.append((at_ns, head))
                 return

@@ -17,19 +17,23 @@ from benchmarks.receiver import Arrival, arrivals
 ARRIVAL_TIMEOUT_MS: Final = 15_000
 _LINE: Final = (
     b'{"op":"schedule","id":"timed-%06d-%07d","queue":"timed","at":%d,'
-    b'"url":"http://127.0.0.1:%05d/callback","body":{"order":%20d,"note":"0123456789"}}\n'
+    b'"url":"http://127.0.0.1:%05d/%b","body":{"order":%20d,"note":"0123456789"}}\n'
 )
 
 
-def put(target: Daemon, port: int, count: int, over_ms: int, *, seed: int, lead_ms: int) -> tuple[int, int]:
+def put(
+    target: Daemon, port: int, count: int, over_ms: int, *, seed: int, lead_ms: int, path: str = "callback"
+) -> tuple[int, int]:
     """Store ``count`` tasks due over ``over_ms``, the first in about ``lead_ms``: (from, until) in Unix ms.
 
-    ``seed`` makes the due instants, and the ids: one daemon takes each seed once.
+    ``seed`` makes the due instants, and the ids: one daemon takes each seed once. ``path`` is the receiver's.
     """
     chance = random.Random(seed)
     offsets = [chance.randrange(over_ms) for _ in range(count)]
     from_ms = wall_ms() + lead_ms
-    lines = [_LINE % (seed, number, from_ms + at, port, number) for number, at in enumerate(offsets)]
+    lines = [
+        _LINE % (seed, number, from_ms + at, port, path.encode(), number) for number, at in enumerate(offsets)
+    ]
     stored = writers.drive(target.address, lines, 1, 500, lead_ms / 1000)
     assert stored.ok == count, f"{stored.ok} of {count} were stored"
     assert wall_ms() < from_ms, "storing took longer than the lead"

@@ -45,6 +45,7 @@ FIGURES = {
     "hostile": {"kinds"},
     "memory": {"one hour"},
     "delivery": {"receiver", "setups", "stock_httpx", "lateness"},
+    "backlog": {"overdue", "50 ms alone", "50 ms beside a dead one"},
     "compaction": {
         "0 % live long", "50 % live long", "99 % live long", "without compaction", "with compaction",
     },
