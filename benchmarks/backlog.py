@@ -53,9 +53,7 @@ def run(options: Options) -> Result:
     found, alone, beside = figures.values()
     bounds = [
         Bound("fresh beside a backlog, end to end p99 ms", found["fresh"]["end_to_end_ms"]["p99"], 50),
-        Bound(
-            "memory grows while the backlog goes out, part of the first", found["rss_growth"], 0.25
-        ),
+        Bound("memory grows while the backlog goes out, part of the first", found["rss_growth"], 0.25),
         Bound("out of due order by so many places", found["out_of_order_max"], 2 * WINDOW_MAX + DUE_PER_MS),
         Bound("50 ms alone, ready tasks at most, second half", alone["ready_max_later"], rate // 5),
         Bound("50 ms beside a dead one, the same", beside["ready_max_later"], rate // 5),

@@ -14,6 +14,7 @@ from wheeltimer.settings import (
     Address,
     Destination,
     Rate,
+    load,
     parse_address,
 )
 
@@ -257,3 +258,21 @@ def test_two_tokens_that_are_one_are_refused(tmp_path: Path) -> None:
     other = hashlib.sha256(b"other").hexdigest()
     assert "twice" in refused(tmp_path, TOKEN + TOKEN.replace(SHA256, other))
     assert "two brackets" in refused(tmp_path, TOKEN.replace("[[tokens]]", "[tokens]"))
+
+
+@pytest.mark.parametrize("url", ["http://proxy:3128", "https://me:secret@proxy", "http://[::1]:3128/"])
+def test_egress_proxy_is_read(tmp_path: Path, url: str) -> None:
+    assert load_toml(tmp_path, f'egress_proxy = "{url}"').egress_proxy == url
+    assert load({}, {"WHEELTIMER_EGRESS_PROXY": url}).egress_proxy == url
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['"secret:3128"', '"socks5://me:secret@proxy"', '"http://:secret@:1"', '"http://secret:99999"', '"http://secret/x"',
+     '"http://secret:0"', '""', "3128", "[]"],
+)  # fmt: skip
+def test_what_is_no_proxy_is_refused_and_not_shown(tmp_path: Path, value: str) -> None:
+    message = refused(tmp_path, f"egress_proxy = {value}")
+    assert "egress_proxy" in message
+    assert "write http://host:port" in message
+    assert "secret" not in message

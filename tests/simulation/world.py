@@ -265,7 +265,7 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
     with (
         patch.multiple(
             run, Journal=SimpleNamespace(open=open_journal), open_listeners=open_listeners, gc=nothing,
-            Transport=lambda check: world().receivers,
+            transport_of=lambda settings, rule: world().receivers,
         ),
         patch.object(turn, "time", watch),
         patch.object(requests, "time", watch),

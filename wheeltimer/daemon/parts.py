@@ -13,6 +13,8 @@ from wheeltimer.core.retry import resolve
 from wheeltimer.daemon.tls import server_context
 from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.proxy import ProxyTransport
+from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.settings import Rate, Settings
 
@@ -68,6 +70,12 @@ def address_rule(settings: Settings) -> AddressRule:
     """Which addresses callbacks may go to: the rule follows the listeners."""
     local = settings.http is None and all(address.is_local for address in settings.listen)
     return AddressRule(not local, settings.allow_nets)
+
+
+def transport_of(settings: Settings, rule: AddressRule) -> Transport | ProxyTransport:
+    """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
+    the addresses that stand in URLs alone."""
+    return Transport(rule.check) if settings.egress_proxy is None else ProxyTransport(settings.egress_proxy)
 
 
 def access_of(settings: Settings) -> Access:

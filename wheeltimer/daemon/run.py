@@ -29,7 +29,16 @@ from wheeltimer.daemon.descriptors import fit
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier
-from wheeltimer.daemon.parts import access_of, address_rule, keys_of, policy_of, queue_of, tls_of, window_of
+from wheeltimer.daemon.parts import (
+    access_of,
+    address_rule,
+    keys_of,
+    policy_of,
+    queue_of,
+    tls_of,
+    transport_of,
+    window_of,
+)
 from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
@@ -40,6 +49,7 @@ from wheeltimer.daemon.timerfd import open_timer
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.attempt import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
+from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.errors import SettingsError, StorageFailed
 from wheeltimer.journal import Clocks, Journal
@@ -138,7 +148,7 @@ class Daemon:
         settings, journal = self.settings, self.journal
         rule = address_rule(settings)
         ledger = Ledger(self.engine, journal, self.clock, policy_of(settings, rule))
-        transport = Transport(rule.check)
+        transport = transport_of(settings, rule)
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
@@ -297,7 +307,7 @@ class Daemon:
             _log.warning("fsync is off: a power cut loses acknowledged tasks")
 
 
-async def _close_idle(transport: Transport) -> None:
+async def _close_idle(transport: Transport | ProxyTransport) -> None:
     """Close connections that receivers were kept waiting on for too long, though nothing is sent."""
     while True:
         await trio.sleep(IDLE_LOOK_S)

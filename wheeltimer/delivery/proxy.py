@@ -66,6 +66,9 @@ class ProxyTransport:
     ) -> None:
         """As ``Transport.begin``; what is kept is httpx's."""
 
+    def close_idle(self) -> None:
+        """As ``Transport.close_idle``; httpx does so by itself."""
+
     async def aclose(self) -> None:
         await self._stock.aclose()
 

@@ -32,6 +32,7 @@ from wheeltimer.settings.values import (
     parse_name,
     parse_network,
     parse_path,
+    parse_proxy,
     parse_queue_pattern,
     parse_rate,
     parse_readable,
@@ -242,6 +243,9 @@ class Settings(Struct, frozen=True, kw_only=True):
         tuple[IPv4Network | IPv6Network, ...],
         _knob("private networks that callbacks may reach", parse=tuple_of(parse_network)),
     ] = ()
+    egress_proxy: Annotated[
+        str | None, _knob("callbacks go through this HTTP proxy, some hundreds a second", parse=parse_proxy)
+    ] = None
     fsync: Annotated[
         Literal["group", "off"], _knob("off loses acknowledged tasks at a power cut: for tests")
     ] = "group"

@@ -10,9 +10,11 @@ import base64
 import binascii
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -88,6 +90,17 @@ class Rate(Struct, frozen=True):
 
     count: int
     period_ms: int
+
+
+def parse_proxy(value: object, folder: Path) -> str:
+    """``http://[user:password@]host[:port]``, or https; never shown, for it may hold a password."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            parts = urlsplit(value)
+            plain = parts.path in ("", "/") and not parts.query and not parts.fragment
+            if parts.scheme in ("http", "https") and parts.hostname and plain and parts.port != 0:
+                return value
+    raise BadValue('not the address of a proxy; write http://host:port, as "http://proxy.example:3128"')
 
 
 def tuple_of(one: Callable[[object, Path], Any]) -> Callable[[object, Path], tuple[Any, ...]]:
