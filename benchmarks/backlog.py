@@ -100,10 +100,10 @@ def _overdue(old: int, fresh: int, seed: int, cores: list[int]) -> Figures:
         began = time.perf_counter()
         backlog = _Backlog()
         rss = [target.running.rss_bytes()]
-        over_ms = 10 * fresh
-        _, until_ms = timed.put(
-            target, int(fast.first_line.split()[1]), fresh, over_ms, seed=seed, lead_ms=1500
-        )
+        port = int(fast.first_line.split()[1])
+        from_ms, until_ms = timed.put(target, port, fresh, 10 * fresh, seed=seed, lead_ms=4000)
+        _watch(target, slow, backlog, rss, lambda: wall_ms() >= from_ms)
+        before = backlog.count
         _watch(target, slow, backlog, rss, lambda: wall_ms() >= until_ms + 500)
         during = backlog.count
         seen = timed.collect(fast, fresh, until_ms)
@@ -113,6 +113,7 @@ def _overdue(old: int, fresh: int, seed: int, cores: list[int]) -> Figures:
         figures = {
             "tasks": old,
             "recovered_ms": target.recovered_ms,
+            "sent_before_the_fresh": before,
             "sent_when_the_fresh_were": during,
             "per_s": round(old / seconds),
             "twice": backlog.twice,

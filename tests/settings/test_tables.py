@@ -14,7 +14,6 @@ from wheeltimer.settings import (
     Address,
     Destination,
     Rate,
-    load,
     parse_address,
 )
 
@@ -263,7 +262,6 @@ def test_two_tokens_that_are_one_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["http://proxy:3128", "https://me:secret@proxy", "http://[::1]:3128/"])
 def test_egress_proxy_is_read(tmp_path: Path, url: str) -> None:
     assert load_toml(tmp_path, f'egress_proxy = "{url}"').egress_proxy == url
-    assert load({}, {"WHEELTIMER_EGRESS_PROXY": url}).egress_proxy == url
 
 
 @pytest.mark.parametrize(

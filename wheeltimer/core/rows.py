@@ -15,7 +15,7 @@ from msgspec import Struct
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.table import Shard, Table
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
-from wheeltimer.core.wheel import HashedWheelTimer
+from wheeltimer.core.timeline import TimeLine
 
 STATES: Final = len(State)
 # Plain integers: comparing with a member of an enumeration takes three times as long.
@@ -44,8 +44,8 @@ class Rows:
         # Ended tasks in the order of their end: those without bodies, and those kept whole.
         self.kept_done: OrderedDict[str, None] = OrderedDict()
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
-        self.elapsed = HashedWheelTimer(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
-        self.wall = HashedWheelTimer(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
+        self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
         # Keys that the wheels handed over and no record has moved yet.
         self._handed_elapsed: set[str] = set()
         self._handed_wall: set[str] = set()
