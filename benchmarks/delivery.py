@@ -17,6 +17,7 @@ from typing import Final
 from benchmarks import timed, writers
 from benchmarks.harness import Bound, Daemon, Figures, Options, Process, Result, child, daemon, wall_ms
 from benchmarks.nginx import nginx
+from benchmarks.profile import profiled
 from benchmarks.receiver import addresses
 
 DONE_TIMEOUT_S: Final = 60
@@ -100,6 +101,13 @@ def run(options: Options) -> Result:
             for setup in setups.values():
                 setup.round(tasks, lead_ms)
             stock.append(_stock(few_urls, 0.5 if options.quick else 3, cores[0]))
+        profile: Figures = {}
+        if options.profile:
+            plain = setups[PLAIN]
+            with profiled(plain.target.running.pid, profile):
+                for _ in range(rounds):
+                    plain.round(tasks, lead_ms)
+            del plain.per_s[rounds:], plain.cpu_us[rounds:]  # these were watched
     figures: Figures = {
         "receiver": "nginx" if server else "the benchmark's own (no nginx on this machine)",
         "setups": {name: setup.shown() for name, setup in setups.items()},
@@ -109,6 +117,8 @@ def run(options: Options) -> Result:
         },
     }
     figures["lateness"] = _lateness(options, cores)
+    if profile:
+        figures["profile"] = profile
     return Result(figures, _bounds(figures))
 
 

@@ -38,6 +38,7 @@ class Options:
     seed: int = 1
     quick: bool = False
     strace: bool = False
+    profile: bool = False
     out: Path | None = None
 
 

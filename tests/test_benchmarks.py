@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.__main__ import NAMES
 from benchmarks.harness import ROOT, Bound, percentile, spread
+from benchmarks.profile import read_stacks
 from benchmarks.writers import HOUR_MS, cancel_lines, schedule_lines
 
 TIMEOUT_S = 180  # for a machine that is busy; a quick run takes seconds
@@ -98,6 +99,19 @@ def test_quick_run_reports_its_fields_and_leaves_nothing(name: str, home: Path, 
     if name == "accuracy":
         figures = found["figures"]
         assert (figures["arrived"], figures["early"], figures["twice"]) == (figures["tasks"], 0, 0)
+
+
+def test_a_profile_tells_own_time_from_that_of_what_was_called() -> None:
+    stacks = (
+        "main (wheeltimer/a.py:1);go (wheeltimer/a.py:7);send (trio/io.py:3) 30\n"
+        "main (wheeltimer/a.py:1);go (wheeltimer/a.py:9) 60\n"
+        "main (wheeltimer/a.py:2) 10\n"
+    )
+    assert read_stacks(stacks) == {
+        "samples": 100,
+        "own_percent": {"go (wheeltimer/a.py)": 60, "send (trio/io.py)": 30, "main (wheeltimer/a.py)": 10},
+        "within_percent": {"main (wheeltimer/a.py)": 100, "go (wheeltimer/a.py)": 90},
+    }
 
 
 def test_an_ended_run_leaves_no_process_and_no_folder(home: Path) -> None:
