@@ -3,6 +3,7 @@
 ``overdue``: the tasks come due while the daemon is down; after the start they go out at the pace of their
 destination, which answers in 20 ms, while fresh ones for another come due on time. ``50 ms``: callbacks at an
 even rate to a receiver that answers in 50 ms, alone and beside one that never answers; no backlog may grow.
+``fast``: a receiver that answers at once, alone and beside a hundred that take five seconds.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from benchmarks.harness import (
     sleep_until,
     wall_ms,
 )
-from benchmarks.receiver import arrivals
+from benchmarks.receiver import addresses, arrivals
 
 SCRAMBLE: Final = 7919  # a prime: tasks are stored in another order than that in which they come due
 STORED_PER_MS: Final = 15  # a pace at which any machine stores tasks; the first comes due after the last
@@ -38,6 +39,9 @@ OVERDUE_MS: Final = 1100  # by so much at least, so that all of it is a backlog
 WINDOW_MAX: Final = 128
 STALL_S: Final = 60
 MIB: Final = 1 << 20
+JUDGED: Final = ("arrived", "early", "twice", "end_to_end_ms")
+SLOW: Final = 100
+SLOW_TASKS: Final = 60  # for each, so that all of them want permits the whole time
 _LINE: Final = (
     b'{"op":"schedule","id":"old-%07d","queue":"old","at":%d,"url":"http://127.0.0.1:%05d/slow/20",'
     b'"body":{"order":%20d,"note":"0123456789"}}\n'
@@ -50,7 +54,9 @@ def run(options: Options) -> Result:
     figures: Figures = {"overdue": _overdue(old, fresh, options.seed, cores)}
     for name, dead in (("50 ms alone", False), ("50 ms beside a dead one", True)):
         figures[name] = _paced(rate, over_s, dead, options.seed, cores)
-    found, alone, beside = figures.values()
+    for name, slow in (("fast alone", 0), ("fast beside 100 slow", SLOW)):
+        figures[name] = _fast(rate // 2, over_s, slow, options.seed, cores)
+    found, alone, beside, fast, crowded = figures.values()
     bounds = [
         Bound("fresh beside a backlog, end to end p99 ms", found["fresh"]["end_to_end_ms"]["p99"], 50),
         Bound("memory grows while the backlog goes out, part of the first", found["rss_growth"], 0.25),
@@ -61,6 +67,11 @@ def run(options: Options) -> Result:
             "p99 ms added by the dead one",
             round(beside["end_to_end_ms"]["p99"] - alone["end_to_end_ms"]["p99"], 3),
             10,
+        ),
+        Bound(
+            "fast beside 100 slow against alone, p99",
+            round(crowded["end_to_end_ms"]["p99"] / fast["end_to_end_ms"]["p99"], 2),
+            2,
         ),
     ]
     return Result(figures, bounds)
@@ -188,7 +199,32 @@ def _paced(rate: int, over_s: int, dead: bool, seed: int, cores: list[int]) -> F
         "rate_per_s": rate,
         "ready_max": max(ready),
         "ready_max_later": max(ready[len(ready) // 2 :]),
-        **{name: judged[name] for name in ("arrived", "early", "twice", "end_to_end_ms")},
+        **{name: judged[name] for name in JUDGED},
+    }
+
+
+def _fast(rate: int, over_s: int, slow: int, seed: int, cores: list[int]) -> Figures:
+    with daemon() as target, child("receiver") as fast, child("receiver", str(SLOW)) as others:
+        target.running.pin(cores[0])
+        for one in (fast, others):
+            one.pin(cores[-1])
+        line = b'{"op":"schedule","id":"slow-%07d","queue":"slow","url":"http://%b:%05d/slow/5000"}\n'
+        port = int(others.first_line.split()[1])
+        hosts = [host.encode() for host in addresses(SLOW)[:slow]]
+        lines = [line % (number, hosts[number % slow], port) for number in range(slow * SLOW_TASKS)]
+        if lines:
+            writers.drive(target.address, lines, 1, 500, 30)
+        count = rate * over_s
+        _, until_ms = timed.put(
+            target, int(fast.first_line.split()[1]), count, over_s * 1000, seed=seed, lead_ms=3000
+        )
+        seen = timed.collect(fast, count, until_ms)
+        judged = timed.judged(target, seen, count)
+        running = target.stats()["tasks"]["running"]
+        assert running >= slow, f"{running} attempts in flight: the slow ones were done"
+    return {
+        "rate_per_s": rate,
+        **{name: judged[name] for name in JUDGED},
     }
 
 

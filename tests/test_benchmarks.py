@@ -46,7 +46,9 @@ FIGURES = {
     "hostile": {"kinds"},
     "memory": {"one hour"},
     "delivery": {"receiver", "setups", "stock_httpx", "lateness"},
-    "backlog": {"overdue", "50 ms alone", "50 ms beside a dead one"},
+    "backlog": {
+        "overdue", "50 ms alone", "50 ms beside a dead one", "fast alone", "fast beside 100 slow",
+    },
     "compaction": {
         "0 % live long", "50 % live long", "99 % live long", "without compaction", "with compaction",
     },
