@@ -67,7 +67,7 @@ class Runway:
         """Have so many connections kept; their first replies are waited for together."""
         async with trio.open_nursery() as nursery:
             for number in range(connections):
-                again = self.begin(f"warm-{server.port}-{number}", server)
+                again = self.begin(f"warm-{server.port}-{len(self.driver.engine.table)}", server)
                 assert again is not None, "a kept connection before the first"
                 nursery.start_soon(again)
         assert self.transport.idle >= connections
@@ -268,7 +268,10 @@ async def test_flights_are_cut_when_the_daemon_ends() -> None:
             await run.warm(server, 2)
             assert run.begin("a", server) is None
             assert run.begin("b", server) is None
+            await run.warm(server)
         assert run.landed == {"a": None, "b": None}
+        assert run.begin("late", server) is None
+        assert run.landed["late"] is None
 
 
 @trio_test

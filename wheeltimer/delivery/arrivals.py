@@ -49,6 +49,9 @@ class Arrivals:
 
     def add(self, flight: Flight, connection: Connection) -> None:
         """Wait for what arrives at a connection from now on. O(1)."""
+        if self._epoll.closed:  # whoever starts attempts may learn of the end a moment later
+            flight.cut()
+            return
         if not connection.watched:  # closing it is what takes it out
             connection.watched = True
             self._epoll.register(connection.sock, _EVENTS)
