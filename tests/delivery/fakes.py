@@ -124,7 +124,7 @@ class World:
         self.flights.clear()
         self._ends.clear()
         self.dispatcher = Dispatcher(
-            self.book, _never, lambda: self.durable_lsn, self.concurrency,
+            self.book, never, lambda: self.durable_lsn, self.concurrency,
             self.config.queue_of, self.config.window_of,
         )  # fmt: skip
 
@@ -320,5 +320,5 @@ class World:
         )
 
 
-async def _never(key: str, task: Task) -> Answer:
+async def never(key: str, task: Task) -> Answer:
     raise AssertionError("attempts are simulated")

@@ -66,7 +66,7 @@ class Runway:
     async def warm(self, server: Server, connections: int = 1) -> None:
         """Have so many connections kept; their first replies are waited for together."""
         async with trio.open_nursery() as nursery:
-            for number in range(connections):
+            for _ in range(connections):
                 again = self.begin(f"warm-{server.port}-{len(self.driver.engine.table)}", server)
                 assert again is not None, "a kept connection before the first"
                 nursery.start_soon(again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from trio.testing import trio_test
 
-from tests.delivery.fakes import NS_PER_S, Config, World, answer, no_answer
+from tests.delivery.fakes import NS_PER_S, Config, World, answer, never, no_answer
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.delivery.attempt import Again, Landing
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher
 from wheeltimer.delivery.stale import STALE_MIN
 
@@ -667,6 +669,34 @@ async def test_one_bad_task_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
     assert sorted(done) == sorted(keys)
+    assert world.state("default/bad") == "dead"
+    assert "attempt failed inside key=default/bad" in [record.message for record in caplog.records]
+    assert world.dispatcher.in_flight == 0
+
+
+@trio_test
+async def test_attempt_that_cannot_even_begin_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """What flies begins in the dispatcher's own time: a bug there fails the attempt like any other."""
+    world = World()
+
+    def begin(key: str, task: Task, landed: Callable[[Landing], None]) -> Again | None:
+        if "bad" in key:
+            raise Bug
+        landed(answer())
+        return None
+
+    world.dispatcher = Dispatcher(world.book, never, lambda: world.durable_lsn, 4, begin=begin)
+    world.schedule("bad", retry="none")
+    fill(world, 20)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.dispatcher.run)
+        world.tick()
+        world.dispatcher.go()
+        with trio.fail_after(5):
+            while world.counts()["done"] < 20 or world.counts()["dead"] < 1:
+                world.commit()
+                await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
     assert world.state("default/bad") == "dead"
     assert "attempt failed inside key=default/bad" in [record.message for record in caplog.records]
     assert world.dispatcher.in_flight == 0

@@ -241,7 +241,10 @@ class Dispatcher:
             def spawn(key: str, task: Task, lane: Lane, started_ns: int) -> None:
                 again: Again | None = partial(self._send, key, task)
                 if self._begin is not None:
-                    again = self._begin(key, task, partial(landed, key, lane, started_ns))
+                    try:
+                        again = self._begin(key, task, partial(landed, key, lane, started_ns))
+                    except Exception as bug:  # noqa: BLE001 -- fails this attempt, as in its own task
+                        again = partial(_raise, bug)
                 if again is not None:
                     nursery.start_soon(self._attempt, again, key, lane, started_ns)
 
@@ -316,3 +319,7 @@ class Dispatcher:
         self.draining = True
         if self.in_flight:
             await self._idle.wait()
+
+
+async def _raise(bug: Exception) -> Answer:
+    raise bug
