@@ -362,6 +362,19 @@ def test_the_last_permit_is_for_a_destination_that_has_none(slow: int, together:
         world.settle()
 
 
+def test_a_burst_for_a_fast_destination_passes_a_hundred_slow_ones() -> None:
+    """All permits but the last are out for long: what has one at a time gets the next as soon as that ends,
+    not when its turn has come among a hundred that wait for more."""
+    world = World(receive=lambda task: (1 if "//fast" in task.url else 5000, answer()))
+    for number in range(100):
+        fill(world, 60, f"slow{number}")
+    world.run(12_000)
+    assert len(world.flights) > 400
+    fast = fill(world, 500, "fast")
+    world.run(1_000)
+    assert {world.state(key) for key in fast} == {"done"}
+
+
 def test_no_more_than_a_quarter_while_others_wait() -> None:
     world = World(concurrency=32)
     for host in "ab":

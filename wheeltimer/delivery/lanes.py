@@ -139,7 +139,7 @@ class Lanes:
         self._new_queue = new_queue
         self._new_window = new_window
         self.ring: deque[Lane] = deque()
-        self.crowd: deque[Lane] = deque()
+        self.crowd: OrderedDict[Lane, None] = OrderedDict()
         self.queues: dict[str, Queue] = {}
         self.targets: OrderedDict[Destination, Target] = OrderedDict()
         self.size = 0
@@ -190,13 +190,13 @@ class Lanes:
 
     def crowd_in(self, lane: Lane) -> None:
         """The lane has its share of the permits: it waits for more of them to be free."""
-        self.crowd.append(lane)
+        self.crowd[lane] = None
         lane.target.going += 1
         self.wake(lane.queue)
 
     def uncrowd(self) -> None:
         """The first lane of the crowd may try again."""
-        self.ring.append(self.crowd.popleft())
+        self.ring.append(self.crowd.popitem(last=False)[0])
 
     def take(self, lane: Lane) -> tuple[Line, str]:
         self.size -= 1
@@ -243,6 +243,9 @@ class Lanes:
     def ended(self, lane: Lane) -> None:
         """An attempt of this lane has ended; its gates may have opened."""
         lane.queue.in_flight -= 1
+        if lane in self.crowd:  # it has one less: it need not wait for its turn among all the others
+            del self.crowd[lane]
+            self.ring.append(lane)
         self.wake(lane.queue)
         self.wake(lane.target)
         self.targets.move_to_end(lane.target.destination)
