@@ -4,7 +4,7 @@
 destination, which answers in 20 ms, while fresh ones for another come due on time. Few ended tasks are kept
 there: what one that is kept costs is for ``memory`` to say. ``50 ms``: callbacks at an
 even rate to a receiver that answers in 50 ms, alone and beside one that never answers; no backlog may grow.
-``fast``: a receiver that answers at once, alone and beside a hundred that take five seconds.
+``fast``: a receiver that answers at once, alone and beside a hundred that take four to six seconds.
 """
 
 from __future__ import annotations
@@ -211,10 +211,11 @@ def _fast(rate: int, over_s: int, slow: int, seed: int, cores: list[int]) -> Fig
         target.running.pin(cores[0])
         for one in (fast, others):
             one.pin(cores[-1])
-        line = b'{"op":"schedule","id":"slow-%07d","queue":"slow","url":"http://%b:%05d/slow/5000"}\n'
+        line = b'{"op":"schedule","id":"slow-%07d","queue":"slow","url":"http://%b:%05d/slow/%04d"}\n'
         port = int(others.first_line.split()[1])
         hosts = [host.encode() for host in addresses(SLOW)[:slow]]
-        lines = [line % (number, hosts[number % slow], port) for number in range(slow * SLOW_TASKS)]
+        order = range(slow * SLOW_TASKS)  # each takes a time of its own: they must not all answer at once
+        lines = [line % (n, hosts[n % slow], port, 4000 + 20 * (n % slow)) for n in order]
         if lines:
             writers.drive(target.address, lines, 1, 500, 30)
         count = rate * over_s
