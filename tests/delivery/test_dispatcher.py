@@ -677,7 +677,7 @@ async def test_one_bad_task_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
         world.tick()
         world.dispatcher.go()
         with trio.fail_after(30):
-            while world.counts()["done"] < 20:
+            while world.counts()["done"] < 20 or world.counts()["dead"] < 1:
                 world.commit()
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()

@@ -30,7 +30,7 @@ from tests.simulation.world import LIMITS, SimDaemon, World, in_place
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
 from wheeltimer.delivery import transport
-from wheeltimer.delivery.connection import AttemptError
+from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.resolve import Address
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
@@ -197,7 +197,9 @@ class Cell(World):
 def _placed(cell: Callable[[], Cell]) -> Iterator[None]:
     with (
         in_place(cell, 1),
-        patch.object(run, "Transport", lambda check: transport.Transport(check, ssl_context=_TLS)),
+        patch.object(
+            run, "transport_of", lambda settings, rule: transport.Transport(rule.check, ssl_context=_TLS)
+        ),
         patch.object(transport, "connect", lambda addresses: cell().connect(addresses)),
     ):
         yield
