@@ -20,6 +20,7 @@ import trio
 SLICE_NS: Final = 1_000_000  # work done in one pass of the loop before the next in line waits for another
 SLICE_LINES_MAX: Final = 256  # lines, rows or tasks between two looks at the clock
 SHORT_FACTOR: Final = 4  # a slice is so much shorter beside clients that ask for little
+LIGHT_NS: Final = 2 * SLICE_NS  # of those who ask for little in one pass; more of them share a commit then
 LIGHT_NEAR_NS: Final = 100_000_000  # for so long after the last of them
 
 
@@ -60,8 +61,8 @@ class Turn:
         made to wait for another pass.
         """
         if light:
-            if self._light.spent_ns >= SLICE_NS:
-                await self._light.wait(SLICE_NS, strict=False)
+            if self._light.spent_ns >= LIGHT_NS:
+                await self._light.wait(LIGHT_NS, strict=False)
             now_ns = self._light_ns = time.perf_counter_ns()
             self._short = True
             return now_ns
