@@ -25,7 +25,7 @@ from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task
 from wheeltimer.daemon.recovery import Recovered, recover
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
-from wheeltimer.journal import Clocks
+from wheeltimer.journal import Boot, Clocks
 
 START_ELAPSED_NS = 7_000_000_000_000
 START_WALL_NS = 1_800_000_000_000_000_000
@@ -42,7 +42,7 @@ class MemoryFrame(NamedTuple):
 
 
 class MemoryJournal:
-    """What ``recover`` asks of a journal: frames in order, and each boot's last reading of the clocks."""
+    """What ``recover`` asks of a journal: frames in order, and what each boot's clocks were."""
 
     def __init__(self) -> None:
         self.frames: list[MemoryFrame] = []
@@ -51,11 +51,13 @@ class MemoryJournal:
     def replay(self, progress: object = None) -> Iterator[MemoryFrame]:
         return iter(self.frames)
 
-    def last_clocks_of(self, boot_id: bytes) -> Clocks | None:
-        for frame in reversed(self.frames):
-            if frame.clocks.boot_id == boot_id:
-                return frame.clocks
-        return None
+    @property
+    def boots(self) -> dict[bytes, Boot]:
+        found: dict[bytes, Boot] = {}
+        for frame in self.frames:
+            boot_id = frame.clocks.boot_id
+            found[boot_id] = Boot(found[boot_id].first if boot_id in found else frame.clocks, frame.clocks)
+        return found
 
     def append(self, clocks: Clocks, records: Sequence[r.AnyRecord | msgspec.Raw]) -> None:
         self.frames.append(MemoryFrame(self.next_lsn, clocks, r.encode(records)))
@@ -298,6 +300,8 @@ class Driver:
         self.now = Now(elapsed_ns, self.now.wall_ns + down_ns + wall_ms * NS_PER_MS)
         self.recovered_at = self.now
         self.engine, found = self.replayed()
+        if boot:
+            self.submit([r.Forgotten([], self.now.wall_ms)])  # as ``note_boot`` does
         for key in sorted(found.stopping):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:

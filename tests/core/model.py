@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 from tests.core.model_task import (
@@ -38,6 +39,9 @@ from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now
 from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
+
+Reading = tuple[int, int]
+"""Elapsed ns and Unix ms, as a frame keeps them."""
 
 
 class Model:
@@ -239,15 +243,15 @@ class Model:
         assert self.tasks[key].state == "ready"
         self._end(key, "dead", now, error="destination_down")
 
-    def crash(self, now: Now, boot: bytes, last: dict[bytes, tuple[int, int]], ends_carried: bool) -> None:
-        """A restart under ``boot``; ``last`` is each boot's last reading (elapsed ns, Unix ms) on disk."""
+    def crash(self, now: Now, boot: bytes, clocks: dict[bytes, list[Reading]], ends_carried: bool) -> None:
+        """A restart under ``boot``; ``clocks`` are each boot's readings (elapsed ns, Unix ms) on disk."""
         self.boot = boot
         for task in self.tasks.values():
             if task.state in LIVE:
                 task.state, task.flight = "scheduled", None
             for deadline in (task.deadline, task.expiry):
                 if deadline is not None:
-                    deadline.at_ns = self._recovered_ns(deadline, now, last)
+                    deadline.at_ns = self._recovered_ns(deadline, now, clocks)
         self.ends.sort(key=lambda key: self.order_of_end(key, ends_carried))
         for key in sorted(self.tasks, key="/".join):  # in the order that the driver takes
             task = self.tasks[key]
@@ -256,13 +260,20 @@ class Model:
             elif task.stop == "finish":
                 self._end(key, "done", now, reply=task.stop_reply)
 
-    def _recovered_ns(self, deadline: Deadline, now: Now, last: dict[bytes, tuple[int, int]]) -> int:
+    def _recovered_ns(self, deadline: Deadline, now: Now, clocks: dict[bytes, list[Reading]]) -> int:
+        """What passed while a boot was up is known; what passed between two is told by the wall clock."""
         if deadline.boot == self.boot:
             return deadline.ns
-        elapsed_ns, wall_ms = last[deadline.boot]
-        wall_deadline_ns = deadline.ns - elapsed_ns + (wall_ms + 1) * MS
-        left_ns = wall_deadline_ns - now.wall_ns
-        return now.elapsed_ns + min(left_ns, deadline.left_ns)
+        readings = clocks | {self.boot: clocks.get(self.boot) or [(now.elapsed_ns, now.wall_ns // MS)]}
+        left_ns = deadline.ns - readings[deadline.boot][-1][0]  # when its boot ended
+        boots = list(readings)
+        for before, after in pairwise(boots[boots.index(deadline.boot) :]):
+            (first_ns, first_ms), (last_ns, _) = readings[after][0], readings[after][-1]
+            left_ns += (readings[before][-1][1] + 1 - first_ms) * MS
+            if after == self.boot:
+                return min(first_ns + left_ns, now.elapsed_ns + deadline.left_ns)
+            left_ns -= last_ns - first_ns
+        raise AssertionError("this boot is the last one")
 
     def order_of_end(self, key: Key, ends_carried: bool) -> tuple[object, ...]:
         """Where a restart puts it: in order; by their clocks, where compaction's copies are among them."""

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests.core.driver import FAR_NS, START_WALL_NS, Driver
-from tests.core.model import Model
+from tests.core.model import Model, Reading
 from tests.core.model_task import HOOK, LIVE, MS, Key, Reply
 from wheeltimer.core import outcomes, queries
 from wheeltimer.core import records as r
@@ -253,10 +253,10 @@ class Play:
         assert count == self.model.forget(self.driver.now)
 
     def crash(self, target: int, a: int, b: int) -> None:
-        last, ends_carried = self.last_clocks(), self.driver.ends_carried
+        clocks, ends_carried = self.clocks(), self.driver.ends_carried
         boot = target % 2 == 1
         self.driver.crash(boot=boot, down_ms=b * 2, wall_ms=(a - 30) * 5 if target % 3 == 0 else 0)
-        self.model.crash(self.driver.now, self.driver.boot, last, ends_carried)
+        self.model.crash(self.driver.now, self.driver.boot, clocks, ends_carried)
         self.looked, self.due_ns = False, None
         self.story.append(f"crash, another boot: {boot}, now {self.driver.now}")
 
@@ -275,8 +275,12 @@ class Play:
             self.driver.trim(upto_lsn)
         self.story.append(f"carried {keys} that stood at {upto_lsn} or before; trimmed: {over}")
 
-    def last_clocks(self) -> dict[bytes, tuple[int, int]]:
-        return {frame.clocks.boot_id: frame.clocks[1:] for frame in self.driver.journal.frames}
+    def clocks(self) -> dict[bytes, list[Reading]]:
+        """What each boot's frames say, in order."""
+        readings: dict[bytes, list[Reading]] = {}
+        for frame in self.driver.journal.frames:
+            readings.setdefault(frame.clocks.boot_id, []).append(frame.clocks[1:])
+        return readings
 
     def page(self, target: int, a: int, b: int) -> None:
         """``list`` page by page, with filters."""
@@ -402,7 +406,7 @@ class Play:
             for record in outcomes.recovered(replayed, key, task, driver.now, lsn):
                 replayed.apply(record)
                 lsn += 1
-        model.crash(driver.now, driver.boot, self.last_clocks(), driver.ends_carried)
+        model.crash(driver.now, driver.boot, self.clocks(), driver.ends_carried)
         shown = {split_key(key): queries.view(key, unpack(row)) for key, row in replayed.table.items()}
         for name, expected in model.tasks.items():
             ended, body = shown[name]["ended"], shown[name].get("body")

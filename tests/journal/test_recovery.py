@@ -335,7 +335,7 @@ def test_the_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
 
 
 @trio_test
-async def test_the_last_clocks_of_every_boot_are_known() -> None:
+async def test_the_first_and_last_clocks_of_every_boot_are_known() -> None:
     disk, first, second = MemoryDisk(), Clock(b"1" * 16), Clock(b"2" * 16)
     journal = open_journal(disk, first)
     async with running(journal, clean=False):
@@ -347,11 +347,10 @@ async def test_the_last_clocks_of_every_boot_are_known() -> None:
     async with running(journal):
         await journal.wait_durable(put(journal, raw(9)))
     with open_journal(disk, Clock(b"3" * 16)) as journal:
-        known = journal.last_clocks_of(first.boot_id)
-        assert known is not None
-        assert stepped.wall_ms - known.wall_ms <= 1
-        assert journal.last_clocks_of(second.boot_id) is not None
-        assert journal.last_clocks_of(b"3" * 16) is None
+        assert list(journal.boots) == [first.boot_id, second.boot_id]
+        known = journal.boots[first.boot_id]
+        assert stepped.wall_ms - known.last.wall_ms <= 1
+        assert known.last.wall_ms - known.first.wall_ms >= 3_600_000
 
 
 @trio_test
@@ -361,12 +360,12 @@ async def test_another_boot_leaves_the_marker_of_the_last_one_alone() -> None:
     async with running(journal):
         await journal.wait_durable(put(journal, raw(9)))
     with open_journal(disk) as journal:
-        known = journal.last_clocks_of(first.boot_id)
+        known = journal.boots[first.boot_id]
     journal = open_journal(disk, second)
     async with running(journal):
         journal.mark()  # starts, marks and stops without a record of its own
     with open_journal(disk) as journal:
-        assert journal.last_clocks_of(first.boot_id) == known
+        assert journal.boots[first.boot_id] == known
 
 
 @trio_test

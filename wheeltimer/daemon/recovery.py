@@ -19,7 +19,7 @@ from wheeltimer.core.rebase import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import JournalDamaged
-from wheeltimer.journal import Clocks, Journal
+from wheeltimer.journal import Boot, Clocks, Journal
 
 ROOM_RETRY_S: Final = 0.5
 _log = logging.getLogger("wheeltimer")
@@ -41,11 +41,14 @@ def recover(
     Raises JournalDamaged for a record that is no record of ours in a frame that verifies, and what
     reading the files raises.
     """
-    count, stopping = 0, set[str]()
+    count, stopping, between_ns = 0, set[str](), dict[bytes, int]()
     for frame in journal.replay(progress):
         rebase = None
         if frame.clocks.boot_id != boot_id:
-            rebase = _rebase(journal, frame.clocks, now)
+            written = frame.clocks
+            if written.boot_id not in between_ns:
+                between_ns[written.boot_id] = _between_ns(journal.boots, written.boot_id, boot_id, now)
+            rebase = _rebase(written, between_ns[written.boot_id], now)
         try:
             records = r.decode_all(frame.payload)
             stopping.update(engine.replay(records, rebase))
@@ -58,23 +61,56 @@ def recover(
     return Recovered(count, stopping)
 
 
-def _rebase(journal: Journal, written: Clocks, now: Now) -> Rebase:
-    """Deadlines of another boot: through the wall clock, by that boot's last reading of both clocks.
+def _between_ns(boots: dict[bytes, Boot], of_record: bytes, this: bytes, now: Now) -> int:
+    """What makes an elapsed instant of the boot ``of_record`` one of ``this`` boot: through the wall clock.
+
+    In either boot, and in those between, somebody may have set that clock, which moves no delay. So the way
+    goes from the last reading of the one to the first of the other, and what each boot between did to
+    the wall clock is taken off.
+    """
+    order = list(boots)
+    later = [boots[each] for each in order[order.index(of_record) + 1 :]]
+    begun = Clocks(this, now.elapsed_ns, now.wall_ns // NS_PER_MS)
+    if later and order[-1] == this:
+        begun = later.pop().first
+    steps_ns = sum(_ahead_at_most_ns(boot.last) - _ahead_ns(boot.first) for boot in later)
+    return _ahead_at_most_ns(boots[of_record].last) + steps_ns - _ahead_ns(begun)
+
+
+def _rebase(written: Clocks, between_ns: int, now: Now) -> Rebase:
+    """Deadlines of another boot on this one's line.
 
     What is left to wait is never more than was left when the frame was ``written``: a wall clock that was
     wrong on either side of the restart cannot put a task off for ever. What is overdue stays so: a backlog
     keeps its order, and says how late it is.
     """
-    last = journal.last_clocks_of(written.boot_id)
-    assert last is not None, "a frame's own clocks are known"
-    # The reading is in whole ms: the ms after it makes the deadline late, never early.
-    offset_ns = (last.wall_ms + 1) * NS_PER_MS - last.boottime_ns
 
     def rebase(deadline_ns: int) -> int:
-        left_ns = deadline_ns + offset_ns - now.wall_ns
-        return now.elapsed_ns + min(left_ns, deadline_ns - written.boottime_ns)
+        return min(deadline_ns + between_ns, now.elapsed_ns + deadline_ns - written.boottime_ns)
 
     return rebase
+
+
+def _ahead_ns(clocks: Clocks) -> int:
+    """By how much the wall clock was ahead of elapsed time, at least: it is kept in whole ms."""
+    return clocks.wall_ms * NS_PER_MS - clocks.boottime_ns
+
+
+def _ahead_at_most_ns(clocks: Clocks) -> int:
+    """The ms after the reading makes a deadline late, never early."""
+    return _ahead_ns(clocks) + NS_PER_MS
+
+
+async def note_boot(ledger: Ledger) -> None:
+    """Have a frame of this boot in the journal before anybody is served.
+
+    A clock step is noted in the last frame's slot, which must be of this boot: so a boot that writes
+    nothing else writes this. Where the journal is full it goes without: the next frame will do.
+    """
+    journal = ledger.journal
+    if journal.lacks_this_boot and ledger.submit([r.Forgotten([], ledger.now().wall_ms)]):
+        journal.flush()
+        await journal.wait_durable(journal.next_lsn - 1)
 
 
 async def end_stopped(ledger: Ledger, keys: set[str]) -> None:

@@ -39,7 +39,7 @@ from wheeltimer.daemon.parts import (
     transport_of,
     window_of,
 )
-from wheeltimer.daemon.recovery import end_stopped, recover
+from wheeltimer.daemon.recovery import end_stopped, note_boot, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
 from wheeltimer.daemon.soon import Soon
@@ -183,6 +183,7 @@ class Daemon:
             try:
                 with work:
                     async with trio.open_nursery() as inner:
+                        await note_boot(ledger)
                         await inner.start(compactor.run)
                         await end_stopped(ledger, self._recovered.stopping)
                         tasks = self.engine.live  # some may be delivered before the port is open

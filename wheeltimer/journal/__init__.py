@@ -48,11 +48,13 @@ from .hand import Hand, Inline, Thread
 from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
 from .reader import read
 from .room import UNSYNCED_BYTES_MAX
+from .segment import Boot
 
 __all__ = [
     "SEGMENT_BYTES",
     "SEGMENT_BYTES_LEAST",
     "UNSYNCED_BYTES_MAX",
+    "Boot",
     "Clocks",
     "Disk",
     "Follower",

@@ -24,7 +24,7 @@ from .hand import Hand, Thread
 from .pace import Pace
 from .recovery import Progress, Scan, scan
 from .room import UNSYNCED_BYTES_MAX
-from .segment import frames
+from .segment import Boot, frames
 from .spares import SPARES_WANTED, Spares, fitting_segment_bytes
 from .writer import Open, Writer, restore
 
@@ -134,9 +134,15 @@ class Journal(Committer):
         if progress is not None:
             progress(total, total)
 
-    def last_clocks_of(self, boot_id: bytes) -> Clocks | None:
-        """The clocks of the last frame or marker that a boot wrote, as found by :meth:`open`."""
-        return self.found.boots.get(boot_id)
+    @property
+    def boots(self) -> dict[bytes, Boot]:
+        """The clocks of every boot that wrote here, in the order of the boots, as found by :meth:`open`."""
+        return self.found.boots
+
+    @property
+    def lacks_this_boot(self) -> bool:
+        """Whether :meth:`mark` has no place yet: the last frame, and its slot, are another boot's."""
+        return bool(self.found.boots) and self._writer.lacks_boot
 
     def follow(self) -> Follower:
         """A reader of what is appended from now on."""

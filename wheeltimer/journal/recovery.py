@@ -17,8 +17,8 @@ from pathlib import Path
 
 from wheeltimer.errors import JournalDamaged, JournalNewer
 
-from .frame import SECTOR_BYTES, Clocks, only_zeros
-from .segment import READS, SegmentHeader, Walk, decode_header, walk
+from .frame import SECTOR_BYTES, only_zeros
+from .segment import READS, Boot, SegmentHeader, Walk, decode_header, walk
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -42,8 +42,8 @@ class Part:
 class Scan:
     """What a folder holds. ``parts`` in order, without those that were trimmed (``trimmed``: names).
 
-    ``boots``: for every boot that wrote frames, the clocks of the last one. ``tail_data``: the last
-    segment's bytes when ``writer.restore`` has to make it anew, else None.
+    ``boots``: the clocks of every boot that wrote frames, in the order of the boots. ``tail_data``: the
+    last segment's bytes when ``writer.restore`` has to make it anew, else None.
     """
 
     journal_id: bytes = b""
@@ -51,7 +51,7 @@ class Scan:
     trim_below: int = 1
     parts: list[Part] = field(default_factory=list)
     trimmed: list[str] = field(default_factory=list)
-    boots: dict[bytes, Clocks] = field(default_factory=dict)
+    boots: dict[bytes, Boot] = field(default_factory=dict)
     tail_data: bytes | None = None
 
     @property
@@ -171,7 +171,9 @@ class Judge:
         if part.head is not None:
             result.journal_id = part.head.journal_id
         result.trim_below = max(result.trim_below, part.walk.trim_below)
-        result.boots.update(part.walk.boots)
+        for boot_id, boot in part.walk.boots.items():
+            first = result.boots[boot_id].first if boot_id in result.boots else boot.first
+            result.boots[boot_id] = Boot(first, boot.last)
         result.next_lsn = part.walk.next_lsn
         result.parts.append(part)
         result.tail_data = data

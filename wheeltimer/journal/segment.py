@@ -84,6 +84,13 @@ def decode_header(data: bytes) -> SegmentHeader | None:
     return SegmentHeader(min_reader, journal_id, number, first_lsn, size, salt, prev, crc)
 
 
+class Boot(NamedTuple):
+    """What the clocks said in the first frame of a boot, and in the last frame or marker."""
+
+    first: Clocks
+    last: Clocks
+
+
 @dataclass(slots=True)
 class Walk:
     """How far a segment's frames verify.
@@ -91,7 +98,7 @@ class Walk:
     ``end``: first offset that no valid frame takes. ``next_lsn``, ``crc``: what the next frame has to
     carry on. ``fault``: why the walk ended before the zeros did; ``proven``: no crash explains it.
     ``torn``: offset and length of bytes that no frame accounts for. ``frames``, ``last_boot``: without
-    the seal. ``boots``: the last clocks of each boot; ``seen``: whence they come.
+    the seal. ``boots``: the first and the last clocks of each boot; ``seen``: whence the last come.
     """
 
     end: int
@@ -107,22 +114,27 @@ class Walk:
     trim_below: int = 0
     frames: int = 0
     last_boot: bytes = b""
-    boots: dict[bytes, Clocks] = field(default_factory=dict)
+    boots: dict[bytes, Boot] = field(default_factory=dict)
     seen: Header | None = None
 
     def see(self, header: Header) -> None:
         """Keeps the clocks of a frame or marker until the next of the same boot."""
-        if self.seen is not None and self.seen.boot_id != header.boot_id:
-            self.boots[self.seen.boot_id] = self.seen.clocks
+        if self.seen is None or self.seen.boot_id != header.boot_id:
+            self.keep_seen()
+            self.boots.setdefault(header.boot_id, Boot(header.clocks, header.clocks))
         self.seen = header
+
+    def keep_seen(self) -> None:
+        if self.seen is not None:
+            boot_id = self.seen.boot_id
+            self.boots[boot_id] = Boot(self.boots[boot_id].first, self.seen.clocks)
 
 
 def walk(data: bytes, head: SegmentHeader) -> Walk:
     """Verifies every frame of a segment; about 5 us a frame and 0.3 s a GiB."""
     state = Walk(end=SECTOR_BYTES, next_lsn=head.first_lsn, crc=head.crc)
     _walk(state, data, head)
-    if state.seen is not None:
-        state.boots[state.seen.boot_id] = state.seen.clocks
+    state.keep_seen()
     return state
 
 

@@ -70,6 +70,11 @@ class Writer:
         self.pace = Pace()
         self._marked = True
 
+    @property
+    def lacks_boot(self) -> bool:
+        """Whether the last frame is of another boot than this one."""
+        return self.segment.slot_boot != self.clock().boot_id
+
     def commit(self, kind: Kind, records: list[bytes]) -> None:
         """One frame, on disk when this returns: one write and one fdatasync, but for a rotation."""
         payload = payload_of(records)
