@@ -56,9 +56,22 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no-directory-fsync", "journal/directory.py",
-        "self.disk.rename(temporary, target)\n        self.disk.sync_folder(self.path)",
-        "self.disk.rename(temporary, target)",
+        "                self.disk.sync_folder(self.path)\n            except", "                pass\n            except",
         "tests/journal/test_power_loss.py tests/journal/test_recovery.py",
+    ),
+    Mutant(
+        "sync-the-folder-again-after-a-failure", "journal/directory.py",
+        "self._failure = exc", "pass", "tests/journal/test_directory.py",
+    ),
+    Mutant(
+        "a-boot-that-writes-nothing-leaves-no-note", "journal/journal.py",
+        "return bool(self.found.boots) and self._writer.lacks_boot", "return False",
+        "tests/simulation/test_accidents.py -k clock",
+    ),
+    Mutant(
+        "steps-of-the-boots-between-are-forgotten", "daemon/recovery.py",
+        "+ steps_ns - _ahead_ns(begun)", "- _ahead_ns(begun)",
+        "tests/simulation/test_accidents.py tests/core/test_engine_model.py -k clock",
     ),
     Mutant(
         "ignore-a-short-write", "journal/disk.py", "while written < len(data):", "while False:",

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import errno
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -45,13 +48,17 @@ def _matching(names: list[str], pattern: re.Pattern[str]) -> list[tuple[int, str
 class Directory:
     """A locked journal folder. Create with :meth:`open`; :meth:`close` gives the lock back.
 
-    Its other methods raise :class:`OSError`, which their callers translate.
+    Its other methods raise :class:`OSError`, which their callers translate. Two threads change names, the
+    writer's and the one that makes spares: one at a time, and none once a sync of the folder failed. What
+    that sync lost may be either's, and the next one would say that all is well.
     """
 
     def __init__(self, path: Path, disk: Disk, lock_fd: int) -> None:
         self.path = path
         self.disk = disk
         self._lock_fd: int | None = lock_fd
+        self._changing = threading.Lock()
+        self._failure: OSError | None = None
 
     @classmethod
     def open(cls, path: Path, disk: Disk, *, clean: bool = True) -> Directory:
@@ -99,8 +106,8 @@ class Directory:
     def publish(self, temporary: Path, name: str) -> Path:
         """Gives a synced file its name, durably; a file of that name is replaced at one moment."""
         target = self.path / name
-        self.disk.rename(temporary, target)
-        self.disk.sync_folder(self.path)
+        with self._change():
+            self.disk.rename(temporary, target)
         return target
 
     def set_aside(self, number: int, offset: int, data: bytes) -> Path:
@@ -116,9 +123,22 @@ class Directory:
         return self.publish(temporary, name)
 
     def remove(self, names: list[str]) -> None:
-        for name in names:
-            self.disk.unlink(self.path / name)
-        self.disk.sync_folder(self.path)
+        with self._change():
+            for name in names:
+                self.disk.unlink(self.path / name)
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        """What is done to names in here is durable afterwards."""
+        with self._changing:
+            if self._failure is not None:
+                raise OSError(*self._failure.args) from self._failure
+            yield
+            try:
+                self.disk.sync_folder(self.path)
+            except OSError as exc:
+                self._failure = exc
+                raise
 
 
 def _lock(path: Path, disk: Disk) -> int:
