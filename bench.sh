@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs every benchmark and writes .report/report.md, the figures as JSON and the plots beside it.
-# Takes about twenty minutes; `./bench.sh --quick` only shows that all of them run. PYTHON names an interpreter
+# Takes about twenty minutes; `./bench.sh --long` adds the endurance run, which takes a quarter of an hour more;
+# `./bench.sh --quick` only shows that all of them run. PYTHON names an interpreter
 # that has wheeltimer and its bench extra; without it .venv is used, and made where it is missing.
 set -eu
 cd "$(dirname "$0")"
@@ -11,10 +12,15 @@ if [ -z "${PYTHON:-}" ]; then
         "$PYTHON" -m pip install --quiet -e '.[bench]'
     fi
 fi
+names="accuracy schedule interference crowd hostile memory delivery backlog compaction"
+case "${1:-}" in
+    --long) names="$names endurance"; shift ;;
+    --quick) names="$names endurance" ;;
+esac
 mkdir -p .report
 rm -f .report/*.json .report/*.png .report/report.md
 failed=
-for name in accuracy schedule interference crowd hostile memory delivery backlog compaction; do
+for name in $names; do
     strace=
     [ "$name" = schedule ] && strace=--strace
     "$PYTHON" -m benchmarks "$name" --out .report $strace "$@" || failed="$failed $name"

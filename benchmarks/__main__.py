@@ -25,6 +25,7 @@ NAMES: Final = (
     "delivery",
     "backlog",
     "compaction",
+    "endurance",
 )
 
 

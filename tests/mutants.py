@@ -56,7 +56,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "no-directory-fsync", "journal/directory.py",
-        "                self.disk.sync_folder(self.path)\n            except", "                pass\n            except",
+        "                self.disk.sync_folder(self.path)\n            except",
+        "                pass\n            except",
         "tests/journal/test_power_loss.py tests/journal/test_recovery.py",
     ),
     Mutant(
