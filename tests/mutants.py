@@ -87,6 +87,10 @@ MUTANTS: Final = (
         "tests/delivery/test_dispatcher.py", 2,
     ),
     Mutant(
+        "a-late-signal-ends-the-process", "daemon/signals.py", "        if unless():\n            return\n", "",
+        "tests/process/test_storage.py -k last_moments",
+    ),
+    Mutant(
         "apply-without-room", "daemon/ledger.py",
         "if not journal.reserve(size, essential=not new_work):\n                return False",
         "journal.reserve(size, essential=not new_work)",

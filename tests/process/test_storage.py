@@ -6,6 +6,7 @@ what the daemon does to its spare files.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 import pytest
@@ -284,3 +285,20 @@ def test_a_disk_that_hangs_does_not_stop_the_timers(quiet: Home, receiver: Recei
         callbacks = receiver.wait(lambda all_: len(all_) == 100)
     assert max(callback.late_ms for callback in callbacks) < 200
     daemon.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["loop", "interpreter"])
+def test_a_signal_in_the_last_moments_does_not_change_the_exit_code(
+    quiet: Home, where: str, number: int
+) -> None:
+    """A service manager that stops what fails just now still learns why it failed."""
+    daemon = quiet.start(wrap=injected(quiet, "fdatasync:error=EIO:when=1"), module="tests.process.lastwords")
+    with daemon.connect() as client:
+        client.send({"op": "schedule", "id": "a", "url": URL, "delay": "1h"})
+        assert [reply["error"] for reply in client.rest()] == ["storage"]
+    for _ in until():
+        if f"last words: {where}" in daemon.log:
+            break
+    daemon.signal(number)
+    check_ended_by_storage(daemon)

@@ -23,6 +23,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import decision_bytes_needed
 from wheeltimer.core.records import Due, Paused
 from wheeltimer.core.task import NS_PER_MS
+from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.descriptors import fit
@@ -77,8 +78,12 @@ def main(
     settings = fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
+    signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
-    return trio.run(daemon.run)
+    try:
+        return trio.run(daemon.run)
+    finally:
+        signals.ignore()
 
 
 def _check_served(settings: Settings) -> None:
@@ -99,6 +104,7 @@ class Daemon:
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
+        self.listening = False  # to signals: since then a signal drains, and later the end is near
         self._tls = tls_of(settings)  # before anything else: a bad file is no reason to open a journal
 
     def recover(self, progress: Progress | None = None) -> None:
@@ -230,8 +236,9 @@ class Daemon:
         self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher, work: trio.CancelScope
     ) -> None:
         """Drain at the first SIGTERM or SIGINT, end at once at the second."""
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async for number in signals:
+        with trio.open_signal_receiver(*signals.ENDING) as received:
+            self.listening = True
+            async for number in received:
                 if requests.draining:
                     _log.warning("second signal, ending at once")
                     os._exit(128 + number)
@@ -247,9 +254,9 @@ class Daemon:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:  # fmt: skip
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
-        with trio.open_signal_receiver(signal.SIGHUP) as signals:
+        with trio.open_signal_receiver(signal.SIGHUP) as received:
             task_status.started()
-            async for _ in signals:
+            async for _ in received:
                 if self._reload is None:
                     continue
                 try:
