@@ -87,7 +87,8 @@ MUTANTS: Final = (
         "tests/delivery/test_dispatcher.py", 2,
     ),
     Mutant(
-        "a-late-signal-ends-the-process", "daemon/signals.py", "        if unless():\n            return\n", "",
+        "a-late-signal-ends-the-process", "daemon/signals.py",
+        "        if unless():\n            return\n", "",
         "tests/process/test_storage.py -k last_moments",
     ),
     Mutant(
@@ -132,6 +133,10 @@ MUTANTS: Final = (
         "self._chores.append((self._last_lsn, partial(self._writer.drop, below)))",
         "self._chores.append((0, partial(self._writer.drop, below)))",
         "tests/journal tests/simulation -k trim",
+    ),
+    Mutant(
+        "compaction-never-hurries", "daemon/compaction.py", "if not self._hurry():\n            return await",
+        "if True:\n            return await", "tests/daemon/test_compaction.py -k hurry",
     ),
     Mutant(
         "a-copy-drops-the-stored-stop", "core/carrying.py", "flight=0, carried_lsn=lsn",

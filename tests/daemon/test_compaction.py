@@ -23,6 +23,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
+from wheeltimer.daemon import compaction, turn
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.recovery import recover
 from wheeltimer.daemon.turn import Turn
@@ -244,3 +245,40 @@ async def _crash_after(
         with reopened(folder, clock) as engine:
             assert seen(engine) == expected
     return ended
+
+
+@pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
+@trio_test
+async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_journal(
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurries: bool
+) -> None:
+    """A million tasks, four clients that write without a pause: each look at 512 rows waited for four slices
+    of theirs, and the folder outgrew its promise by five segments."""
+    watch, slices = worlds.Stopwatch(), 0
+    monkeypatch.setattr(turn, "time", watch)
+    monkeypatch.setattr(compaction, "SLICE_ROWS", 8)
+    monkeypatch.setattr(compaction, "PAUSE_S", 0)  # with clients that never rest no simulated time passes
+    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes: hurries)
+    async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
+        await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} for _ in range(100)])
+        await churn(daemon, 1500)
+        line = Turn()
+        compactor = Compactor(daemon.ledger, line)
+        watch.step_ns = 400_000
+
+        async def client() -> None:
+            nonlocal slices
+            while True:
+                began_ns = await line.take()
+                await trio.lowlevel.checkpoint()
+                line.spent(began_ns - turn.SLICE_NS)
+                slices += 1
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(client)
+            await compactor.work()
+            nursery.cancel_scope.cancel()
+        assert compactor.done > 0
+        looks = len(daemon.engine.table) / 8 * compactor.done
+        assert (slices < looks) == hurries, f"{slices} slices of the clients, {looks} looks at eight rows"

@@ -1,6 +1,8 @@
 """Compaction: walks over the tasks, has those copied that stand in the oldest segments, trims those.
 
 A few tasks at a time, in turns with all other work: nothing waits for it, and no copy of the state is made.
+Where the promise about the size is in danger it hurries: it then waits in no line and takes as much of each
+pass of the loop as all clients together, which slows down who writes.
 Nothing is read from the disk either: the rows themselves say where they stand (``core/carrying.py``), which
 segments should go is said by their sizes (``journal/compaction.py``). It is what makes room, so its
 copies may use the reserved segments; it begins on those only when all that it will copy fits.
@@ -9,7 +11,7 @@ copies may use the reserved segments; it begins on those only when all that it w
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -24,7 +26,9 @@ from wheeltimer.journal import Sealed, given_up, hurries
 
 LOOK_S: Final = 0.5  # how often it looks whether there is work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
-COPIES_MAX: Final = 64  # tasks in one decision: 0.5 ms; and at most one decision waits for the disk
+COPIES_MAX: Final = 16  # tasks in one decision: 0.3 ms; and at most one decision waits for the disk
+HURRIED_COPIES_MAX: Final = 64  # 1 ms
+HURRY_LOOK_S: Final = 0.05  # how often it looks whether it must hurry
 COPIES_BYTES: Final = 65_536
 QUEUES_MAX: Final = 512  # paused queues in one decision
 PACED_NS: Final = 500_000  # of work between two pauses
@@ -44,6 +48,7 @@ class Compactor:
         self._copies_bytes = min(COPIES_BYTES, self._journal.segment_bytes // 8)
         self.done = 0
         self.carried = 0
+        self._hurries, self._looked_s = False, -HURRY_LOOK_S
 
     @property
     def live_bytes(self) -> int:
@@ -82,17 +87,17 @@ class Compactor:
         """Copy what stands in these segments, then give them up."""
         upto_lsn, began_s, before = going[-1].last_lsn, trio.current_time(), self.carried
         waiting: list[str] = []
-        spent_ns = 0
-        for rows in self._engine.table.slices(SLICE_ROWS):
-            began_ns = await self._turn.take()
-            waiting += [key for key, row in rows if stands_at(row) <= upto_lsn]
+        spent_ns, walk, more = 0, self._engine.table.slices(SLICE_ROWS), True
+        while more:
+            began_ns = await self._take()
+            more = self._look(walk, upto_lsn, waiting, began_ns)
             spent_ns += self._turn.spent(began_ns)
-            while len(waiting) >= COPIES_MAX:
+            while len(waiting) >= self._copies_max:
                 waiting = await self._carry(waiting, upto_lsn)
                 spent_ns = PACED_NS
-            if spent_ns >= PACED_NS:
+            if spent_ns >= PACED_NS and not self._hurry():
                 spent_ns = 0
-                await self._pause()
+                await trio.sleep(PAUSE_S)
         while waiting:
             waiting = await self._carry(waiting, upto_lsn)
         await self._submit_leftovers(upto_lsn)
@@ -108,15 +113,39 @@ class Compactor:
             (trio.current_time() - began_s) * 1000, self.live_bytes, self._journal.bytes,
         )  # fmt: skip
 
-    async def _pause(self) -> None:
-        if not hurries(self._journal.sealed, self.live_bytes):
-            await trio.sleep(PAUSE_S)
+    def _hurry(self) -> bool:
+        now_s = trio.current_time()
+        if now_s - self._looked_s >= HURRY_LOOK_S:
+            self._looked_s = now_s
+            self._hurries = hurries(self._journal.sealed, self.live_bytes)
+        return self._hurries
+
+    @property
+    def _copies_max(self) -> int:
+        return HURRIED_COPIES_MAX if self._hurry() else COPIES_MAX
+
+    async def _take(self) -> int:
+        """The beginning of a slice: in turn with the clients, or, in a hurry, in the next pass."""
+        if not self._hurry():
+            return await self._turn.take()
+        await trio.lowlevel.checkpoint()
+        return self._turn.now_ns()
+
+    def _look(
+        self, walk: Iterator[list[tuple[str, bytes]]], upto_lsn: int, waiting: list[str], began_ns: int
+    ) -> bool:
+        """Add who stands in these segments to those that wait; False when all rows were looked at."""
+        for rows in walk:
+            waiting += [key for key, row in rows if stands_at(row) <= upto_lsn]
+            if not self._hurries or self._turn.over(began_ns):
+                return True
+        return False
 
     async def _carry(self, keys: list[str], upto_lsn: int) -> list[str]:
         """Copy the first of these tasks in one decision; the keys that are left."""
         while True:
             before_lsn = self._journal.next_lsn - 1
-            began_ns = await self._turn.take()
+            began_ns = await self._take()
             records, taken = self._copies(keys, upto_lsn)
             done = not records or self._ledger.submit(records)
             self._turn.spent(began_ns)
@@ -133,7 +162,7 @@ class Compactor:
         table, now_ms, lsn = self._engine.table, self._ledger.now().wall_ms, self._journal.next_lsn
         records: r.Records = []
         taken = size = 0
-        for key in islice(keys, COPIES_MAX):
+        for key in islice(keys, self._copies_max):
             row = table.get(key)
             if row is not None and stands_at(row) <= upto_lsn:
                 size += len(row) + len(key) + COPY_BYTES

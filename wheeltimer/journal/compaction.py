@@ -6,8 +6,9 @@ who copies it, is not known here (``core/carrying.py``, ``daemon/compaction.py``
 The promise is that the folder takes at most twice what is live and four segments more: the open one,
 one spare and two reserved ones. So the sealed ones must not exceed twice what is live. Work begins at
 one and a half: then at least a third of all that is looked at is free again, and copies cost two bytes for
-each new one at the worst. It hurries from twice on. Several segments at once make one walk over the
-tasks serve for all of them, but few enough that their copies stay well within the half that is between.
+each new one at the worst. It hurries from one and three quarters on. Several segments at once make one walk
+over the tasks serve for all of them, but few enough that their copies stay well within the half that is
+between.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-SEALED_MAX: Final = (2, 1)
-"""Sealed bytes for each live one, as a fraction, from which compaction hurries: the promise."""
+SEALED_HURRIED: Final = (7, 4)
+"""Sealed bytes for each live one, as a fraction, from which compaction hurries; the promise is two."""
 SEALED_WANTED: Final = (3, 2)
 """Above this it works."""
 SHARE: Final = 8
@@ -35,7 +36,7 @@ class Sealed(NamedTuple):
 
 def hurries(sealed: Sequence[Sealed], live_bytes: int) -> bool:
     """Whether the promise is about to be broken."""
-    most, of = SEALED_MAX
+    most, of = SEALED_HURRIED
     return sum(segment.size for segment in sealed) * of > live_bytes * most
 
 
