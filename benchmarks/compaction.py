@@ -1,8 +1,10 @@
 """Compaction: how small the journal stays, how long a start takes, and what timers notice of it.
 
 Endurance: a share of all tasks lives long, the others are cancelled at once; written until the journal has
-taken ten times what is live. Lateness: pairs in turn of the same writers on the same tasks, once on segments
-so large that none is given back meanwhile, once on small ones, which are compacted all the time.
+taken ten times what is live. Lateness: pairs in turn of the same writers on the same tasks and the same small
+segments, which are compacted all the time, once by the daemon as it is and once by one that does not compact.
+Beside the lateness stands what other programs took from the daemon meanwhile: where that is much, it
+tells of them.
 """
 
 from __future__ import annotations
@@ -45,18 +47,23 @@ def run(options: Options) -> Result:
         found = _endure(share, live_mib * MIB, segment_mib * MIB)
         figures[f"{share} % live long"] = found
         bounds.append(Bound(f"journal over its bound MiB, {share} %", found["over_bound_mib"], 0))
-    alone, beside = [], []
+    alone: list[Figures] = []
+    beside: list[Figures] = []
     with child("receiver") as receiver:
         for number in range(1 if options.quick else PAIRS):
             seed = options.seed + number
-            alone.append(_late(receiver, seed, 64, options.quick))
-            beside.append(_late(receiver, seed, 1, options.quick))
+            for runs, module in ((alone, "benchmarks.uncompacted"), (beside, "wheeltimer")):
+                runs.append(_late(receiver, seed, module, options.quick))
     for name, runs in (("without compaction", alone), ("with compaction", beside)):
         figures[name] = {
             "timer_p99_ms": statistics.median(each["timer_ms"]["p99"] for each in runs),
             "end_to_end_p99_ms": statistics.median(each["end_to_end_ms"]["p99"] for each in runs),
             "compactions": statistics.median(each["compactions"] for each in runs),
+            "starved_percent": statistics.median(each["starved_percent"] for each in runs),
+            "each_timer_p99_ms": [each["timer_ms"]["p99"] for each in runs],
+            "each_end_to_end_p99_ms": [each["end_to_end_ms"]["p99"] for each in runs],
         }
+    assert figures["with compaction"]["compactions"] > 0 or options.quick, "nothing was compacted"
     without, with_it = figures["without compaction"], figures["with compaction"]
     for name in ("timer_p99_ms", "end_to_end_p99_ms"):
         bounds.append(Bound(f"{name}, with against without", round(with_it[name] / without[name], 2), 2))
@@ -114,20 +121,24 @@ def _done(client: Client, lines: list[bytes]) -> None:
         time.sleep(0.02 if lines else 0)
 
 
-def _late(receiver: Process, seed: int, segment_mib: int, quick: bool) -> Figures:
+def _late(receiver: Process, seed: int, module: str, quick: bool) -> Figures:
     """Lateness of callbacks at their rate beside a gentle writer whose tasks come and go."""
     over_s = 1 if quick else 10
     count = over_s * RATE_PER_S
     port = int(receiver.first_line.split()[1])
-    with daemon(config=_config(segment_mib * MIB)) as target, Client(target.address) as client:
+    with daemon(config=_config(MIB), module=module) as target, Client(target.address) as client:
         held = writers.schedule_lines(0, 2_000 if quick else 50_000, seed=seed)
         writers.drive(target.address, held, 1, 100, 60)
         seen_before = receiver.ask("count")
         lead_ms = 400 * over_s + 600
         _, until_ms = timed.put(target, port, count, over_s * 1000, seed=seed, lead_ms=lead_ms)
+        starved_s, began_s = target.running.starved_s(), time.monotonic()
         done = _churn(target, client, until_ms)
+        starved = (target.running.starved_s() - starved_s) / (time.monotonic() - began_s)
         seen = timed.collect(receiver, seen_before + count, until_ms)
-        return timed.judged(target, seen, count) | {"compactions": done}
+        return timed.judged(target, seen, count) | {
+            "compactions": done, "starved_percent": round(100 * starved, 1),
+        }  # fmt: skip
 
 
 def _churn(target: Daemon, client: Client, until_ms: int) -> int:

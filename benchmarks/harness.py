@@ -155,8 +155,12 @@ class Process:
 class Daemon:
     """``wheeltimer serve`` in a folder of its own; ``start`` and ``stop`` any number of times."""
 
-    def __init__(self, folder: Path, flags: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, flags: Sequence[str] = (), env: dict[str, str] | None = None,
+        module: str = "wheeltimer",
+    ) -> None:  # fmt: skip
         self.folder = folder
+        self.module = module
         self.data = folder / "data"
         self.flags = list(flags)
         self.extra_env = env or {}
@@ -172,7 +176,7 @@ class Daemon:
             for name, value in os.environ.items()
             if not name.startswith("WHEELTIMER_") and name != "STATE_DIRECTORY"
         }
-        command = [sys.executable, "-m", "wheeltimer", "serve", "--listen", "127.0.0.1:0", "--data-dir"]
+        command = [sys.executable, "-m", self.module, "serve", "--listen", "127.0.0.1:0", "--data-dir"]
         with (self.folder / "log").open("ab") as log:
             self.process = Process([*command, str(self.data), *self.flags], log, env | self.extra_env)
         try:
@@ -209,14 +213,16 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def daemon(*flags: str, env: dict[str, str] | None = None, config: str = "") -> Iterator[Daemon]:
+def daemon(
+    *flags: str, env: dict[str, str] | None = None, config: str = "", module: str = "wheeltimer"
+) -> Iterator[Daemon]:
     """A running daemon in a temporary folder; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="wheeltimer-bench-"))
     given = list(flags)
     if config:
         (folder / "config.toml").write_text(config)
         given += ["--config", str(folder / "config.toml")]
-    instance = Daemon(folder, given, env)
+    instance = Daemon(folder, given, env, module)
     try:
         instance.start()
         yield instance
