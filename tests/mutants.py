@@ -110,6 +110,11 @@ MUTANTS: Final = (
         "tests/journal/test_committer.py tests/journal/test_power_loss.py tests/journal/test_recovery.py",
     ),
     Mutant(
+        "a-tail-made-anew-loses-the-clocks-of-other-boots", "journal/segment.py",
+        "        if mark is not None:\n            out", "        if False:\n            out",
+        "tests/journal/test_recovery.py tests/journal/test_golden.py",
+    ),
+    Mutant(
         "no-seal", "journal/writer.py", "        self.disk.write(old.fd, seal, old.offset)\n", "",
         "tests/journal/test_committer.py tests/journal/test_recovery.py",
     ),

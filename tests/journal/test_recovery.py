@@ -354,6 +354,23 @@ async def test_the_first_and_last_clocks_of_every_boot_are_known() -> None:
 
 
 @trio_test
+async def test_a_tail_that_is_made_anew_keeps_what_the_clocks_of_every_boot_were() -> None:
+    """The clock was set in a boot before the last one: its marker is in the middle of the segment by now."""
+    disk, first, second = MemoryDisk(), Clock(b"1" * 16), Clock(b"2" * 16)
+    for clock in (first, second):
+        journal = open_journal(disk, clock)
+        async with running(journal, clean=False):
+            await journal.wait_durable(put(journal, raw(9)))
+            clock.step_ms += 3_600_000
+            journal.mark()
+    with open_journal(disk, Clock(b"3" * 16)) as journal:
+        known = journal.boots
+        assert all(boot.last.wall_ms - boot.first.wall_ms >= 3_600_000 for boot in known.values())
+    with open_journal(disk, Clock(b"3" * 16)) as journal:
+        assert journal.boots == known
+
+
+@trio_test
 async def test_another_boot_leaves_the_marker_of_the_last_one_alone() -> None:
     disk, first, second = MemoryDisk(), Clock(b"1" * 16), Clock(b"2" * 16)
     journal = open_journal(disk, first)

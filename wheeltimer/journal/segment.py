@@ -255,25 +255,26 @@ def decode_trim(data: bytes, start: int) -> int:
 def rewritten(data: bytes, end: int, salt: bytes, crc: int) -> tuple[bytes, int]:
     """The frames up to ``end`` but a seal, under another salt, for the place after a new header.
 
-    Same lsns, clocks and places. All of it is to be synced before anybody trusts it, so the last
-    frame gets a marker if it has none. Returns the bytes and the last frame's crc.
+    Same lsns, clocks and places. Markers stay, for those of a boot's last frame say what its clocks were
+    in the end. All of it is to be synced before anybody trusts it, so the last frame gets a marker if it has
+    none. Returns the bytes and the last frame's crc.
     """
     out = bytearray()
-    last: tuple[int, Header] | None = None
+    unmarked: Clocks | None = None  # the last frame's, where it has no marker
     for offset, header in headers(data, end):
         if header.kind == Kind.SEAL:
             break
-        start = offset + HEADER_BYTES
+        start, extent = offset + HEADER_BYTES, extent_bytes(header.length)
         payload = memoryview(data)[start : start + header.length]
         frame, crc = encode(
             Kind(header.kind), salt, header.first_lsn, header.records, header.clocks, crc, payload
         )
-        out += frame.ljust(extent_bytes(header.length), b"\0")
-        last = offset, header
-    if last is not None:
-        offset, header = last
-        slot = offset + extent_bytes(header.length) - HEADER_BYTES
-        mark = header_at(data, slot, header.salt)
-        clocks = header.clocks if mark is None else mark.clocks
-        out[-HEADER_BYTES:] = encode(Kind.MARKER, salt, header.last_lsn + 1, 0, clocks, crc)[0]
+        out += frame.ljust(extent, b"\0")
+        mark = header_at(data, offset + extent - HEADER_BYTES, header.salt)
+        unmarked = header.clocks if mark is None else None
+        next_lsn = header.last_lsn + 1
+        if mark is not None:
+            out[-HEADER_BYTES:] = encode(Kind.MARKER, salt, next_lsn, 0, mark.clocks, crc)[0]
+    if unmarked is not None:
+        out[-HEADER_BYTES:] = encode(Kind.MARKER, salt, next_lsn, 0, unmarked, crc)[0]
     return bytes(out), crc
