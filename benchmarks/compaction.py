@@ -71,7 +71,7 @@ def run(options: Options) -> Result:
 
 
 def _config(segment_bytes: int) -> str:
-    return f"[journal]\nsegment_bytes = {segment_bytes}\n{KEEP}"
+    return f"[journal]\nsegment_bytes = {segment_bytes}\nhistory_bytes = 0\n{KEEP}"
 
 
 def _endure(share: int, live_bytes: int, segment_bytes: int) -> Figures:

@@ -49,7 +49,9 @@ _CANCEL: Final = b'{"op":"cancel","id":"%020d"}\n'
 def run(options: Options) -> Result:
     live, cycles, rounds = (5_000, 20_000, 4) if options.quick else (1_000_000, 5_000_000, 20)
     segment_bytes = MIB if options.quick else 64 * MIB
-    config = f"[journal]\nsegment_bytes = {segment_bytes}\n[limits]\nkeep_done_max = {live}\n"
+    config = (
+        f"[journal]\nsegment_bytes = {segment_bytes}\nhistory_bytes = 0\n[limits]\nkeep_done_max = {live}\n"
+    )
     with child("receiver") as receiver, daemon(config=config) as target:
         target.stop()
         due_ms = _old_task(target)

@@ -140,6 +140,11 @@ MUTANTS: Final = (
         "tests/journal tests/simulation -k trim",
     ),
     Mutant(
+        "history-beyond-the-promise", "journal/compaction.py",
+        "max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))", "wanted",
+        "tests/daemon/test_compaction.py -k history",
+    ),
+    Mutant(
         "compaction-never-hurries", "daemon/compaction.py", "if not self._hurry():\n            return await",
         "if True:\n            return await", "tests/daemon/test_compaction.py -k hurry",
     ),

@@ -27,7 +27,7 @@ from wheeltimer.daemon import compaction, turn
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.recovery import recover
 from wheeltimer.daemon.turn import Turn
-from wheeltimer.journal import Clocks, Inline, Journal
+from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
 
 SEGMENT = 64 << 10
 FIXED = 4 * SEGMENT  # open, spare, two reserved
@@ -258,7 +258,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
     monkeypatch.setattr(turn, "time", watch)
     monkeypatch.setattr(compaction, "SLICE_ROWS", 8)
     monkeypatch.setattr(compaction, "PAUSE_S", 0)  # with clients that never rest no simulated time passes
-    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes: hurries)
+    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: hurries)
     async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
         await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} for _ in range(100)])
         await churn(daemon, 1500)
@@ -282,3 +282,45 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
         assert compactor.done > 0
         looks = len(daemon.engine.table) / 8 * compactor.done
         assert (slices < looks) == hurries, f"{slices} slices of the clients, {looks} looks at eight rows"
+
+
+def segments(count: int, size: int) -> list[Sealed]:
+    return [Sealed(number, size, number) for number in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("mib", [1, 8, 32, 40, 51, 52, 64])
+@pytest.mark.parametrize("live_mib", [0, 1, 100, 1000])
+def test_history_is_kept_as_long_as_the_promise_about_the_size_holds(mib: int, live_mib: int) -> None:
+    """With few live tasks a sealed segment went within half a second, and with it the events that a
+    subscriber may come back for, though the folder was far below 256 MiB."""
+    size, live = mib << 20, live_mib << 20
+    history = history_bytes(size, 256 << 20)
+    kept = next(n for n in range(10_000) if given_up(segments(n, size), live, history, full=False)) - 1
+    at_most = kept + 1 + 4  # the one that is over, found within half a second; open, spare, two reserved
+    assert at_most * size <= 2 * live + (256 << 20) or kept * size <= live * 3 // 2
+    assert kept * size >= max(0, (256 << 20) - 6 * size), "less was kept than the promise leaves room for"
+    assert not hurries(segments(kept, size), live, history)
+    assert history_bytes(size, 0) == 0
+
+
+def test_history_gives_way_on_a_full_disk_one_segment_at_a_time() -> None:
+    history = history_bytes(1 << 20, 256 << 20)
+    sealed = segments(100, 1 << 20)
+    assert given_up(sealed, 1000, history, full=False) == ()
+    assert given_up(sealed, 1000, history, full=True) == sealed[:1]
+
+
+@trio_test
+async def test_a_subscriber_comes_back_to_what_nobody_else_needs(
+    tmp_path: Path, time: trio.testing.MockClock
+) -> None:
+    async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
+        keeping = Compactor(daemon.ledger, Turn(), 256 << 20)
+        first = daemon.journal.sealed
+        await churn(daemon, 3000)
+        await daemon.advance(61_000)
+        await keeping.work()
+        assert (keeping.done, len(first)) == (0, 0)
+        assert daemon.journal.sealed[0].number == 1
+        await Compactor(daemon.ledger, Turn()).work()
+        assert daemon.journal.sealed == [] or daemon.journal.sealed[0].number > 1

@@ -37,7 +37,7 @@ SAID = {  # how the log names them
     "rename": "rename:", "fallocate": "fallocate:", "unlink": "unlink:", "flock": "flock:",
     "read": "read:", "pread64": "read:",
 }  # fmt: skip
-CONFIG = "[journal]\nsegment_bytes = 1048576\n[limits]\nkeep_done_max = 10\n"
+CONFIG = "[journal]\nsegment_bytes = 1048576\nhistory_bytes = 0\n[limits]\nkeep_done_max = 10\n"
 NEVER = "http://127.0.0.1:9/never"
 BATCHES, BATCH = 36, 10
 BODY = "x" * 5000

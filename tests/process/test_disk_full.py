@@ -15,7 +15,7 @@ from tests.process.tools import missing, need
 
 NOWHERE = "http://127.0.0.1:9/"
 DISK_MIB = 12
-CONFIG = "[journal]\nsegment_bytes = 1048576\n[limits]\nkeep_done_max = 100\n"
+CONFIG = "[journal]\nsegment_bytes = 1048576\nhistory_bytes = 0\n[limits]\nkeep_done_max = 100\n"
 
 
 @pytest.fixture

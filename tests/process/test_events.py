@@ -122,7 +122,7 @@ def test_a_subscriber_sees_every_event_once_and_in_order_across_reconnects_and_k
 def test_a_cursor_that_the_journal_no_longer_holds_is_told_so_after_a_kill_too(tmp_path: Path) -> None:
     """Compaction gave its segment back while the subscriber was away and the daemon was killed."""
     with Home(tmp_path) as home:
-        config = SMALL + "[limits]\nkeep_done_max = 10\n"
+        config = SMALL + "history_bytes = 0\n[limits]\nkeep_done_max = 10\n"
         daemon = home.start(config=config)
         with daemon.connect() as subscribed, daemon.connect() as connection:
             begin = subscribed.done("subscribe")["cursor"]

@@ -40,7 +40,7 @@ DEPTH = 250  # requests of one writer under way
 ROUND_MAX = 4_000  # a round is killed after 1 to so many acknowledgements, and some ms
 CONCURRENCY = 32
 DELAY_MS_MAX = 800
-CONFIG = f"concurrency = {CONCURRENCY}\n[journal]\nsegment_bytes = 8388608\n"
+CONFIG = f"concurrency = {CONCURRENCY}\n[journal]\nsegment_bytes = 8388608\nhistory_bytes = 0\n"
 
 
 @dataclass

@@ -192,7 +192,7 @@ class World:
     def _settings(self) -> Settings:
         return Settings(
             listen=(), data_dir=FOLDER, wheel_size=64, fsync=self.fsync, limits=self.limits,  # type: ignore[arg-type]
-            journal=JournalKnobs(segment_bytes=SEGMENT_BYTES),
+            journal=JournalKnobs(segment_bytes=SEGMENT_BYTES, history_bytes=0),  # compacts all the time
         )  # fmt: skip
 
     def _look(self, daemon: SimDaemon) -> None:

@@ -22,7 +22,7 @@ from wheeltimer.core.carrying import COPY_BYTES, copy_of, leftovers, stands_at
 from wheeltimer.core.task import unpack
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import Turn
-from wheeltimer.journal import Sealed, given_up, hurries
+from wheeltimer.journal import Sealed, given_up, history_bytes, hurries
 
 LOOK_S: Final = 0.5  # how often it looks whether there is work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
@@ -40,12 +40,13 @@ _log = logging.getLogger("wheeltimer.compaction")
 class Compactor:
     """Keeps the journal small."""
 
-    def __init__(self, ledger: Ledger, turn: Turn) -> None:
+    def __init__(self, ledger: Ledger, turn: Turn, history_wanted: int = 0) -> None:
         self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
         self._turn = turn
         # An eighth of a segment at most: a frame that does not fit its rest leaves that empty, and compaction
         # that cannot get below what it wants would never end.
         self._copies_bytes = min(COPIES_BYTES, self._journal.segment_bytes // 8)
+        self._history = history_bytes(self._journal.segment_bytes, history_wanted)
         self.done = 0
         self.carried = 0
         self._hurries, self._looked_s = False, -HURRY_LOOK_S
@@ -67,7 +68,7 @@ class Compactor:
     async def work(self) -> None:
         """Compact as long as there is need."""
         while True:
-            going = given_up(self._journal.sealed, self.live_bytes, full=self._journal.full)
+            going = given_up(self._journal.sealed, self.live_bytes, self._history, full=self._journal.full)
             if not going or not await self._room_for(going):
                 return
             await self._compact(going)
@@ -117,7 +118,7 @@ class Compactor:
         now_s = trio.current_time()
         if now_s - self._looked_s >= HURRY_LOOK_S:
             self._looked_s = now_s
-            self._hurries = hurries(self._journal.sealed, self.live_bytes)
+            self._hurries = hurries(self._journal.sealed, self.live_bytes, self._history)
         return self._hurries
 
     @property

@@ -168,7 +168,7 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
-        compactor = Compactor(ledger, turn := Turn())
+        compactor = Compactor(ledger, turn := Turn(), settings.journal.history_bytes)
         requests = Requests(
             ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=lambda: self._about(server, ticker, compactor),

@@ -40,7 +40,7 @@ another, a lost marker leaves no hole, and a lost sector never hides two frames.
 has the bytes.
 """
 
-from .compaction import Sealed, given_up, hurries
+from .compaction import Sealed, given_up, history_bytes, hurries
 from .disk import Disk
 from .follow import Follower, Trimmed
 from .frame import Clocks, Frame
@@ -66,6 +66,7 @@ __all__ = [
     "Thread",
     "Trimmed",
     "given_up",
+    "history_bytes",
     "hurries",
     "read",
 ]

@@ -9,6 +9,10 @@ one and a half: then at least a third of all that is looked at is free again, an
 each new one at the worst. It hurries from one and three quarters on. Several segments at once make one walk
 over the tasks serve for all of them, but few enough that their copies stay well within the half that is
 between.
+
+Events that a subscriber may come back for stand in sealed segments too. Where segments are small, four of
+them are far from the 256 MiB that the promise is given with: what is left of that is history, kept although
+nobody needs it for a start, as long as the disk has room.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ SEALED_HURRIED: Final = (7, 4)
 """Sealed bytes for each live one, as a fraction, from which compaction hurries; the promise is two."""
 SEALED_WANTED: Final = (3, 2)
 """Above this it works."""
+FIXED_BYTES: Final = 256 << 20
+"""What the folder may take beside twice what is live."""
+_FIXED_SEGMENTS: Final = 5
+"""Open, spare, two reserved, and one that is sealed before anybody looks: no room for history."""
 SHARE: Final = 8
 """It takes an eighth of the sealed segments at once, one at least."""
 PADDING: Final = 32
@@ -34,21 +42,27 @@ class Sealed(NamedTuple):
     last_lsn: int
 
 
-def hurries(sealed: Sequence[Sealed], live_bytes: int) -> bool:
+def history_bytes(segment_bytes: int, wanted: int) -> int:
+    """How much may be kept for those who read behind the writer: what the promise leaves, or ``wanted``."""
+    return max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))
+
+
+def hurries(sealed: Sequence[Sealed], live_bytes: int, history: int = 0) -> bool:
     """Whether the promise is about to be broken."""
     most, of = SEALED_HURRIED
-    return sum(segment.size for segment in sealed) * of > live_bytes * most
+    return (sum(segment.size for segment in sealed) - history) * of > live_bytes * most
 
 
-def given_up(sealed: Sequence[Sealed], live_bytes: int, *, full: bool) -> Sequence[Sealed]:
+def given_up(sealed: Sequence[Sealed], live_bytes: int, history: int = 0, *, full: bool) -> Sequence[Sealed]:
     """The oldest segments that should go now; none where the journal is small enough.
 
-    ``full``: the file system has no room. Then it also works for the last segment's worth that can be
-    had, one at a time: their copies must fit the room that is reserved.
+    ``history``: so many bytes are kept beyond what is needed, unless the file system is ``full``. Then it
+    also works for the last segment's worth that can be had, one at a time: their copies must fit the room
+    that is reserved.
     """
     total = sum(segment.size for segment in sealed)
     most, of = SEALED_WANTED
-    if total * of <= live_bytes * most:
+    if (total - (0 if full else history)) * of <= live_bytes * most:
         spare_bytes = total - live_bytes - live_bytes // PADDING
         return sealed[:1] if full and sealed and spare_bytes >= sealed[0].size else ()
     if full:

@@ -168,6 +168,14 @@ class Journal(Struct, frozen=True, kw_only=True):
             65_536, 1024 * _MIB,
         ),
     ] = 8 * _MIB  # fmt: skip
+    history_bytes: Annotated[
+        int,
+        _knob(
+            "kept beyond what is needed, for subscribers who come back: at most what five segments leave of"
+            " 256 MiB, so nothing where a segment has 64 MiB; given up where the disk is full",
+            0, 256 * _MIB,
+        ),
+    ] = 256 * _MIB  # fmt: skip
 
 
 class Queue(Struct, frozen=True, kw_only=True):
