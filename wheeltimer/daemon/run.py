@@ -189,9 +189,8 @@ class Daemon:
             try:
                 with work:
                     async with trio.open_nursery() as inner:
-                        await note_boot(ledger)
                         await inner.start(compactor.run)
-                        await end_stopped(ledger, self._recovered.stopping)
+                        await self._catch_up(ledger)
                         tasks = self.engine.live  # some may be delivered before the port is open
                         for part in (sender.arrivals, dispatcher, ticker):
                             await inner.start(part.run)
@@ -210,6 +209,11 @@ class Daemon:
         timer.close()
         _log.info("stopped exit=%d commits=%d", self._exit_code, journal.commits)
         return self._exit_code
+
+    async def _catch_up(self, ledger: Ledger) -> None:
+        """What has to be on disk before anything is served or called."""
+        await note_boot(ledger)
+        await end_stopped(ledger, self._recovered.stopping)
 
     async def _keep_journal(
         self,
