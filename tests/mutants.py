@@ -115,6 +115,11 @@ MUTANTS: Final = (
         "tests/journal/test_recovery.py tests/journal/test_golden.py",
     ),
     Mutant(
+        "half-a-marker-is-damage", "journal/segment.py",
+        "return bool(later) and all(each.synced_lsn <= header.last_lsn for each in later)", "return False",
+        "tests/journal/test_recovery.py -k half",
+    ),
+    Mutant(
         "no-seal", "journal/writer.py", "        self.disk.write(old.fd, seal, old.offset)\n", "",
         "tests/journal/test_committer.py tests/journal/test_recovery.py",
     ),

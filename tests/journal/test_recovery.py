@@ -370,6 +370,29 @@ async def test_a_tail_that_is_made_anew_keeps_what_the_clocks_of_every_boot_were
         assert journal.boots == known
 
 
+@pytest.mark.parametrize(("frames", "refused"), [(2, False), (3, True)])
+@trio_test
+async def test_a_marker_that_a_crash_left_by_half_is_no_damage(frames: int, refused: bool) -> None:
+    """It is synced with the frame after it: where the power goes before that, half of it may be on the disk,
+    and all of that frame. Once a third one says that the second is on disk, no crash explains it."""
+    disk = MemoryDisk()
+    journal = open_journal(disk)
+    async with running(journal, clean=False):
+        for _ in range(frames):
+            await journal.wait_durable(put(journal, raw(9)))
+    last = frames * SECTOR_BYTES + SECTOR_BYTES
+    disk.files[FIRST][last - HEADER_BYTES : last] = bytes(HEADER_BYTES)  # nobody was idle after it
+    slot = 2 * SECTOR_BYTES - HEADER_BYTES
+    disk.files[FIRST][slot : slot + HEADER_BYTES] = b"\x5a" * 40 + bytes(HEADER_BYTES - 40)
+    if refused:
+        with pytest.raises(JournalDamaged, match="bytes after a frame are not zero"):
+            open_journal(disk)
+        return
+    with open_journal(disk) as journal:
+        assert [frame.first_lsn for frame in journal.replay()] == [1, 2]
+        assert journal.found.torn is None
+
+
 @trio_test
 async def test_another_boot_leaves_the_marker_of_the_last_one_alone() -> None:
     disk, first, second = MemoryDisk(), Clock(b"1" * 16), Clock(b"2" * 16)

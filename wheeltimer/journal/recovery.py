@@ -139,6 +139,8 @@ class Judge:
             raise self.newer(name, None)
         if state.fault and (state.proven or not last):
             self.fault(number, name, state.fault_at, state.next_lsn, state.fault)
+        elif state.doubt and not last:
+            self.fault(number, name, *state.doubt, "a marker does not verify")
         elif not last and not state.sealed:
             self.fault(number, name, state.end, state.next_lsn, "the segment ends without a seal")
         self.keep(Part(number, name, head, state, len(data)), data if last else None)

@@ -97,7 +97,8 @@ class Walk:
 
     ``end``: first offset that no valid frame takes. ``next_lsn``, ``crc``: what the next frame has to
     carry on. ``fault``: why the walk ended before the zeros did; ``proven``: no crash explains it.
-    ``torn``: offset and length of bytes that no frame accounts for. ``frames``, ``last_boot``: without
+    ``torn``: offset and length of bytes that no frame accounts for. ``doubt``: offset and lsn of a marker
+    that does not verify, which a crash explains in the last segment only. ``frames``, ``last_boot``: without
     the seal. ``boots``: the first and the last clocks of each boot; ``seen``: whence the last come.
     """
 
@@ -112,6 +113,7 @@ class Walk:
     proven: bool = False
     torn: tuple[int, int] | None = None
     trim_below: int = 0
+    doubt: tuple[int, int] | None = None
     frames: int = 0
     last_boot: bytes = b""
     boots: dict[bytes, Boot] = field(default_factory=dict)
@@ -156,6 +158,9 @@ def _walk(state: Walk, data: bytes, head: SegmentHeader) -> None:
         _accept(state, data, offset, header)
         if not state.sealed and not _gap_is_right(state, data, offset, header, head.salt):
             gap = offset + HEADER_BYTES + header.length
+            if _slot_may_be_torn(state, data, gap, header, head.salt):
+                state.doubt = state.end - HEADER_BYTES, header.last_lsn
+                continue
             _end(state, data, head, gap, header.last_lsn, "bytes after a frame are not zero")
             return
     after = state.end - SECTOR_BYTES + HEADER_BYTES
@@ -202,6 +207,15 @@ def _gap_is_right(state: Walk, data: bytes, offset: int, header: Header, salt: b
     state.stopped = mark.kind == Kind.STOP
     state.see(mark)
     return True
+
+
+def _slot_may_be_torn(state: Walk, data: bytes, gap: int, header: Header, salt: bytes) -> bool:
+    """Whether a crash leaves that slot: a marker is not synced before the frame after it is, so while nothing
+    says that this one is on disk, the marker may be there by half."""
+    if not only_zeros(data, gap, state.end - HEADER_BYTES):
+        return False
+    later = list(_headers_after(data, state.end, salt))
+    return bool(later) and all(each.synced_lsn <= header.last_lsn for each in later)
 
 
 def _end(state: Walk, data: bytes, head: SegmentHeader, offset: int, lsn: int, fault: str) -> None:
