@@ -28,8 +28,8 @@ class _Slow(Transport):
 
 
 if __name__ == "__main__":
-    from wheeltimer.daemon import run
+    from wheeltimer.daemon import parts
 
-    vars(run)["Transport"] = _Slow
+    vars(parts)["Transport"] = _Slow
     atexit.register(_say, "interpreter")
     main(prog_name="wheeltimer")
