@@ -740,6 +740,35 @@ async def test_attempts_cut_short_were_not_made() -> None:
 
 
 @trio_test
+async def test_flight_to_be_sent_again_after_the_dispatcher_ended_was_not_made() -> None:
+    """Its reset arrives in the pass in which all work is cancelled: no nursery is left to go on in."""
+    world = World()
+    dropped: list[str] = []
+    world.book.dropped = dropped.append  # type: ignore[method-assign, assignment]
+    landings: list[Callable[[Landing], None]] = []
+
+    async def again() -> Answer:
+        raise AssertionError("sent again after the end")
+
+    def begin(key: str, task: Task, landed: Callable[[Landing], None]) -> None:
+        landings.append(landed)
+
+    world.dispatcher = Dispatcher(
+        world.book, lambda key, task: again(), lambda: world.durable_lsn, 4, begin=begin
+    )
+    (key,) = fill(world, 1)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(world.dispatcher.run)
+        world.tick()
+        world.dispatcher.go()
+        nursery.cancel_scope.cancel()
+    (landed,) = landings
+    landed(again)
+    assert dropped == [key]
+    assert world.dispatcher.in_flight == 0
+
+
+@trio_test
 async def test_drain_waits_for_what_is_in_flight() -> None:
     world = World()
     gate = trio.Event()

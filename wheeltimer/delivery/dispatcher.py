@@ -249,10 +249,10 @@ class Dispatcher:
                     nursery.start_soon(self._attempt, again, key, lane, started_ns)
 
             def landed(key: str, lane: Lane, started_ns: int, landing: Landing) -> None:
-                if landing is None:
-                    self._cut(key, lane)
-                elif isinstance(landing, Answer):
+                if isinstance(landing, Answer):
                     self.finish(key, landing, lane, started_ns)
+                elif landing is None or nursery.cancel_scope.cancel_called:
+                    self._cut(key, lane)
                 else:
                     nursery.start_soon(self._attempt, landing, key, lane, started_ns)
 
@@ -266,7 +266,8 @@ class Dispatcher:
                         await self._wake.wait()
                     self._wake = trio.Event()
             finally:
-                self.draining = True  # nobody is there for what would start
+                self.draining = True  # nobody is there for what would start, or go on in a nursery task
+                nursery.cancel_scope.cancel()
 
     async def _attempt(self, go: Again, key: str, lane: Lane, started_ns: int) -> None:
         """One attempt, kept apart from all others: a bug in it fails this attempt and is logged."""
