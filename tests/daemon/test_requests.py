@@ -264,6 +264,7 @@ def test_rubbish_takes_a_fifth_of_the_loop_and_honest_requests_do_not_wait_for_i
             async def flood() -> None:
                 for _ in range(10):
                     await daemon.requests.answer([b"rubbish"], 0)
+                    await daemon.requests.rest()
 
             began_s = trio.current_time()
             async with trio.open_nursery() as nursery:

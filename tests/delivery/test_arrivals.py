@@ -30,6 +30,7 @@ from wheeltimer.delivery import attempt as attempt_module
 from wheeltimer.delivery.arrivals import FLIGHTS_PER_TURN_MAX
 from wheeltimer.delivery.attempt import Again, Landing, Sender
 from wheeltimer.delivery.transport import Transport
+from wheeltimer.errors import StorageFailed
 
 JOURNAL_ID = b"journal-of-tests"
 
@@ -294,6 +295,7 @@ async def test_large_request_in_flight_to_a_slow_reader_arrives_whole() -> None:
 
         class Flight:
             deadline_s = trio.current_time() + 5
+            unread = False
 
             def arrived(self) -> bool:
                 if kept.advance() is None:
@@ -305,6 +307,44 @@ async def test_large_request_in_flight_to_a_slow_reader_arrives_whole() -> None:
         with trio.fail_after(5):
             await landed.wait()
         assert server.requests[1].endswith(body)
+
+
+@trio_test
+async def test_long_reply_is_read_in_several_turns_and_arrives_whole() -> None:
+    """No edge tells of what arrived before the first look; 16 long replies are no 90 ms in one piece."""
+    body = b"0123456789abcdef" * 4096
+    async with arena() as here, runway(here) as run:
+        server = await here.serve(answering(OK, b"HTTP/1.1 200 OK\r\ncontent-length: 65536\r\n\r\n" + body))
+        await run.warm(server)
+        assert run.begin("long", server) is None
+        kept = run.sender.arrivals._flights.copy()
+        while len(server.requests) < 2:  # the whole reply is there before anybody looks
+            await trio.lowlevel.checkpoint()
+        with trio.fail_after(5):
+            landing = await run.landing("long")
+        assert isinstance(landing, Answer)
+        assert landing.body == body
+        assert len(kept) == 1
+
+
+@trio_test
+async def test_storage_that_fails_at_a_landing_is_that_error_and_no_cut_on_top() -> None:
+    """The outcome gave the attempt's room back before the journal refused it."""
+    async with arena() as here:
+        ended: list[Landing] = []
+
+        def landed(landing: Landing) -> None:
+            ended.append(landing)
+            raise StorageFailed("the journal takes no more records")
+
+        with pytest.RaisesGroup(StorageFailed):
+            async with runway(here) as run:
+                server = await here.serve(answering(OK, OK))
+                await run.warm(server)
+                assert run.sender.begin(*run.task("last", server), landed) is None
+                with trio.fail_after(5):
+                    await trio.sleep_forever()
+        assert [type(landing) for landing in ended] == [Answer]
 
 
 @trio_test

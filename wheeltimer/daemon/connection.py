@@ -217,6 +217,8 @@ class Connection:
             if replies:
                 self.put(replies)
                 replies = b""  # it is not kept while the client does not read
+            if self._requests.owed_ns:
+                await self._requests.rest()
             if self._subscriber is not None:
                 return slices
         self._asked, self._answered = [], 0
@@ -292,7 +294,9 @@ class Connection:
     def fail(self, error: StorageFailed) -> None:
         """Tell every request that waits, with its ``seq``, and end."""
         waiting = self._outbox.undurable().split(b"\n") + self._asked[self._answered :]
-        self._last = _storage_refusals(error, waiting)
+        waiting += self._lines.rest.split(b"\n")[:-1]
+        if not self._outbox.stuck:  # half a line may be out: no other line would be read behind it
+            self._last = _storage_refusals(error, waiting)
         if self._scope is not None:
             self._scope.cancel()
 

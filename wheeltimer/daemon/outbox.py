@@ -100,6 +100,11 @@ class Outbox:
         self._closing = True
         self._stuck.set()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether there are replies that the socket has not taken, one of them perhaps by half."""
+        return bool(self._rest)
+
     def undurable(self) -> bytes:
         """Replies that wait for a commit."""
         return b"".join(replies for _, replies in self._waiting)

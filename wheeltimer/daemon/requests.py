@@ -54,6 +54,7 @@ class Requests:
         self._gate = trio.Lock()
         self._malformed = 0  # lines that were no requests
         self._resting = trio.Lock()
+        self.owed_ns = 0  # of work on such lines; whoever had it done rests for it once it is answered
         self.rights = Rights(ledger)
         self._bulk = Bulk(self, ledger, turn)
         self.draining = False
@@ -76,7 +77,7 @@ class Requests:
         self.turn.spent(began_ns, light=light)
         self.changed()
         if self._malformed > malformed:
-            await self._rest(time.perf_counter_ns() - began_ns)
+            self.owed_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:
             reply = await self._bulk.answer(long, subscribe, None if visitor is None else visitor.grant)
             return at + 1, b"" if reply is None else _encode_lines([reply])
@@ -101,8 +102,9 @@ class Requests:
         journal = self._ledger.journal
         return journal.unsynced_bytes + self.held_bytes >= journal.unsynced_bytes_max
 
-    async def _rest(self, worked_ns: int) -> None:
+    async def rest(self) -> None:
         """One after the other: however many connections flood it with rubbish, the loop is others' too."""
+        worked_ns, self.owed_ns = self.owed_ns, 0
         async with self._resting:
             await trio.sleep(REST_FACTOR * worked_ns / 1e9)
 

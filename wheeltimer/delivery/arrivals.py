@@ -25,8 +25,13 @@ class Flight(Protocol):
     @property
     def deadline_s(self) -> float: ...
 
+    @property
+    def unread(self) -> bool:
+        """Whether ``arrived`` left something, so that others have their turn."""
+        ...
+
     def arrived(self) -> bool:
-        """The socket can be read or written; take all that is there. True: it waits no more."""
+        """The socket can be read or written; take what is there. True: it waits no more."""
         ...
 
     def overdue(self) -> None:
@@ -80,9 +85,11 @@ class Arrivals:
     def _wake(self) -> None:
         flights = self._flights
         for fd, _ in self._epoll.poll(0, FLIGHTS_PER_TURN_MAX):
-            flight = flights.get(fd)  # None: an idle connection, which is looked at before it is used
-            if flight is not None and flight.arrived():
-                del flights[fd]
+            flight = flights.pop(fd, None)  # None: an idle connection, which is looked at before it is used
+            if flight is not None and not flight.arrived():
+                flights[fd] = flight  # it was out: an outcome that ends the daemon is not cut on top of that
+                if flight.unread:
+                    self._epoll.modify(fd, _EVENTS)  # no edge will tell of what is there already
 
     def _end_overdue(self, now_s: float) -> None:
         """O(flights), and seldom: not before the first of those that flew at the last look is overdue."""

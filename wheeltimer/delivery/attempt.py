@@ -170,8 +170,16 @@ class Sending:
             return False
         self._kept = kept
         self._landed = landed
-        self._sender.arrivals.add(self, kept.connection)
+        try:
+            self._sender.arrivals.add(self, kept.connection)
+        except OSError:  # no more room in epoll: a failed attempt, whose connection nobody would close
+            kept.cut()
+            raise
         return True
+
+    @property
+    def unread(self) -> bool:
+        return self._kept.connection.unread
 
     def arrived(self) -> bool:
         """What ``Arrivals`` calls; an attempt is kept apart from all others: a bug in it fails it alone."""
