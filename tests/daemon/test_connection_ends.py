@@ -5,6 +5,7 @@ Real sockets on loopback, a real ``Server``, and a disk that is slow when the te
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.daemon import connection
 from wheeltimer.daemon.server import Server
+from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Inline
 from wheeltimer.journal.hand import Job
 from wheeltimer.settings import Limits
@@ -294,3 +296,39 @@ async def test_what_a_client_that_is_gone_asked_for_is_not_worked_off(
         await settle()
         assert here.server.connections == 0
         assert sum(answered) < 2000, answered
+
+
+@trio_test
+async def test_a_storage_failure_has_no_last_words_for_a_client_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with site(tmp_path, monkeypatch) as here:
+        client = await here.connect()
+        await client.ask(op="ping")
+        ends = here.only()
+        ends.cut()
+        ends.fail(StorageFailed("the disk is gone"))
+        await until(lambda: not here.server._open)
+        await client.stream.aclose()
+    assert "connection failed inside" not in caplog.text
+
+
+@trio_test
+async def test_a_storage_failure_says_nothing_behind_half_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a client reads until the end is whole lines of before, and perhaps a half one at the end."""
+    async with site(tmp_path, monkeypatch) as here:
+        client = await here.connect()
+        await client.ask(op="schedule", id="big", url=URL, delay="1h", body=BIG)
+        await client.send(*[{"op": "get", "id": "big"}] * 400)
+        ends = here.only()
+        await until(lambda: bool(ends._outbox._rest))
+        ends.fail(StorageFailed("the disk is gone"))
+        data = b""
+        with contextlib.suppress(trio.BrokenResourceError):
+            while part := await client.stream.receive_some():
+                data += part
+        await client.stream.aclose()
+    assert data
+    assert b'"storage"' not in data

@@ -75,7 +75,7 @@ class Connection:
             if self._subscriber is not None:
                 await self._subscriber.run(self)
             self._outbox.close()
-        if self._last is not None:
+        if self._last is not None and not self._outbox.gone:
             await send_last(self._stream, self._last)
 
     async def _read(self) -> None:
