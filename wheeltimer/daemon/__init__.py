@@ -1,4 +1,16 @@
-"""The process: clocks, timers, TCP, and the composition root (``run``).
+"""The process: clocks, timers, TCP, and the composition root (``run.py``).
 
-``ledger`` is where decisions become true; everything else brings it inputs or carries its results out.
+``ledger.py`` is where decisions become true; everything else brings it inputs or carries its results out::
+
+    run.py         the parts, started in order and drained       parts.py     made of the settings
+    recovery.py    the journal back into the engine              compaction.py keeps the journal small
+    clock.py       the only reader of clocks                     timerfd.py   waits for an instant
+    ticker.py      wakes the wheels                              lateness.py  how late they were
+    listeners.py   addresses                                     server.py    all connections
+    connection.py  one: bytes in, slices of work                 outbox.py    replies out, when durable
+    requests.py    what a line asks for                          bulk.py      what touches any number of tasks
+    turn.py        the loop, shared by those who bring work      rights.py    what tokens allow
+    subscriptions.py, subscriber.py   events as they happen, and what was missed
+    tls.py, guests.py, descriptors.py, farewell.py, seldom.py    who may stay, and how they end
+    signals.py, notify.py, soon.py    the process and its surroundings
 """

@@ -1,3 +1,15 @@
-"""Outgoing HTTP: which attempt may go (``dispatcher``), what it sends (``attempt``), how it gets there
-(``transport`` and below). Nothing here changes a task: outcomes are handed back as values.
+"""Outgoing HTTP: which attempt may go, what it sends, how it gets there. Nothing here changes a task:
+outcomes are handed back as values.
+
+A callback goes down this list, and its answer back up::
+
+    dispatcher.py  who may go now: permits, windows, fairness
+    lanes.py       what waits, by queue and destination          window.py    what one destination can bear
+    held.py        tasks of destinations that are down           alarms.py    gates that open at an instant
+    stale.py       keys of tasks that are ready no longer        book.py      the ledger, as seen from here
+    attempt.py     one attempt: the request of a task, the answer as a value; signature.py signs it
+    arrivals.py    replies on kept connections, awaited by one task for all
+    transport.py   requests over kept or fresh connections       proxy.py     the same through an egress proxy
+    pool.py        kept connections                              resolve.py   lookup, check, connect
+    connection.py  one open connection                           reply.py     its bytes, under caps (pure)
 """
