@@ -327,6 +327,29 @@ async def test_long_reply_is_read_in_several_turns_and_arrives_whole() -> None:
         assert len(kept) == 1
 
 
+def test_replies_that_came_while_the_process_stood_still_are_no_timeouts() -> None:
+    """More of them than one turn takes, all in their sockets when the deadline has passed."""
+    number = 3 * FLIGHTS_PER_TURN_MAX
+    clock = MockClock()
+
+    async def check() -> None:
+        async with arena() as here, runway(here) as run:
+            server = await here.serve(answering(*[OK] * 2))
+            await run.warm(server, number)
+            ids = [f"flight-{each}" for each in range(number)]
+            for id in ids:
+                assert run.begin(id, server, timeout=1000) is None
+            while len(server.requests) < 2 * number:
+                await trio.lowlevel.checkpoint()
+            clock.jump(2)
+            for id in ids:
+                landing = await run.landing(id)
+                assert isinstance(landing, Answer)
+                assert landing.status == 200, landing
+
+    trio.run(check, clock=clock)
+
+
 @trio_test
 async def test_storage_that_fails_at_a_landing_is_that_error_and_no_cut_on_top() -> None:
     """The outcome gave the attempt's room back before the journal refused it."""

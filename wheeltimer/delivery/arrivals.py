@@ -92,9 +92,16 @@ class Arrivals:
                     self._epoll.modify(fd, _EVENTS)  # no edge will tell of what is there already
 
     def _end_overdue(self, now_s: float) -> None:
-        """O(flights), and seldom: not before the first of those that flew at the last look is overdue."""
+        """O(flights), and seldom: not before the first of those that flew at the last look is overdue.
+
+        Where the process stood still, a reply that came in time may not have been looked at yet.
+        """
         for fd, flight in list(self._flights.items()):
             if flight.deadline_s <= now_s:
                 del self._flights[fd]
-                flight.overdue()
+                landed = flight.arrived()
+                while not landed and flight.unread:
+                    landed = flight.arrived()
+                if not landed:
+                    flight.overdue()
         self._look_s = min((flight.deadline_s for flight in self._flights.values()), default=math.inf)
