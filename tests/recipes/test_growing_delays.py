@@ -126,6 +126,8 @@ def test_a_mended_endpoint_gets_what_was_missed(open_world: Open) -> None:
     assert world.shell(REDRIVE) == "redriven: 1\n"
     world.accident()
     *_, last = attempts(world, 9)
+    if last.attempt < 3:  # the one that the kill met in flight was made again
+        *_, last = attempts(world, 10)
     world.settle()
     assert (last.attempt, last.version) == (3, 2)
     assert {call.webhook_id for call in world.receiver.of("/webhook")} == {last.webhook_id}
@@ -167,7 +169,7 @@ def test_a_task_of_the_queue_that_names_no_rule_has_the_queues(open_world: Open)
     url = world.local("http://127.0.0.1:9000/webhook")
     world.ask("schedule", id="no-rule", queue="webhooks", url=url)
     world.pass_all()
-    task = world.task("no-rule", "webhooks")
+    task = world.await_state("no-rule", "webhooks", "dead")
     assert (task["state"], task["attempts"]) == ("dead", 6)
 
 
