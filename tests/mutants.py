@@ -87,6 +87,10 @@ MUTANTS: Final = (
         "tests/delivery/test_dispatcher.py", 2,
     ),
     Mutant(
+        "what-was-begun-is-never-sent", "delivery/dispatcher.py",
+        "        self._flush()\n", "", "tests/delivery/test_dispatcher.py -k begin",
+    ),
+    Mutant(
         "a-late-signal-ends-the-process", "daemon/signals.py",
         "        if unless():\n            return\n", "",
         "tests/process/test_storage.py -k last_moments",

@@ -75,7 +75,7 @@ def test_what_is_ready_is_overdue_and_what_ended_or_runs_is_not_counted() -> Non
     engine = filled({f"q/{n}": delayed(0) for n in range(3)})
     task = engine.get("q/0")
     assert task is not None
-    engine.apply(Due("q/0", NOW.wall_ms, task))
+    engine.apply(Due("q/0", NOW.wall_ms, task, 0))
     reply = asked(engine)
     assert reply.overdue == 3
     assert sum(reply.counts) == 0

@@ -422,7 +422,7 @@ def record_of(driver: Driver, kind: str) -> r.AnyRecord:
     attempt = Attempt(task.attempts + 1, task.version, 0, 0, 0, "failed")
     match kind:
         case "due":
-            return r.Due(KEY, now_ms, task)
+            return r.Due(KEY, now_ms, task, 0)
         case "started":
             return r.Started(KEY, now_ms, task.version, 1, task)
         case "started of an older version":

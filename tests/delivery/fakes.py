@@ -71,8 +71,9 @@ class FakeBook:
     def now(self) -> Callable[[], Now]:
         return lambda: self._driver.now
 
-    def start(self, key: str, task: Task) -> bool:
+    def start(self, key: str, task: Task, now: Now) -> bool:
         assert self._driver.task(key) == task
+        assert now == self._driver.now
         if self.room:
             self._driver.start(key)
         return self.room
@@ -169,7 +170,7 @@ class World:
         for key in self.driver.tick():
             task = self.driver.task(key)
             if task.state == State.READY:
-                self.dispatcher.offer(key, task)
+                self.dispatcher.offer(key, task, task.late_ms(self.driver.now))
 
     def pump(self) -> int | None:
         """Pump until there is no more to do at once; when to look again."""
@@ -187,14 +188,14 @@ class World:
         self.tick()
         return self.pump()
 
-    def _spawn(self, key: str, task: Task, lane: Lane, started_ns: int) -> None:
+    def _spawn(self, key: str, task: Task, lane: Lane, start: Now) -> None:
         assert key not in self.flights, f"two attempts of {key} at a time"
         assert not self.book.engine.paused(lane.name), f"{key} starts although its queue is paused"
         assert task.lsn <= self.durable_lsn, f"{key} goes out before its record is durable"
         assert destination_of(task) == lane.target.destination
         window = lane.target.window
         assert window.in_flight <= (1 if window.held_ns is not None else window.size)
-        self.flights[key] = Flight(key, task, lane, started_ns)
+        self.flights[key] = Flight(key, task, lane, start.elapsed_ns)
         self.started.append((self.now_ns, key))
         if self.receive is not None:
             ms, told = self.receive(task)

@@ -29,7 +29,7 @@ from wheeltimer.core.task import Task, key_of
 from wheeltimer.delivery import attempt as attempt_module
 from wheeltimer.delivery.arrivals import FLIGHTS_PER_TURN_MAX
 from wheeltimer.delivery.attempt import Again, Landing, Sender
-from wheeltimer.delivery.transport import Transport
+from wheeltimer.delivery.transport import BURST, Transport
 from wheeltimer.errors import StorageFailed
 
 JOURNAL_ID = b"journal-of-tests"
@@ -57,7 +57,9 @@ class Runway:
             self._news.set()
             self._news = trio.Event()
 
-        return self.sender.begin(*self.task(id, server, **fields), landed)
+        again = self.sender.begin(*self.task(id, server, **fields), self.driver.now, landed)
+        self.sender.flush()
+        return again
 
     async def landing(self, id: str) -> Landing:
         while id not in self.landed:
@@ -115,6 +117,34 @@ async def test_many_flights_land_each_with_its_own_reply() -> None:
                     assert (landing.status, landing.body) == (200, b'"%b"' % id.encode())
         assert server.connections == count
         assert run.transport.counters.reused == 3 * count
+
+
+@trio_test
+async def test_requests_begun_together_go_out_together_and_none_stays_behind() -> None:
+    """They wait for a burst to be whole or for `flush`; one that was cut meanwhile harms no other."""
+    async with arena() as here, runway(here) as run:
+        server = await here.serve(answering(OK))
+        await run.warm(server, BURST + 3)
+        server.requests.clear()
+        bodies = [b"%d" % number for number in range(BURST + 3)]
+        begun = [run.transport.begin(server.destination, b"POST", b"/", b"", body) for body in bodies]
+
+        async def received(count: int) -> list[int]:
+            with trio.fail_after(5):
+                while len(server.requests) < count:
+                    await trio.lowlevel.checkpoint()
+            return sorted(int(request.partition(b"\r\n\r\n")[2]) for request in server.requests)
+
+        assert await received(BURST) == list(range(BURST))
+        cut = begun[BURST]
+        assert cut is not None
+        cut.cut()
+        run.transport.flush()
+        run.transport.flush()
+        assert await received(BURST + 2) == [*range(BURST), BURST + 1, BURST + 2]
+        for kept in begun:
+            assert kept is not None
+            kept.cut()
 
 
 @pytest.mark.parametrize("reset", [False, True])
@@ -291,6 +321,7 @@ async def test_large_request_in_flight_to_a_slow_reader_arrives_whole() -> None:
         await run.warm(server)
         kept = run.transport.begin(server.destination, b"POST", b"/", b"", body := b"x" * (8 << 20))
         assert kept is not None
+        run.transport.flush()
         landed = trio.Event()
 
         class Flight:
@@ -364,7 +395,8 @@ async def test_storage_that_fails_at_a_landing_is_that_error_and_no_cut_on_top()
             async with runway(here) as run:
                 server = await here.serve(answering(OK, OK))
                 await run.warm(server)
-                assert run.sender.begin(*run.task("last", server), landed) is None
+                assert run.sender.begin(*run.task("last", server), run.driver.now, landed) is None
+                run.sender.flush()
                 with trio.fail_after(5):
                     await trio.sleep_forever()
         assert [type(landing) for landing in ended] == [Answer]

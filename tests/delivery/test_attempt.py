@@ -52,6 +52,12 @@ class FakeExchange:
         await trio.sleep(self.told)
         return Reply(200, (), b"")
 
+    def begin(self, *given: object) -> None:
+        """No connection is kept."""
+
+    def flush(self) -> None:
+        """Nothing was begun."""
+
     def headers(self) -> dict[str, str]:
         """All header lines; none comes twice."""
         lines = self.fields.decode("latin-1").split("\r\n")

@@ -17,7 +17,7 @@ from trio.testing import trio_test
 
 from tests.delivery.fakes import NS_PER_S, Config, World, answer, never, no_answer
 from wheeltimer.core.outcomes import Answer
-from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.attempt import Again, Landing
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher
 from wheeltimer.delivery.stale import STALE_MIN
@@ -692,13 +692,19 @@ async def test_attempt_that_cannot_even_begin_stops_nobody(caplog: pytest.LogCap
     """What flies begins in the dispatcher's own time: a bug there fails the attempt like any other."""
     world = World()
 
-    def begin(key: str, task: Task, landed: Callable[[Landing], None]) -> Again | None:
+    def begin(key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
         if "bad" in key:
             raise Bug
-        landed(answer())
+        begun.append(landed)
         return None
 
-    world.dispatcher = Dispatcher(world.book, never, lambda: world.durable_lsn, 4, begin=begin)
+    def flush() -> None:
+        """What was begun is sent, and answered at once."""
+        while begun:
+            begun.pop()(answer())
+
+    begun: list[Callable[[Landing], None]] = []
+    world.dispatcher = Dispatcher(world.book, never, lambda: world.durable_lsn, 4, begin=begin, flush=flush)
     world.schedule("bad", retry="none")
     fill(world, 20)
     async with trio.open_nursery() as nursery:
@@ -750,7 +756,7 @@ async def test_flight_to_be_sent_again_after_the_dispatcher_ended_was_not_made()
     async def again() -> Answer:
         raise AssertionError("sent again after the end")
 
-    def begin(key: str, task: Task, landed: Callable[[Landing], None]) -> None:
+    def begin(key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> None:
         landings.append(landed)
 
     world.dispatcher = Dispatcher(

@@ -42,9 +42,7 @@ def signers(request: Request) -> list[str]:
     for part in headers["webhook-signature"].split(" ") if "webhook-signature" in headers else []:
         for name, secret in SECRETS.items():
             try:
-                Webhook(secret).verify(
-                    request.body, headers | {"webhook-signature": part}, json_parse=False
-                )
+                Webhook(secret).verify(request.body, headers | {"webhook-signature": part}, json_parse=False)
             except WebhookVerificationError:
                 continue
             found.append(name)

@@ -53,6 +53,8 @@ class Engine(Rows):
         self.outcomes = {"succeeded": 0, "failed": 0, "not_yet": 0}
         self._rebase: Rebase | None = None
         self._replaying = self._ends_moved = False
+        # Key and task between its last ``Attempted`` and its ``Ended``, which is the next record.
+        self._leaving: tuple[str, Task] | None = None
         self._appliers: dict[type, Callable[..., None]] = {
             r.Scheduled: self._scheduled,
             r.Rescheduled: self._rescheduled,
@@ -181,8 +183,8 @@ class Engine(Rows):
                     task.deadline_ns = self._rebase(record.deadline_ns)
         self.superseded.pop(record.key, None)
         self.outcomes[record.attempt.outcome] += 1
-        if record.ends:  # the task is running until its Ended, which is next: only the row changes
-            self.table[record.key] = pack(task)
+        if record.ends:
+            self._leaving = record.key, task
         else:
             # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
             task.state, task.flight = int(self._move(old, Input.AGAIN)), 0
@@ -210,7 +212,11 @@ class Engine(Rows):
         end = State(record.state)
         if end is State.DEAD:
             self._supply_volatile(record.key, record.time_ms, Input.DUE)
-        task = unpack(self.table[record.key])
+        if self._leaving is None:
+            task = unpack(self.table[record.key])
+        else:
+            (key, task), self._leaving = self._leaving, None
+            assert key == record.key, f"the attempt that ended was of {key}"
         assert task.state <= _RUNNING, f"{end.word} after {State(task.state).word}"
         assert self._move(task, _ENDINGS[end][task.state == _RUNNING]) is end
         self.remove(record.key, task)
@@ -275,7 +281,7 @@ class Engine(Rows):
         if self._replaying:
             task = unpack(self.table[key])
             if task.state == State.SCHEDULED:
-                self._due(r.Due(key, time_ms, task))
+                self._due(r.Due(key, time_ms, task, 0))
                 if upto is Input.START:
                     self._started(r.Started(key, time_ms, task.version, task.attempts + 1, task))
 

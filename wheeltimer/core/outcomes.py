@@ -68,7 +68,7 @@ def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records |
     if _expired(task, now):
         return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
     if task.state == State.SCHEDULED and _is_due(task, now):
-        return r.Due(key, now.wall_ms, task)
+        return r.Due(key, now.wall_ms, task, task.late_ms(now))
     return None
 
 

@@ -119,12 +119,14 @@ class Counted(Record, tag="n", frozen=True):
 class Due(Record, tag="d", frozen=True):
     """Volatile: the wheel handed the task over; it waits for a permit.
 
-    ``task``: the copy of its row that this was decided of, which nothing has changed since.
+    ``task``: the copy of its row that this was decided of, which nothing has changed since; ``late_ms``:
+    how late it is, in whole ms.
     """
 
     key: str
     time_ms: int
     task: Task
+    late_ms: int
 
 
 class Started(Record, tag="b", frozen=True):

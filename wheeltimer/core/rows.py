@@ -21,6 +21,7 @@ STATES: Final = len(State)
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
 _FIRST_END: Final = int(State.DONE)
+_NO_TIMERS: Final = (None, None)
 _KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
 
 
@@ -120,7 +121,7 @@ class Rows:
         # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
         task.state, task.flight = int(state), flight
         self.table[key] = pack(task)
-        if (after := timers(task)) != before:
+        if before != _NO_TIMERS and (after := timers(task)) != before:
             self._stop_timers(key, *before)
             self._start_timers(key, *after)
         self.counts[was] -= 1

@@ -260,6 +260,12 @@ class Task(Spec, omit_defaults=True, gc=False, rename={
             return now.elapsed_ns - self.deadline_ns
         return now.wall_ns - max(self.next_ms, self.created_ms) * NS_PER_MS
 
+    def late_ms(self, now: Now) -> int:
+        """How late ``now`` is against the planned instant itself, in whole ms, never negative."""
+        if self.deadline_ns is not None:
+            return max(0, (now.elapsed_ns - self.deadline_ns) // NS_PER_MS)
+        return max(0, now.wall_ns // NS_PER_MS - self.next_ms)
+
 
 STOP_CANCEL: Final = 1
 STOP_FINISH: Final = 2

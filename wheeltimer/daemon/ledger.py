@@ -130,13 +130,13 @@ class Ledger:
 
     # -- attempts -------------------------------------------------------------------------------
 
-    def start(self, key: str, task: Task) -> bool:
-        """Begin an attempt of a ready task; False where no room for its outcome can be reserved."""
+    def start(self, key: str, task: Task, now: Now) -> bool:
+        """Begin an attempt of a ready task ``now``; False where no room for its outcome can be reserved."""
         size = outcomes.outcome_bytes_max(self.engine, task)
         if not self.journal.reserve(size, essential=True):
             return False
         self._held[key] = size
-        self.happened(outcomes.start(key, task, self.now()))
+        self.happened(outcomes.start(key, task, now))
         return True
 
     def outcome(self, key: str, answer: Answer, now: Now) -> None:

@@ -158,10 +158,10 @@ class Daemon:
         sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
         dispatcher = Dispatcher(
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
-            queue_of(settings), window_of(settings), sender.begin,
+            queue_of(settings), window_of(settings), sender.begin, sender.flush,
         )  # fmt: skip
         ticker = Ticker(ledger, self.clock, timer := open_timer(self.clock), dispatcher.go)
-        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task)]
+        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task, due.late_ms)]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
         def changed() -> None:

@@ -15,7 +15,7 @@ import trio
 
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
-from wheeltimer.core.task import NS_PER_MS, Now
+from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.daemon.clock import Clock, stepped
 from wheeltimer.daemon.lateness import Lateness
 from wheeltimer.daemon.ledger import Ledger
@@ -84,19 +84,23 @@ class Ticker:
         """One slice of what is due; False where there was no room for an end, which then comes again."""
         room = True
         keys = self._engine.hand_over(now, SLICE_MAX)
+        handed: list[Task] = []
         for key in keys:
             task = self._engine.get(key)
             assert task is not None
             what = outcomes.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
             if isinstance(what, r.Due):
                 self._ledger.happened(what)
-                self.lateness.add(task.late_ns(self._clock.now()))
+                handed.append(task)
             elif what is not None:
                 if self._ledger.submit(what):
                     self._ledger.changed()
                 else:
                     room = False
         if keys:
+            now = self._clock.now()  # the last of a slice is later than it was when the slice began
+            for task in handed:
+                self.lateness.add(task.late_ns(now))
             self._handed_over()
         return room
 

@@ -57,6 +57,8 @@ class Exchange(Protocol):
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
     ) -> Kept | None: ...
 
+    def flush(self) -> None: ...
+
 
 Again = Callable[[], Awaitable[Answer]]
 """What goes on with an attempt in a nursery task."""
@@ -92,13 +94,17 @@ class Sender:
 
     async def attempt(self, key: str, task: Task) -> Answer:
         """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value."""
-        return await Sending(self, key, task).request()
+        return await Sending(self, key, task, self.now()).request()
 
-    def begin(self, key: str, task: Task, landed: Callable[[Landing], None]) -> Again | None:
+    def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
         """``attempt`` without a nursery task, where a connection is kept: None, ``landed`` tells of its end.
-        Otherwise what is to be done in one."""
-        sending = Sending(self, key, task)
+        Otherwise what is to be done in one. `flush` after a few of them."""
+        sending = Sending(self, key, task, now)
         return None if sending.fly(landed) else sending.request
+
+    def flush(self) -> None:
+        """Send what was begun."""
+        self.transport.flush()
 
     def fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
         """The header lines: the caller's own, and those that only the daemon may set."""
@@ -133,11 +139,11 @@ class Sending:
         "_timeout_ms", "deadline_s",
     )  # fmt: skip
 
-    def __init__(self, sender: Sender, key: str, task: Task) -> None:
+    def __init__(self, sender: Sender, key: str, task: Task, now: Now) -> None:
         self._sender = sender
         self._key = key
-        self._started = now = sender.now()
-        self._late_ms = late_ms_of(task, now)
+        self._started = now
+        self._late_ms = task.late_ms(now)
         destination, target = _split(task.url)
         fields = sender.fields(key, task, now, self._late_ms)
         self._request = (destination, task.method.encode(), target, fields, task.body or b"")
@@ -221,15 +227,6 @@ class Sending:
             started.wall_ms, ms, self._late_ms, reply.status, None, reply.body, reply.truncated,
             retry_after_ms, stop,
         )  # fmt: skip
-
-
-def late_ms_of(task: Task, now: Now) -> int:
-    """How late an attempt that starts now is against its planned instant, in whole ms, never negative."""
-    if task.deadline_ns is not None:
-        late_ns = now.elapsed_ns - task.deadline_ns
-    else:
-        late_ns = now.wall_ns - task.next_ms * NS_PER_MS
-    return max(0, late_ns // NS_PER_MS)
 
 
 def _visible(text: str) -> bytes:

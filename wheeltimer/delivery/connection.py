@@ -76,6 +76,7 @@ class Connection:
     async def exchange(self, message: bytes) -> Reply:
         """Send one whole request, read one final reply. Raises AttemptError ("reset", "tls", "protocol")."""
         self.begin(message)
+        self.push()
         while True:
             if self._unsent:
                 await _wait_either(self.sock)
@@ -85,9 +86,13 @@ class Connection:
                 return reply
 
     def begin(self, message: bytes) -> None:
-        """Send one whole request, or as much of it as the socket takes; ``advance`` when there is news."""
+        """Take one whole request; `push` sends it."""
         self._reader.begin()
-        self._unsent = self._send(message)
+        self._unsent = message
+
+    def push(self) -> None:
+        """Send the request, or as much of it as the socket takes; ``advance`` when there is news."""
+        self._unsent = self._send(self._unsent)
 
     def advance(self) -> Reply | None:
         """Send and read what can be without waiting; the final reply once it is whole.

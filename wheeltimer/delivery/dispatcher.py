@@ -10,18 +10,18 @@ A permit is taken before a nursery task is made: a million overdue tasks are a m
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Final
 
 import trio
 
 from wheeltimer.core.outcomes import Answer
-from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
-from wheeltimer.delivery.attempt import Again, Landing, destination_of, late_ms_of
+from wheeltimer.delivery.attempt import Again, Landing, destination_of
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
@@ -33,7 +33,8 @@ LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 u
 SHARE: Final = 4  # no destination has more than this part of all permits while others wait
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
-Begin = Callable[[str, Task, Callable[[Landing], None]], Again | None]
+Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
+Spawn = Callable[[str, Task, Lane, Now], None]
 _log = logging.getLogger("wheeltimer.delivery")
 
 
@@ -41,23 +42,20 @@ class Dispatcher:
     """Starts attempts of ready tasks, at most ``concurrency`` at a time.
 
     ``durable_lsn`` tells what is on disk: an attempt starts only when the record that made the task's
-    present version is, and waits for nothing written later. ``queue_of`` and ``window_of`` make the
-    gates of a queue and a destination from the settings.
+    present version is, and waits for nothing written later. ``queue_of`` and ``window_of`` make the gates
+    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s.
     """
 
     def __init__(
-        self,
-        book: Book,
-        send: Callable[[str, Task], Awaitable[Answer]],
-        durable_lsn: Callable[[], int],
-        concurrency: int,
-        queue_of: Callable[[str], Queue] = lambda name: Queue(),
+        self, book: Book, send: Callable[[str, Task], Awaitable[Answer]], durable_lsn: Callable[[], int],
+        concurrency: int, queue_of: Callable[[str], Queue] = lambda name: Queue(),
         window_of: Callable[[Destination], Window] = lambda destination: Window(),
-        begin: Begin | None = None,
-    ) -> None:
+        begin: Begin | None = None, flush: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._book = book
         self._send = send
         self._begin = begin
+        self._flush = flush
         self._durable_lsn = durable_lsn
         self._concurrency = concurrency
         self._lanes = Lanes(queue_of, window_of)
@@ -69,7 +67,7 @@ class Dispatcher:
         self._no_room_until_ns = 0
         self._wake = trio.Event()
         self._wake_ns: int | None = None  # when ``run`` looks again by itself
-        self._spawn: Callable[[str, Task, Lane, int], None]  # made by ``run``
+        self._spawn: Spawn  # made by ``run``
         self._idle = trio.Event()
         self.in_flight = 0
         self.draining = False
@@ -78,17 +76,15 @@ class Dispatcher:
         """Keys that wait here."""
         return self._lanes.size + len(self._unwritten) + len(self._written)
 
-    def offer(self, key: str, task: Task) -> None:
-        """A task became ready; `go` after a slice of them. O(1)."""
+    def offer(self, key: str, task: Task, late_ms: int) -> None:
+        """A task became ready, so late; `go` after a slice of them. O(1)."""
         if task.lsn > self._durable_lsn():
             self._unwritten.append(key)
             return
-        now = self._book.now()
         queue, _ = split_key(key)
-        destination = destination_of(task)
-        lane = self._lanes.add(queue, destination, key, late=late_ms_of(task, now) > BACKLOG_MS)
+        lane = self._lanes.add(queue, destination_of(task), key, late=late_ms > BACKLOG_MS)
         if lane.target.window.held_ns is not None:
-            self._held.add(key, task, lane.target, now.elapsed_ns)
+            self._held.add(key, task, lane.target, self._book.now().elapsed_ns)
 
     def committed(self) -> None:
         """More records are on disk: what waited for that may go."""
@@ -106,7 +102,7 @@ class Dispatcher:
             key = self._written.popleft()
             task = self._book.engine.get(key)
             if task is not None and task.state == State.READY:
-                self.offer(key, task)
+                self.offer(key, task, task.late_ms(self._book.now()))
         return bool(self._written)
 
     def paused(self, queue: str) -> None:
@@ -127,9 +123,9 @@ class Dispatcher:
         self._lanes.reconfigure(queue_of, window_of)
         self._wake.set()
 
-    def pump(self, spawn: Callable[[str, Task, Lane, int], None]) -> int | None:
+    def pump(self, spawn: Spawn) -> int | None:
         """Start what may start, one slice: 0 where there is more to do at once, else the elapsed ns at
-        which to look again, None for never. ``spawn`` is given (key, task, lane, started_ns).
+        which to look again, None for never. ``spawn`` is given (key, task, lane, start).
         """
         now_ns = self._book.now().elapsed_ns
         wait_ns = self._held.sweep(now_ns)
@@ -160,7 +156,7 @@ class Dispatcher:
                 continue
             elif self._has_share(lane):
                 lanes.crowd_in(lane)
-            elif self._start_first(lane, now_ns, spawn):
+            elif self._start_first(lane, spawn):
                 tries = 0
                 if lanes.crowd:  # they take turns with those that never had their share
                     lanes.uncrowd()
@@ -205,21 +201,22 @@ class Dispatcher:
             return True
         return mine >= max(1, self._concurrency // SHARE) and self._lanes.others_go(lane.target)
 
-    def _start_first(self, lane: Lane, now_ns: int, spawn: Callable[[str, Task, Lane, int], None]) -> bool:
+    def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
-        line, key = self._lanes.take(lane)
+        now, (line, key) = self._book.now(), self._lanes.take(lane)
+        now_ns = now.elapsed_ns
         task = self._book.engine.get(key)
         if task is None or task.state != State.READY or destination_of(task) != lane.target.destination:
-            pass  # cancelled or changed since it became ready
+            pass  # cancelled or changed since
         elif task.lsn > self._durable_lsn():
             self._unwritten.append(key)
-        elif self._book.start(key, task):
+        elif self._book.start(key, task, now):
             self.in_flight += 1
             lane.queue.in_flight += 1
             lane.target.window.start(now_ns)
             if lane.queue.bucket is not None:
                 lane.queue.bucket.take(now_ns)
-            spawn(key, task, lane, now_ns)
+            spawn(key, task, lane, now)
         else:
             self._lanes.give_back(lane, line, key)
             return False
@@ -230,19 +227,26 @@ class Dispatcher:
 
     def go(self) -> None:
         """Start what may start at once: what is due must not wait until ``run`` has its turn."""
-        wake_ns = self.pump(self._spawn)
+        wake_ns = self._start()
         if wake_ns is not None and (self._wake_ns is None or wake_ns < self._wake_ns):
             self._wake.set()
+
+    def _start(self) -> int | None:
+        """One `pump`; all that began in it is sent."""
+        wake_ns = self.pump(self._spawn)
+        self._flush()
+        return wake_ns
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start attempts until cancelled; attempts in flight are cancelled with it."""
         async with trio.open_nursery() as nursery:
 
-            def spawn(key: str, task: Task, lane: Lane, started_ns: int) -> None:
+            def spawn(key: str, task: Task, lane: Lane, start: Now) -> None:
                 again: Again | None = partial(self._send, key, task)
+                started_ns = start.elapsed_ns
                 if self._begin is not None:
                     try:
-                        again = self._begin(key, task, partial(landed, key, lane, started_ns))
+                        again = self._begin(key, task, start, partial(landed, key, lane, started_ns))
                     except Exception as bug:  # noqa: BLE001 -- fails this attempt, as in its own task
                         again = partial(_raise, bug)
                 if again is not None:
@@ -260,9 +264,9 @@ class Dispatcher:
             task_status.started()
             try:
                 while True:
-                    self._wake_ns = wake_ns = self.pump(spawn)
+                    self._wake_ns = wake_ns = self._start()
                     left_ns = 0 if wake_ns is None else max(0, wake_ns - self._book.now().elapsed_ns)
-                    with trio.move_on_after(math.inf if wake_ns is None else left_ns / 1e9):
+                    with nullcontext() if wake_ns is None else trio.move_on_after(left_ns / 1e9):
                         await self._wake.wait()
                     self._wake = trio.Event()
             finally:

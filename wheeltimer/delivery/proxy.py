@@ -66,6 +66,9 @@ class ProxyTransport:
     ) -> None:
         """As ``Transport.begin``; what is kept is httpx's."""
 
+    def flush(self) -> None:
+        """As ``Transport.flush``: nothing was begun."""
+
     def close_idle(self) -> None:
         """As ``Transport.close_idle``; httpx does so by itself."""
 

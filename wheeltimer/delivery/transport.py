@@ -28,6 +28,9 @@ from wheeltimer.delivery.reply import AttemptError, Kind, Reply
 from wheeltimer.delivery.resolve import Check, Resolver, check_all, connect
 from wheeltimer.errors import BadValue, TargetBlocked
 
+# Requests that are sent one right after the other. Each alone would find a receiver that has gone to sleep
+# again: waking it costs 6 us of 12. The first waits for the others, about 0.2 ms.
+BURST = 8
 _METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
 _TARGET = re.compile(rb"[!-~]+")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -82,6 +85,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._resolver = resolver or Resolver()
         self._ssl_context = ssl_context or ssl.create_default_context()
         self._pool = Pool(idle_per_destination_max, idle_max, idle_s, self.counters)
+        self._begun: list[Connection] = []  # requests that are not sent yet
         self._closed = False
 
     async def request(
@@ -107,14 +111,26 @@ class Transport(httpx.AsyncBaseTransport):
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
     ) -> Kept | None:
-        """``request`` on a kept connection, for who waits for many: sent, or None where none is kept."""
+        """``request`` on a kept connection, for who waits for many; None where none is kept.
+
+        It is sent with a few others: by the next `flush`, or when `BURST` of them are there.
+        """
         connection = self._pool.take(destination, trio.current_time())
         if connection is None:
             return None
         self.counters.reused += 1
         message = _message(destination, method, target, fields, body)
         connection.begin(message)
+        self._begun.append(connection)
+        if len(self._begun) == BURST:
+            self.flush()
         return Kept(self, connection, destination, message)
+
+    def flush(self) -> None:
+        """Send what was begun."""
+        for connection in self._begun:
+            connection.push()
+        self._begun.clear()
 
     async def _exchange(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
         kept = self._pool.take(destination, trio.current_time())
