@@ -15,7 +15,18 @@ from statistics import median
 from typing import Final
 
 from benchmarks import timed, writers
-from benchmarks.harness import Bound, Daemon, Figures, Options, Process, Result, child, daemon, wall_ms
+from benchmarks.harness import (
+    Bound,
+    Client,
+    Daemon,
+    Figures,
+    Options,
+    Process,
+    Result,
+    child,
+    daemon,
+    wall_ms,
+)
 from benchmarks.nginx import nginx
 from benchmarks.profile import profiled
 from benchmarks.receiver import addresses
@@ -34,6 +45,7 @@ class _Setup:
     """One daemon, its destinations, and what its rounds gave."""
 
     target: Daemon
+    client: Client
     urls: list[str]
     per_s: list[float] = field(default_factory=list)
     cpu_us: list[float] = field(default_factory=list)
@@ -54,11 +66,11 @@ class _Setup:
         time.sleep(left_s)
         cpu_s = -self.target.running.cpu_s()
         began = time.perf_counter() - (wall_ms() - due_ms) / 1000
-        stats = self.target.stats()
+        stats = self.client.ask(op="stats")
         while stats["tasks"]["done"] < self.stored:
             assert time.perf_counter() < began + DONE_TIMEOUT_S, f"not all done: {stats['tasks']}"
             time.sleep(0.02)
-            stats = self.target.stats()
+            stats = self.client.ask(op="stats")
         self.per_s.append(tasks / (time.perf_counter() - began))
         self.cpu_us.append((cpu_s + self.target.running.cpu_s()) / tasks * 1e6)
         assert stats["attempts"]["succeeded"] == self.stored, stats["attempts"]
@@ -131,7 +143,8 @@ def _setup(
 ) -> _Setup:
     target = stack.enter_context(daemon("--concurrency", str(permits), env=env))
     target.running.pin(cpu)
-    return _Setup(target, urls)
+    client = stack.enter_context(Client(target.address))
+    return _Setup(target, client, urls)
 
 
 def _stock(urls: list[str], seconds: float, cpu: int) -> dict[str, float]:
