@@ -245,8 +245,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "an-expiry-found-at-recovery-is-dropped-in-silence", "core/outcomes.py",
-        'State.EXPIRED, now, lsn, reason="expired")\n    if task.state == State.SCHEDULED',
-        'State.EXPIRED, now, lsn, reason="expired")[:1]\n    if task.state == State.SCHEDULED',
+        'State.EXPIRED, now, lsn, reason="expired")\n    if task.state == _SCHEDULED',
+        'State.EXPIRED, now, lsn, reason="expired")[:1]\n    if task.state == _SCHEDULED',
         "tests/core/test_outcomes.py tests/core/test_hooks.py",
     ),
     Mutant(

@@ -20,6 +20,7 @@ from wheeltimer.core.timeline import TimeLine
 STATES: Final = len(State)
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
+_RUNNING: Final = int(State.RUNNING)
 _FIRST_END: Final = int(State.DONE)
 _NO_TIMERS: Final = (None, None)
 _KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
@@ -168,8 +169,9 @@ class Rows:
 
     def remove(self, key: str, task: Task) -> None:
         """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
-        self._stop_timers(key, *self.timers(task))
         state = task.state
+        if state != _RUNNING:  # which has none
+            self._stop_timers(key, *self.timers(task))
         self.counts[state] -= 1
         self.queues[key[: key.index("/")]].counts[state] -= 1
         if state >= _FIRST_END:

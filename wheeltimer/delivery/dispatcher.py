@@ -35,6 +35,7 @@ CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when n
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
 Spawn = Callable[[str, Task, Lane, Now], None]
+_READY: Final = int(State.READY)
 _log = logging.getLogger("wheeltimer.delivery")
 
 
@@ -101,7 +102,7 @@ class Dispatcher:
         for _ in range(min(LOOKS_MAX, len(self._written))):
             key = self._written.popleft()
             task = self._book.engine.get(key)
-            if task is not None and task.state == State.READY:
+            if task is not None and task.state == _READY:
                 self.offer(key, task, task.late_ms(self._book.now()))
         return bool(self._written)
 
@@ -206,7 +207,7 @@ class Dispatcher:
         now, (line, key) = self._book.now(), self._lanes.take(lane)
         now_ns = now.elapsed_ns
         task = self._book.engine.get(key)
-        if task is None or task.state != State.READY or destination_of(task) != lane.target.destination:
+        if task is None or task.state != _READY or destination_of(task) != lane.target.destination:
             pass  # cancelled or changed since
         elif task.lsn > self._durable_lsn():
             self._unwritten.append(key)
