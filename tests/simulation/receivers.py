@@ -138,6 +138,9 @@ class Receivers:
     def begin(self, *request: object) -> None:
         """As ``Transport`` has it; no connection is ever kept here."""
 
+    def flush(self) -> None:
+        """As ``Transport`` has it: nothing was begun."""
+
     def close_idle(self) -> None:
         """As ``Transport`` has it."""
 
