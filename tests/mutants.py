@@ -16,6 +16,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 ROOT: Final = Path(__file__).parents[1]
-PATIENCE_S: Final = 240  # for the tests of one mutant: one that hangs is caught too
+PATIENCE_S: Final = 240  # for the tests of one mutant; one that only hangs is not caught
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 
 
@@ -298,7 +299,7 @@ MUTANTS: Final = (
 
 
 class Survived(Exception):
-    """Every test let it pass."""
+    """No test failed: all passed, or hung."""
 
 
 def copy_of_the_project(folder: Path) -> None:
@@ -321,30 +322,30 @@ def catch(mutant: Mutant) -> str:
         copy_of_the_project(folder)
         path = folder / "wheeltimer" / mutant.file
         path.write_text(broken(path.read_text(), mutant))
-        # Python looks in the working directory first, so the copy is what is imported.
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            *mutant.tests.split(),
-        ]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-                env=os.environ | {"PYTHONPATH": str(folder)},
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"none in {PATIENCE_S} s: it hangs"
-    if done.returncode == 0:
+        code, said = _tests(mutant, folder)
+    if code == 0:
         raise Survived(f"{mutant.name}: {mutant.tests} let it pass")
-    noticed = _FAILED.search(done.stdout)
-    assert done.returncode == 1, f"{mutant.name}: pytest ended with {done.returncode}: {done.stdout[-2000:]}"
-    assert noticed is not None, done.stdout[-2000:]
+    noticed = _FAILED.search(said)
+    assert code == 1, f"{mutant.name}: pytest ended with {code}: {said[-2000:]}"
+    assert noticed is not None, said[-2000:]
     return noticed.group(1)
+
+
+def _tests(mutant: Mutant, folder: Path) -> tuple[int, str]:
+    """Pytest's exit code and output on the copy in ``folder``."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *mutant.tests.split()]
+    # Python looks in the working directory first, so the copy is what is imported.
+    tests = subprocess.Popen(
+        command, cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    try:
+        said, _ = tests.communicate(timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(tests.pid, signal.SIGKILL)  # daemons of a test that hangs go with it
+        said, _ = tests.communicate()
+        raise Survived(f"{mutant.name}: no test failed in {PATIENCE_S} s: {said[-500:]}") from None
+    return tests.returncode, said
 
 
 def main() -> int:
@@ -361,13 +362,14 @@ def main() -> int:
         print(f"seed {given.seed}")
         chosen = random.Random(given.seed).sample(chosen, given.sample)
     survivors = 0
+    print(f"{'mutant':50} {'file':24} {'seconds':>7}  caught by")
     for mutant in chosen:
         began_s = time.monotonic()
         try:
             by = catch(mutant)
-        except Survived:
-            by, survivors = "SURVIVED", survivors + 1
-        print(f"{mutant.name:38} {time.monotonic() - began_s:5.1f} s  {by}", flush=True)
+        except Survived as why:
+            by, survivors = f"SURVIVED: {why}", survivors + 1
+        print(f"{mutant.name:50} {mutant.file:24} {time.monotonic() - began_s:7.1f}  {by}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} caught")
     return 1 if survivors else 0
 
