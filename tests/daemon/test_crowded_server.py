@@ -24,9 +24,9 @@ from tests.daemon.worlds import URL, Stopwatch, world
 from tests.process.daemon import until
 from wheeltimer.daemon.connection import LITTLE_VISITS
 from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.seldom import QUIET_S, Seldom
 from wheeltimer.daemon.server import Server
 from wheeltimer.daemon.turn import SLICE_NS
+from wheeltimer.delivery.seldom import QUIET_S, Seldom
 from wheeltimer.settings import Limits
 
 PING = b'{"op":"ping"}\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from tests.delivery.fakes import NS_PER_S, World, answer, no_answer
 from wheeltimer.core.outcomes import Answer, rule_of
 from wheeltimer.core.retry import ATTEMPTS_MAX, ExponentialRule, FixedRule, ListRule, budget_ms, resolve
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
-from wheeltimer.delivery.held import PRUNE_MIN, SLICE_MAX, rest_ms
+from wheeltimer.delivery.held import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
+from wheeltimer.delivery.seldom import QUIET_S
 from wheeltimer.delivery.window import HOLD_NS
 
 HOLD_MS = HOLD_NS // NS_PER_MS
@@ -435,3 +437,36 @@ def test_a_destination_that_comes_and_goes_leaves_nothing_behind() -> None:
         world.end(next(iter(world.flights)), answer())
         world.pump()
     assert most <= 2 * (1500 + PRUNE_MIN)
+
+
+# --- what is logged ------------------------------------------------------------------------------
+
+
+def test_a_thousand_destinations_that_go_down_and_up_fill_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The first are named, the others counted; of those that open again likewise."""
+    caplog.set_level(logging.INFO)
+    world = World(receive=refused)
+    hosts = [f"h{number:03}" for number in range(500)]
+
+    def down_and_up(some: list[str]) -> None:
+        for host in some:
+            for number in range(10):
+                world.schedule(f"{host}-{number}", host, retry=SHORT, on_conflict="replace")
+        world.receive = refused
+        world.run(5_000)
+        assert all(world.window(host).held_ns is not None for host in some)
+        world.receive = lambda task: (1, answer())
+        world.run(HOLD_MS)
+        assert all(world.window(host).held_ns is None for host in some)
+
+    down_and_up(hosts)
+    said = [record.getMessage().partition(";")[0] for record in caplog.records]
+    downs, opens = ([text for text in said if text.startswith(word)] for word in ("held ", "open "))
+    assert len(downs) == len(opens) == LINES_MAX
+    assert len({text.partition("unsaid")[0] for text in said}) == 2 * LINES_MAX, "each is another one"
+    world.run(QUIET_S * 1000)
+    caplog.clear()
+    down_and_up(hosts[:1])
+    assert [record.getMessage().partition(";")[0] for record in caplog.records] == [
+        f"{word} destination=http://h000 unsaid={len(hosts) - LINES_MAX}" for word in ("held", "open")
+    ]

@@ -11,6 +11,6 @@
     requests.py    what a line asks for                          bulk.py      what touches any number of tasks
     turn.py        the loop, shared by those who bring work      rights.py    what tokens allow
     subscriptions.py, subscriber.py   events as they happen, and what was missed
-    tls.py, guests.py, descriptors.py, farewell.py, seldom.py    who may stay, and how they end
+    tls.py, guests.py, descriptors.py, farewell.py    who may stay, and how they end
     signals.py, notify.py, soon.py    the process and its surroundings
 """

@@ -18,9 +18,9 @@ from wheeltimer.daemon.farewell import CLOSE_GRACE_S, Door
 from wheeltimer.daemon.guests import Guests, address_of
 from wheeltimer.daemon.outbox import Outbox
 from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.seldom import Seldom
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.tls import serve_tls
+from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.settings import Limits

@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S
-from wheeltimer.daemon.seldom import Seldom
 from wheeltimer.daemon.turn import Turn
+from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import SettingsError
 from wheeltimer.settings import Tls
 

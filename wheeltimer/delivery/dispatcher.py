@@ -300,10 +300,8 @@ class Dispatcher:
         was_held = target.window.held_ns
         target.window.end(answer, started_ns, now_ns)
         if target.window.held_ns is not None and was_held is None:
-            _log.warning("held destination=%s://%s", target.destination.scheme, target.destination.authority)
             self._held.hold(target, now_ns)
         elif was_held is not None and target.window.held_ns is None:
-            _log.info("open destination=%s://%s", target.destination.scheme, target.destination.authority)
             self._held.open(target)
         elif was_held is not None:
             self._held.probed(target)

@@ -7,6 +7,7 @@ destination was probed in vain. Everything is done in slices: a destination may 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator
 from functools import lru_cache
@@ -18,10 +19,13 @@ from wheeltimer.core.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target
+from wheeltimer.delivery.seldom import Seldom
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
 ROOM_RETRY_NS: Final = 1_000_000_000  # how long what found no room in the journal waits
+LINES_MAX: Final = 10  # in a minute are logged of destinations that go down, and of those that open
 PRUNE_MIN: Final = 4_096  # entries kept before the first look for those that mean nothing any more
+_log = logging.getLogger("wheeltimer.delivery")
 
 
 class _Entry(NamedTuple):
@@ -63,6 +67,11 @@ class Held:
         self._paused_ns: dict[str, int] = {}  # of queues that were paused: how long in all, till resumed
         self._pruning: list[_Entry] = []
         self._prune_at = PRUNE_MIN
+        self._downs = Seldom(_log, logging.WARNING, LINES_MAX, self._elapsed_s)
+        self._opens = Seldom(_log, logging.INFO, LINES_MAX, self._elapsed_s)
+
+    def _elapsed_s(self) -> float:
+        return self._book.now().elapsed_ns / 1e9
 
     def __len__(self) -> int:
         """Entries kept, those that mean nothing any more included."""
@@ -73,6 +82,7 @@ class Held:
 
     def hold(self, target: Target, now_ns: int) -> None:
         """A destination went down: what is in its lanes is taken in, a slice at each ``sweep``."""
+        self._downs.say("held destination=%s", target.destination.origin)
         for lane in target.lanes.values():
             self._coming.append((target, now_ns, lane.waiting_keys()))
 
@@ -93,6 +103,7 @@ class Held:
 
     def open(self, target: Target) -> None:
         """The destination answers again; entries of this hold are passed over when they come up."""
+        self._opens.say("open destination=%s", target.destination.origin)
         self._unprobed.pop(target, None)
         self._overdue.pop(target, None)
 

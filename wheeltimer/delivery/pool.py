@@ -41,6 +41,11 @@ class Destination(NamedTuple):
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
+    @property
+    def origin(self) -> str:
+        """As a URL begins."""
+        return f"{self.scheme}://{self.authority}"
+
 
 @dataclass(slots=True)
 class Counters:
