@@ -32,7 +32,7 @@ IMPURE = {
     "threading", "subprocess", "asyncio", "secrets", "tempfile", "shutil", "signal", "sys",
 }  # fmt: skip
 FILE_LINES_MAX = 330
-FUNCTION_LINES_MAX = 60
+FUNCTION_LINES_MAX = 50
 
 pytestmark = pytest.mark.quick
 

@@ -6,7 +6,7 @@ How options are read is in ``values.py``, how answers are drawn in ``show.py``.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, get_args
 
 import click
@@ -25,10 +25,17 @@ _IF_VERSION = click.option("--if-version", type=int, metavar="N", help="Only if 
 
 
 def _task_fields(command: _F) -> _F:
-    """The options that ``schedule`` and ``reschedule`` share, in the order of the help text."""
+    """Adds the options that ``schedule`` and ``reschedule`` share."""
     # They are sent only where given, so their defaults are ``schedule``'s alone.
     default = "  [default: {}]".format if command.__name__ == "schedule" else lambda _value: ""
-    options = (
+    for option in reversed(_task_options(default)):
+        command = option(command)
+    return command
+
+
+def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]:
+    """Those, in the order of the help text."""
+    return (
         click.option(
             "--in", "delay", callback=values.duration, metavar="DURATION",
             help="So long from now: 90s, 1h30m, 7d.",
@@ -75,9 +82,6 @@ def _task_fields(command: _F) -> _F:
         click.option("--on-done", metavar="URL", help="Told when the task is done."),
         click.option("--on-dead", metavar="URL", help="Told when the task is dead or expired."),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.command()
