@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
 
 import pytest
 
-from tests.process.daemon import SMALL, Home, until
+from tests.process.daemon import SMALL, Connection, Daemon, Home, Reply, until
 from tests.process.receiver import Receiver
 
 URL = "http://127.0.0.1:9/never"
@@ -147,6 +148,58 @@ def test_a_drain_answers_cancels_to_the_end(home: Home) -> None:
     assert daemon.wait().code == 0
     assert all(reply["ok"] for reply in replies), [reply for reply in replies if not reply["ok"]][:3]
     assert home.start(config="").tasks <= 5000 - len(replies)
+
+
+GROUP = 60_000  # members; a second or more of work, in some hundred slices
+
+
+def fill_group(client: Connection) -> None:
+    for first in range(0, GROUP, 5000):
+        client.send(
+            *({"op": "schedule", "id": f"t{n}", "url": URL, "delay": "1h", "group": "g"}
+              for n in range(first, first + 5000))
+        )  # fmt: skip
+        assert all(reply["ok"] for reply in client.replies(5000))
+
+
+def ask_and_stop(daemon: Daemon, client: Connection) -> Reply | None:
+    """Ask for the group's end, and for the daemon's when some members are done; the answer to the first."""
+    with daemon.connect() as other:
+        client.send({"op": "cancel", "group": "g"})
+        for _ in until(every_s=0.001):
+            if other.done("stats")["tasks"]["cancelled"]:
+                break
+        daemon.signal()
+    line = client.line()
+    return None if line is None else json.loads(line)
+
+
+def test_a_group_that_is_being_cancelled_is_cancelled_to_the_end(home: Home) -> None:
+    """A stop in the middle of it waits for it: nobody is left to guess how many were done."""
+    daemon = home.start(config="")
+    with daemon.connect() as client:
+        fill_group(client)
+        assert ask_and_stop(daemon, client) == {"ok": True, "cancelled": GROUP, "running": 0}
+        assert client.line() is None
+    assert daemon.wait().code == 0
+    assert home.start(config="").tasks == 0
+
+
+def test_a_group_that_a_drain_cuts_is_told_how_far_it_came(home: Home) -> None:
+    daemon = home.start(config='[limits]\ndrain = "1ms"\n')
+    with daemon.connect() as client:
+        fill_group(client)
+        reply = ask_and_stop(daemon, client)
+        assert reply is not None, "members were cancelled, and nobody was told"
+        assert (reply["ok"], reply["running"]) == (True, 0)
+        assert 0 < reply["cancelled"] < GROUP
+    ended = daemon.wait()
+    assert ended.code == 0
+    assert "drain cut attempts in_flight=0 requests=1" in ended.log
+    again = home.start(config="")
+    assert again.tasks == GROUP - reply["cancelled"]
+    with again.connect() as client:
+        assert client.done("cancel", group="g")["cancelled"] == GROUP - reply["cancelled"]
 
 
 def test_an_idle_daemon_stops_at_once_and_leaves_a_clean_journal(home: Home) -> None:

@@ -12,5 +12,5 @@
     turn.py        the loop, shared by those who bring work      rights.py    what tokens allow
     subscriptions.py, subscriber.py   events as they happen, and what was missed
     tls.py, guests.py, descriptors.py, farewell.py    who may stay, and how they end
-    signals.py, notify.py, soon.py    the process and its surroundings
+    signals.py, notify.py, drain.py, soon.py    the process, its surroundings, its end
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
+import trio
 
 from wheeltimer.core import access, queries, stopping, wire
 from wheeltimer.core import commands as c
@@ -37,6 +38,15 @@ class Bulk:
         self._ledger = ledger
         self._engine = ledger.engine
         self._turn = turn
+        self._quiet = trio.Event()
+        self.changing = 0  # requests under way that change tasks
+        self.cut = False  # the daemon stops: those answer now, with what they have done
+
+    async def quiet(self) -> None:
+        """Return when no request that changes tasks is under way."""
+        if self.changing:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
 
     async def answer(
         self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, grant: Grant | None
@@ -57,7 +67,13 @@ class Bulk:
                 return await self._stats(command, grant)
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
             self._requests.refuse_in_drain(command)
-            return await self._many(command, grant)
+            self.changing += 1
+            try:
+                return await self._many(command, grant)
+            finally:
+                self.changing -= 1
+                if not self.changing:
+                    self._quiet.set()
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
@@ -118,6 +134,8 @@ class Bulk:
                 self._turn.spent(began_ns)
                 break
             self._turn.spent(began_ns)
+            if self.cut:
+                break  # the rest: ask the daemon's successor
             self._requests.changed()
         self._requests.changed()
         return self._counted(command, changed, running)

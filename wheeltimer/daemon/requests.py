@@ -56,7 +56,7 @@ class Requests:
         self._resting = trio.Lock()
         self.owed_ns = 0  # of work on such lines; whoever had it done rests for it once it is answered
         self.rights = Rights(ledger)
-        self._bulk = Bulk(self, ledger, turn)
+        self.bulk = Bulk(self, ledger, turn)
         self.draining = False
         self.held_bytes = 0  # replies that wait for a commit; counted by whoever holds them
 
@@ -79,7 +79,7 @@ class Requests:
         if self._malformed > malformed:
             self.owed_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:
-            reply = await self._bulk.answer(long, subscribe, None if visitor is None else visitor.grant)
+            reply = await self.bulk.answer(long, subscribe, None if visitor is None else visitor.grant)
             return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
 

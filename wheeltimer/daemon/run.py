@@ -13,12 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
 from wheeltimer import __version__
-from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import decision_bytes_needed
 from wheeltimer.core.records import Due, Paused
@@ -27,6 +25,7 @@ from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.descriptors import fit
+from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier
@@ -149,18 +148,21 @@ class Daemon:
                 " raise it, free disk space, or lower reply_bytes_max, history_max or line_bytes_max"
             )
 
-    async def run(self) -> int:
-        """Serve until a signal or a failure of the storage; the exit code."""
-        settings, journal = self.settings, self.journal
-        rule = address_rule(settings)
-        ledger = Ledger(self.engine, journal, self.clock, policy_of(settings, rule))
-        transport = transport_of(settings, rule)
-        sender = Sender(transport, journal.journal_id, ledger.now, keys_of(settings), __version__)
-        dispatcher = Dispatcher(
+    def _make_parts(self) -> None:
+        """All parts, made known to each other; none of them does anything yet."""
+        settings, journal, clock = self.settings, self.journal, self.clock
+        self._rule = rule = address_rule(settings)
+        self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
+        self._transport = transport = transport_of(settings, rule)
+        self._sender = sender = Sender(
+            transport, journal.journal_id, ledger.now, keys_of(settings), __version__
+        )
+        self._dispatcher = dispatcher = Dispatcher(
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
             queue_of(settings), window_of(settings), sender.begin, sender.flush,
         )  # fmt: skip
-        ticker = Ticker(ledger, self.clock, timer := open_timer(self.clock), dispatcher.go)
+        self._timer = open_timer(clock)
+        self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.go)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task, due.late_ms)]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
@@ -168,58 +170,62 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
-        compactor = Compactor(ledger, turn := Turn(), settings.journal.history_bytes)
-        requests = Requests(
+        self._compactor = Compactor(ledger, turn := Turn(), settings.journal.history_bytes)
+        self._requests = requests = Requests(
             ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
-            about=lambda: self._about(server, ticker, compactor),
+            about=self._about,
         )  # fmt: skip
-        subscriptions = Subscriptions(ledger, turn, settings.limits)
-        server = Server(requests, journal, subscriptions, settings.limits, access_of(settings), self._tls)
-        recorded = Soon(ticker.poke)
-        ledger.changed = recorded.ask
+        self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
+        self._server = server = Server(
+            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls
+        )
+        self._recorded = Soon(ticker.poke)
+        ledger.changed = self._recorded.ask
         journal.on_durable += [
             server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
         ]  # fmt: skip
-        listeners, names = await open_listeners(settings.listen, int(settings.unix_mode, 8))
+
+    async def run(self) -> int:
+        """Serve until a signal or a failure of the storage; the exit code."""
+        self._make_parts()
+        listeners, names = await open_listeners(self.settings.listen, int(self.settings.unix_mode, 8))
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
-            outer.start_soon(self._signals, outer, requests, dispatcher, work)
-            await outer.start(self._keep_journal, server, work)
-            await outer.start(subscriptions.run)
+            outer.start_soon(self._signals, outer, work)
+            await outer.start(self._keep_journal, work)
+            await outer.start(self._subscriptions.run)
             try:
                 with work:
                     async with trio.open_nursery() as inner:
-                        await inner.start(compactor.run)
-                        await self._catch_up(ledger)
+                        await inner.start(self._compactor.run)
+                        await self._catch_up()
                         tasks = self.engine.live  # some may be delivered before the port is open
-                        for part in (sender.arrivals, dispatcher, ticker):
+                        for part in (self._sender.arrivals, self._dispatcher, self._ticker):
                             await inner.start(part.run)
                         for listener, kind in listeners:
-                            await outer.start(trio.serve_listeners, server.host(kind), [listener])
-                        inner.start_soon(recorded.run, journal.flush)
-                        await inner.start(self._hangups, rule, ledger, sender, dispatcher, server)
-                        inner.start_soon(_close_idle, transport)
-                        inner.start_soon(self._notifier.watch, lambda: ticker.alive_ns, self.clock.elapsed_ns)
+                            await outer.start(trio.serve_listeners, self._server.host(kind), [listener])
+                        inner.start_soon(self._recorded.run, self.journal.flush)
+                        await inner.start(self._hangups)
+                        inner.start_soon(_close_idle, self._transport)
+                        alive_ns = lambda: self._ticker.alive_ns  # noqa: E731
+                        inner.start_soon(self._notifier.watch, alive_ns, self.clock.elapsed_ns)
                         self._say_ready(names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
-            await server.end(partial(self._end_journal, subscriptions))
+            await self._server.end(self._end_journal)
             outer.cancel_scope.cancel()
-        await transport.aclose()
-        timer.close()
-        _log.info("stopped exit=%d commits=%d", self._exit_code, journal.commits)
+        await self._transport.aclose()
+        self._timer.close()
+        _log.info("stopped exit=%d commits=%d", self._exit_code, self.journal.commits)
         return self._exit_code
 
-    async def _catch_up(self, ledger: Ledger) -> None:
+    async def _catch_up(self) -> None:
         """What has to be on disk before anything is served or called."""
-        await note_boot(ledger)
-        await end_stopped(ledger, self._recovered.stopping)
+        await note_boot(self._ledger)
+        await end_stopped(self._ledger, self._recovered.stopping)
 
     async def _keep_journal(
-        self,
-        server: Server,
-        work: trio.CancelScope,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, work: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Run the journal beside everything else; when its storage fails, all work ends."""
         try:
@@ -227,36 +233,30 @@ class Daemon:
         except StorageFailed as error:
             _log.critical("storage failed, stopping: %s", error)
             self._exit_code = error.exit_code
-            server.fail(error)
+            self._server.fail(error)
             work.cancel()
 
-    async def _end_journal(self, subscriptions: Subscriptions) -> None:
+    async def _end_journal(self) -> None:
         """Commit what waits and stop cleanly; a failure is told by whoever runs the journal."""
         with contextlib.suppress(StorageFailed):
             await self.journal.close()
-        await subscriptions.end()
+        await self._subscriptions.end()
 
-    async def _signals(
-        self, outer: trio.Nursery, requests: Requests, dispatcher: Dispatcher, work: trio.CancelScope
-    ) -> None:
+    async def _signals(self, outer: trio.Nursery, work: trio.CancelScope) -> None:
         """Drain at the first SIGTERM or SIGINT, end at once at the second."""
         with trio.open_signal_receiver(*signals.ENDING) as received:
             self.listening = True
             async for number in received:
-                if requests.draining:
+                if self._requests.draining:
                     _log.warning("second signal, ending at once")
                     os._exit(128 + number)
-                requests.draining = True
+                self._requests.draining = True
                 self._notifier.stopping()
-                _log.info(
-                    "draining signal=%s in_flight=%d", signal.Signals(number).name, dispatcher.in_flight
-                )
-                outer.start_soon(self._drain, dispatcher, work)
+                name, in_flight = signal.Signals(number).name, self._dispatcher.in_flight
+                _log.info("draining signal=%s in_flight=%d", name, in_flight)
+                outer.start_soon(self._drain, work)
 
-    async def _hangups(
-        self, rule: AddressRule, ledger: Ledger, sender: Sender, dispatcher: Dispatcher, server: Server,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:  # fmt: skip
+    async def _hangups(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
         with trio.open_signal_receiver(signal.SIGHUP) as received:
             task_status.started()
@@ -271,25 +271,22 @@ class Daemon:
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
                     continue
-                ledger.policy = policy_of(settings, rule)
-                sender.keys_of = keys_of(settings)
-                dispatcher.reconfigure(queue_of(settings), window_of(settings))
-                server.reload(access_of(settings), tls)
+                self._ledger.policy = policy_of(settings, self._rule)
+                self._sender.keys_of = keys_of(settings)
+                self._dispatcher.reconfigure(queue_of(settings), window_of(settings))
+                self._server.reload(access_of(settings), tls)
                 _log.info("settings reloaded queues=%d", len(settings.queues))
 
-    async def _drain(self, dispatcher: Dispatcher, work: trio.CancelScope) -> None:
-        """Let attempts in flight end, for a while; then all work ends, and with it the daemon."""
-        with trio.move_on_after(self.settings.limits.drain_ms / 1000) as patience:
-            await dispatcher.drain()
-        if patience.cancelled_caught:
-            _log.warning("drain cut attempts in_flight=%d", dispatcher.in_flight)
+    async def _drain(self, work: trio.CancelScope) -> None:
+        """Let what is under way end, for a while; then all work ends, and with it the daemon."""
+        await drain(self._dispatcher, self._requests.bulk, self.settings.limits.drain_ms)
         work.cancel()
 
-    def _about(self, server: Server, ticker: Ticker, compactor: Compactor) -> dict[str, object]:
+    def _about(self) -> dict[str, object]:
         """The shells' part of ``stats``."""
-        journal, late = self.journal, ticker.lateness.shown()
+        journal, compactor, late = self.journal, self._compactor, self._ticker.lateness.shown()
         return {
-            "connections": server.connections,
+            "connections": self._server.connections,
             "journal": {
                 "bytes": journal.bytes,
                 "live_bytes": compactor.live_bytes,
@@ -301,7 +298,7 @@ class Daemon:
             },
             "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
             "lateness_us": late,
-            "clock_steps": ticker.steps,
+            "clock_steps": self._ticker.steps,
             "uptime_ms": self._since_began_ms(),
         }
 

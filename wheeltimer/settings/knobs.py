@@ -150,7 +150,12 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         int, _knob("events that wait for a slow subscriber; beyond it is told lagged", 65_536, 1024 * _MIB)
     ] = 4 * _MIB
     drain_ms: Annotated[
-        int, _ms("attempts in flight may end in this time after SIGTERM, then they are cut", 0, HOUR_MS)
+        int,
+        _ms(
+            "attempts in flight and group requests may end in this time after SIGTERM, then are cut",
+            0,
+            HOUR_MS,
+        ),
     ] = 30 * SECOND_MS
 
 
