@@ -30,6 +30,7 @@ from wheeltimer.core.task import (
     digest,
     key_of,
     split_key,
+    take_place,
     unpack,
 )
 from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
@@ -97,8 +98,7 @@ def _known(
             raise full(engine)
     elif known.state == State.READY:
         state = "scheduled"
-    task.version, task.revision = known.version + 1, known.revision + 1
-    task.born_lsn, task.history = known.born, known.history
+    take_place(task, known)
     reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, command.reply_seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 
