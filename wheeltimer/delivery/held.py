@@ -127,6 +127,8 @@ class Held:
 
     def sweep(self, now_ns: int) -> int | None:
         """One slice: elapsed ns at which to sweep again (now: more to do at once), None for never."""
+        self._downs.say_rest("held destinations that were not named")
+        self._opens.say_rest("open destinations that were not named")
         left = SLICE_MAX - self._take_in(SLICE_MAX)
         left -= self._prune(left)
         while left and self._again:
