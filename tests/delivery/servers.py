@@ -178,9 +178,10 @@ class Arena:
         self._transports: list[Transport] = []
 
     async def serve(
-        self, handler: Handler, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1"
-    ) -> Server:
-        listener = (await trio.open_tcp_listeners(0, host=host, backlog=512))[0]
+        self, handler: Handler, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> Server:  # fmt: skip
+        listener = (await trio.open_tcp_listeners(port, host=host, backlog=512))[0]
         server = Server(listener.socket.getsockname()[1], "https" if ssl_context else "http", host)
 
         async def connection(raw: trio.SocketStream) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import httpx
 import pytest
 import trio
@@ -19,8 +21,9 @@ from tests.delivery.servers import (
     once,
     post,
 )
-from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.pool import AGE_S, Destination
 from wheeltimer.delivery.reply import AttemptError
+from wheeltimer.delivery.resolve import Resolver
 from wheeltimer.delivery.transport import Transport, header_lines
 from wheeltimer.errors import BadValue
 
@@ -97,6 +100,32 @@ def test_kept_connections_age_and_leave() -> None:
             clock.jump(31)
             await post(transport, other.destination)  # no housekeeper was needed
             assert transport.idle == 1
+
+    clock = trio.testing.MockClock()
+    trio.run(main, clock=clock)
+
+
+def test_a_name_that_has_moved_is_followed_also_where_traffic_never_ceases() -> None:
+    """The old receiver still answers, and a connection to it is never idle for long."""
+
+    async def main() -> None:
+        async with arena() as here:
+            old = await here.serve(answering(OK))
+            new = await here.serve(answering(OK), host="127.0.0.2", port=old.port)
+            address = "127.0.0.1"
+            transport = here.transport(
+                resolver=Resolver(lambda *_, **__: [(socket.AF_INET, 0, 0, "", (address, old.port))])
+            )
+            moved = Destination("http", "moved.example", old.port)
+            await post(transport, moved)
+            address = "127.0.0.2"
+            for _ in range(AGE_S // 20):
+                clock.jump(20)
+                await post(transport, moved)
+            assert (len(old.requests), len(new.requests)) == (1 + AGE_S // 20, 0)
+            for _ in range(3):
+                await post(transport, moved)
+            assert (old.connections, new.connections, len(new.requests)) == (1, 1, 3)
 
     clock = trio.testing.MockClock()
     trio.run(main, clock=clock)

@@ -31,10 +31,11 @@ _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 class Connection:
     """An open connection to one destination and one exchange at a time; the holder closes it on any error."""
 
-    __slots__ = ("_arrivals", "_reader", "_unsent", "idle_since", "sock", "unread", "watched")
+    __slots__ = ("_arrivals", "_reader", "_unsent", "idle_since", "opened_s", "sock", "unread", "watched")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, opened_s: float) -> None:
         self.sock = sock
+        self.opened_s = opened_s  # Trio's clock
         self._reader = ReplyReader()
         self._arrivals = select.poll()
         self._arrivals.register(sock, select.POLLIN)

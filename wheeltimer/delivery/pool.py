@@ -18,6 +18,7 @@ from wheeltimer.errors import BadValue
 IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
 IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
 IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
+AGE_S = 300  # a name may have moved: one that is always busy would send to where it was for ever
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -55,7 +56,7 @@ class Counters:
     reused: int = 0  # exchanges begun on a kept connection
     resent: int = 0  # requests sent a second time because the kept connection was stale
     found_closed: int = 0  # kept connections found closed or disturbed before anything was sent
-    evicted: int = 0  # kept connections closed for age or number
+    evicted: int = 0  # connections closed for age, idle or not, or for their number
 
 
 class Pool:
@@ -88,6 +89,11 @@ class Pool:
         return None
 
     def put(self, connection: Connection, destination: Destination, now_s: float) -> None:
+        """Keep it, but one that was opened ``AGE_S`` ago is closed: the next looks its name up again."""
+        if now_s - connection.opened_s >= AGE_S:
+            self._counters.evicted += 1
+            connection.close()
+            return
         connection.idle_since = now_s
         stack = self._stacks.setdefault(destination, deque())
         stack.append(connection)

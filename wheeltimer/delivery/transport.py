@@ -182,7 +182,7 @@ class Transport(httpx.AsyncBaseTransport):
                 doing = "in the TLS handshake"
                 sock = await start_tls(sock, self._ssl_context, destination.host)
             self.counters.opened += 1
-            return Connection(sock)
+            return Connection(sock, trio.current_time())
         raise AttemptError("timeout", f"no connection in {connect_timeout_s:g} s, still {doing}")
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
