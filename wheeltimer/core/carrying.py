@@ -57,23 +57,22 @@ class _Standing(Struct, gc=False):
     K: int = 0
 
 
-class _End(Struct, gc=False):
-    z: int
+class Copied(Struct, gc=False, rename={"state": "S", "stop": "q", "time_ms": "z"}):
+    """What a replay asks of a copy's row: the task's state, a stored cancel or finish, when it ended."""
+
+    state: int = 0
+    stop: int = 0
+    time_ms: int = 0
 
 
 _standing: Final = msgspec.msgpack.Decoder(_Standing).decode
-_end: Final = msgspec.msgpack.Decoder(_End).decode
+copied: Final = msgspec.msgpack.Decoder(Copied).decode
 
 
 def stands_at(row: bytes) -> int:
     """The lsn of the newest record that holds all of the task. 0.3 us."""
     found = _standing(row)
     return max(found.l, found.K)
-
-
-def ended_at(row: bytes) -> int:
-    """When the task of this row ended, Unix ms."""
-    return _end(row).z
 
 
 def copy_of(key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:

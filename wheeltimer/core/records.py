@@ -153,26 +153,22 @@ class RawScheduled(Record, tag="s", frozen=True):
     task: Raw
 
 
+class RawCarried(Record, tag="c", frozen=True):
+    """A ``Carried`` as recovery reads it: the task as the row that it is, `NIL` for a paused queue."""
+
+    key: str
+    time_ms: int
+    task: Raw
+    lsn: int = 0
+
+
+NIL: Final = b"\xc0"
 Replayed = RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted
-
-
-class _Timing(Struct, gc=False):
-    """The fields of a row that tell whether its task waits for an elapsed deadline and nothing else."""
-
-    w: int | None = None
-    y: int | None = None
-    Y: int | None = None
-    g: str | None = None
-
-
-_timing: Final = msgspec.msgpack.Decoder(_Timing).decode
-
-
-def plain_deadline(row: bytes) -> int | None:
-    """The deadline in ns of a new task's row, None where it has an expiry, a group or another clock."""
-    timing = _timing(row)
-    return timing.w if timing.y is None and timing.Y is None and timing.g is None else None
+Recovered = (
+    RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | RawCarried | Counted
+)
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_all: Final = msgspec.msgpack.Decoder(list[Replayed]).decode  # a frame's payload, consumed exactly
+decode_recovered: Final = msgspec.msgpack.Decoder(list[Recovered]).decode  # the same, rows left as they are

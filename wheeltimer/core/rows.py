@@ -1,15 +1,17 @@
 """The rows of all tasks, and all that follows from them: timers, counts, the order of ends, groups.
 
 Timers, counts and indexes change only here, with their rows: one by one, as a turn between two live
-states, or by the run; so they cannot drift. Which change a record makes is ``engine.py``'s.
+states, or by the run; so they cannot drift. A replay makes rows alone: what follows from them is derived
+once, when they have their last form. Which change a record makes is ``engine.py``'s.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from wheeltimer.core.limits import Limits
@@ -18,12 +20,27 @@ from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpa
 from wheeltimer.core.timeline import TimeLine
 
 STATES: Final = len(State)
+FOLLOWED_ROWS: Final = 4096  # looked at before what follows from them is put in
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
 _RUNNING: Final = int(State.RUNNING)
 _FIRST_END: Final = int(State.DONE)
 _NO_TIMERS: Final = (None, None)
 _KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
+
+
+class _Glance(Struct, gc=False):
+    """The fields of a row that most timers and all indexes follow from; others are skipped unread."""
+
+    S: int = 0
+    w: int | None = None
+    y: int | None = None
+    Y: int | None = None
+    z: int = 0
+    g: str | None = None
+
+
+_glance: Final = msgspec.msgpack.Decoder(_Glance).decode
 
 
 class Queue(Struct, gc=False):
@@ -54,6 +71,7 @@ class Rows:
         # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
         self.soonest_ns = 0
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        self._replaying = False  # then only rows change: the rest is left to ``_follow_all``
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -78,9 +96,11 @@ class Rows:
         if task.state < _FIRST_END:
             return timers(task)
         assert task.ended_ms is not None
-        limits = self.limits
-        kept_ms = limits.keep_dead_ms if task.state in _KEPT_WHOLE else limits.keep_done_ms
-        return None, task.ended_ms + kept_ms
+        return None, task.ended_ms + self._kept_ms(task.state)
+
+    def _kept_ms(self, state: int) -> int:
+        """How long an ended task stays known."""
+        return self.limits.keep_dead_ms if state in _KEPT_WHOLE else self.limits.keep_done_ms
 
     def hand_over(self, now: Now, limit: int) -> list[str]:
         """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
@@ -134,6 +154,8 @@ class Rows:
     def insert(self, key: str, task: Task) -> None:
         """Put in a task that is not there."""
         self.table[key] = pack(task)
+        if self._replaying:
+            return
         state = task.state
         if state == _SCHEDULED and task.expiry_ns is None and task.expiry_ms is None:  # most; see timers()
             elapsed_ns, wall_ms = task.deadline_ns, None if task.deadline_ns is not None else task.due_ms
@@ -157,18 +179,48 @@ class Rows:
         each queue gets.
         """
         self.table.put_run(homes, keys, rows)
-        self._follow_fresh(keys, deadlines_ns, queues)
-
-    def _follow_fresh(self, keys: Sequence[str], deadlines_ns: Sequence[int], queues: dict[str, int]) -> None:
-        """Timers and counts of such rows, once they are in the table."""
         self.elapsed.schedule_many(keys, deadlines_ns)
         self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
-        self.counts[_SCHEDULED] += len(keys)
+        self._count(_SCHEDULED, queues)
+
+    def _count(self, state: int, queues: dict[str, int]) -> None:
+        """So many tasks more in each queue, all in this state."""
+        self.counts[state] += sum(queues.values())
         for name, count in queues.items():
-            self.queue(name).counts[_SCHEDULED] += count
+            self.queue(name).counts[state] += count
+
+    def _follow_all(self) -> None:
+        """Timers, counts and groups of all rows, where there are none yet. About 1 us a row."""
+        assert not any(self.counts), "what follows from rows is derived into nothing"
+        kept_ms = [self._kept_ms(state) for state in range(STATES)]
+        for rows in self.table.slices(FOLLOWED_ROWS):
+            names: list[list[str]] = [[] for _ in range(STATES)]
+            elapsed: tuple[list[str], list[int]] = ([], [])
+            wall: tuple[list[str], list[int]] = ([], [])
+            for key, row in rows:
+                seen = _glance(row)
+                state = seen.S
+                names[state].append(key[: key.index("/")])
+                if state >= _FIRST_END:
+                    wall[0].append(key)
+                    wall[1].append((seen.z + kept_ms[state]) * NS_PER_MS)
+                elif state == _SCHEDULED and seen.w is not None and seen.y is None and seen.Y is None:
+                    elapsed[0].append(key)
+                    elapsed[1].append(seen.w)
+                else:
+                    self._start_timers(key, *timers(unpack(row)))
+                if seen.g is not None:
+                    self.groups.setdefault(seen.g, {})[key] = None
+            for line, (keys, deadlines_ns) in ((self.elapsed, elapsed), (self.wall, wall)):
+                if keys:
+                    line.schedule_many(keys, deadlines_ns)
+            for state, of_state in enumerate(names):
+                self._count(state, Counter(of_state))
 
     def remove(self, key: str, task: Task) -> None:
         """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
+        if self._replaying:
+            return
         state = task.state
         if state != _RUNNING:  # which has none
             self._stop_timers(key, *self.timers(task))

@@ -137,7 +137,9 @@ class HashedWheelTimer:
                 self.schedule(key, deadline_ns)
                 continue
             held = bucket.setdefault(rounds.setdefault(round_, round_), key)
-            if held is not key:
+            if isinstance(held, dict):
+                held[key] = None
+            elif held is not key:
                 longer = LONGER.get(type(held))
                 if longer is None:
                     self.schedule(key, deadline_ns)

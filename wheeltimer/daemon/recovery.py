@@ -36,7 +36,7 @@ class Recovered(NamedTuple):
 def recover(
     journal: Journal, engine: Engine, boot_id: bytes, now: Now, progress: Progress | None = None
 ) -> Recovered:
-    """Apply every record of the journal. Blocking: about 3 us a record.
+    """Apply every record of the journal. Blocking: about 2 us a record.
 
     Raises JournalDamaged for a record that is no record of ours in a frame that verifies, and what
     reading the files raises.
@@ -50,7 +50,7 @@ def recover(
                 between_ns[written.boot_id] = _between_ns(journal.boots, written.boot_id, boot_id, now)
             rebase = _rebase(written, between_ns[written.boot_id], now)
         try:
-            records = r.decode_all(frame.payload)
+            records = r.decode_recovered(frame.payload)
             stopping.update(engine.replay(records, rebase))
         except msgspec.MsgspecError as error:
             raise JournalDamaged(
