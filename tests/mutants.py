@@ -168,6 +168,34 @@ MUTANTS: Final = (
         "succeeded=0, failed=0, not_yet=0",
         "tests/daemon/test_compaction.py tests/core/test_engine_model.py",
     ),
+    # -- a start -------------------------------------------------------------------------------------
+    Mutant(
+        "an-end-waits-for-the-next-task-of-its-id", "core/engine.py",
+        "            if self._ends.pop(key, None) is not None:\n                self.table.pop(key)",
+        "            if key in self._ends:\n                self.table.pop(key)", "tests/core/test_replay.py",
+    ),
+    Mutant(
+        "an-end-of-nobody-waits", "core/engine.py", "elif self.table.get(key) is not None:", "else:",
+        "tests/core/test_replay.py",
+    ),
+    Mutant(
+        "an-end-outlives-a-new-version", "core/engine.py",
+        "        if self._replaying:\n            self._ends.pop(key, None)", "        pass",
+        "tests/core/test_replay.py",
+    ),
+    Mutant(
+        "an-end-outlives-a-copy", "core/engine.py",
+        "            self.table[key] = row\n            self._ends.pop(key, None)",
+        "            self.table[key] = row", "tests/core/test_replay.py",
+    ),
+    Mutant(
+        "ends-of-copies-keep-no-order", "core/engine.py", "self._ends_copied = True", "pass",
+        "tests/core/test_engine_model.py",
+    ),
+    Mutant(
+        "an-expiry-is-lost-in-a-start", "core/rows.py", "seen.w is not None and seen.y is None",
+        "seen.w is not None", "tests/core/test_replay.py",
+    ),
     # -- the wheel -----------------------------------------------------------------------------------
     Mutant(
         "one-bucket-per-wake-up", "core/wheel.py",

@@ -57,7 +57,10 @@ def recover(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"
             ) from error
         count += len(records)
-    engine.replayed()
+    try:
+        engine.replayed()
+    except msgspec.MsgspecError as error:
+        raise JournalDamaged(f"all frames verify and one holds no task of this version: {error}") from error
     return Recovered(count, stopping)
 
 
