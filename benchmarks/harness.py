@@ -169,7 +169,7 @@ class Daemon:
         self.recovered_ms = 0
         self.tasks = 0
 
-    def start(self) -> None:
+    def start(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Run it until the ready line. What the machine's user has configured does not reach it."""
         env = {
             name: value
@@ -180,7 +180,7 @@ class Daemon:
         with (self.folder / "log").open("ab") as log:
             self.process = Process([*command, str(self.data), *self.flags], log, env | self.extra_env)
         try:
-            ready = self.process.wait_ready()
+            ready = self.process.wait_ready(timeout_s)
         except RuntimeError as error:
             raise RuntimeError("the daemon did not start") from error
         words = dict(word.split("=", 1) for word in ready.split() if "=" in word)
