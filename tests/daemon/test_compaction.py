@@ -284,6 +284,41 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
         assert (slices < looks) == hurries, f"{slices} slices of the clients, {looks} looks at eight rows"
 
 
+class SlowHand(Inline):
+    """Every commit takes its time, as a disk beside other work does."""
+
+    SYNC_S = 0.01
+
+    async def done(self) -> None:
+        await super().done()
+        await trio.sleep(self.SYNC_S)
+
+
+@pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
+@trio_test
+async def test_in_a_hurry_the_syncs_of_a_busy_disk_do_not_set_its_pace(
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurries: bool
+) -> None:
+    """A sync of 8 ms for each 64 copies: a segment of a million tasks took 50 seconds to copy, in which those
+    who wrote filled more than it gave back."""
+    monkeypatch.setattr(worlds, "Inline", SlowHand)
+    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: hurries)
+    clock = ManualClock()
+    async with world(tmp_path, clock, segment_bytes=SEGMENT, concurrency=4) as daemon:
+        for _ in range(50):
+            await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} for _ in range(100)])
+        compactor = compactor_of(daemon)
+        began_s = trio.current_time()
+        await compactor._compact(daemon.journal.sealed)
+        syncs = (trio.current_time() - began_s) / SlowHand.SYNC_S
+        assert compactor.carried > 1000
+        at_once = compactor.carried / syncs
+        assert (at_once > 100) == hurries, f"{at_once:.0f} copies for each sync"
+        expected = seen(daemon.engine)
+    with reopened(tmp_path, clock) as engine:
+        assert seen(engine) == expected
+
+
 def segments(count: int, size: int) -> list[Sealed]:
     return [Sealed(number, size, number) for number in range(1, count + 1)]
 

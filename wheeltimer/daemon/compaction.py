@@ -11,6 +11,7 @@ copies may use the reserved segments; it begins on those only when all that it w
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
@@ -28,6 +29,7 @@ LOOK_S: Final = 0.5  # how often it looks whether there is work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
 COPIES_MAX: Final = 16  # tasks in one decision: 0.3 ms; and at most one decision waits for the disk
 HURRIED_COPIES_MAX: Final = 64  # 1 ms
+HURRIED_DECISIONS: Final = 16  # that wait for the disk together: one sync serves for all of them
 HURRY_LOOK_S: Final = 0.05  # how often it looks whether it must hurry
 COPIES_BYTES: Final = 65_536
 QUEUES_MAX: Final = 512  # paused queues in one decision
@@ -50,6 +52,7 @@ class Compactor:
         self.done = 0
         self.carried = 0
         self._hurries, self._looked_s = False, -HURRY_LOOK_S
+        self._before: deque[int] = deque()  # of each decision that may not be on disk: the lsn before it
 
     @property
     def live_bytes(self) -> int:
@@ -125,6 +128,11 @@ class Compactor:
     def _copies_max(self) -> int:
         return HURRIED_COPIES_MAX if self._hurry() else COPIES_MAX
 
+    @property
+    def _decisions_max(self) -> int:
+        """How many may be under way to the disk; with one, the next is made while that is written."""
+        return HURRIED_DECISIONS if self._hurry() else 1
+
     async def _take(self) -> int:
         """The beginning of a slice: in turn with the clients, or, in a hurry, in the next pass."""
         if not self._hurry():
@@ -155,7 +163,9 @@ class Compactor:
             await trio.sleep(ROOM_RETRY_S)
         self.carried += len(records)
         self._journal.flush()
-        await self._journal.wait_durable(before_lsn)  # the one before: the disk always has one to do
+        self._before.append(before_lsn)
+        while len(self._before) >= self._decisions_max:
+            await self._journal.wait_durable(self._before.popleft())
         return keys[taken:]
 
     def _copies(self, keys: Sequence[str], upto_lsn: int) -> tuple[r.Records, int]:
