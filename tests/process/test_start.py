@@ -135,6 +135,39 @@ def test_a_unix_socket_of_a_daemon_that_lives_is_71_and_of_a_dead_one_is_replace
     again.stop()
 
 
+def test_a_unix_socket_of_a_daemon_that_is_stopped_is_71_too(home: Home) -> None:
+    """Its queue is full, so that who connects would wait for ever."""
+    path = home.folder / "socket"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as client:
+        listener.bind(str(path))
+        listener.listen(0)
+        client.connect(str(path))
+        ended = home.refuse(listen=[f"unix:{path}"])
+    assert ended.code == 71, ended
+    assert f"unix:{path} is in use" in ended.log
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link", "datagrams"])
+def test_something_else_where_the_unix_socket_should_be_is_71_and_left_alone(home: Home, what: str) -> None:
+    path = home.folder / "socket"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagrams:
+        if what == "file":
+            path.write_text("precious")
+        elif what == "folder":
+            path.mkdir()
+        elif what == "link":
+            path.symlink_to(home.folder / "nowhere")
+        else:
+            datagrams.bind(str(path))
+        before = path.lstat()
+        ended = home.refuse(listen=[f"unix:{path}"])
+        assert ended.code == 71, ended
+        (line,) = ended.log.splitlines()[-1:]
+        assert f"listen unix:{path} " in line
+        assert line.endswith("or choose another address"), line
+        assert os.path.samestat(path.lstat(), before)
+
+
 # --- the folder: 73 ------------------------------------------------------------------------------------
 
 

@@ -29,8 +29,9 @@ async def open_listeners(
                 [_open_unix(address.path, unix_mode)] if address.kind == "unix" else await _open_tcp(address)
             )
         except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            why = "is in use; stop what holds it" if in_use else f"cannot be used: {error.strerror}"
+            why = f"cannot be used ({error.strerror}); mend that"
+            if error.errno == errno.EADDRINUSE:
+                why = "is in use; stop what holds it"
             raise ListenError(f"listen {address} {why}, or choose another address") from error
         listeners += [(listener, address.kind) for listener in opened]
         if address.kind == "unix":
@@ -55,22 +56,28 @@ def _open_unix(path: str, mode: int) -> trio.SocketListener:
     mask = os.umask(0o777 & ~mode)
     try:
         sock.bind(path)
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
     finally:
         os.umask(mask)
-    sock.listen(BACKLOG)
     return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
 
 
 def _remove_stale(path: Path) -> None:
     try:
-        if not stat.S_ISSOCK(path.stat().st_mode):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
             raise OSError(errno.ENOTSOCK, "something that is no socket is there")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
         try:
             probe.connect(os.fspath(path))
         except ConnectionRefusedError:
             path.unlink()
             return
+        except BlockingIOError:
+            pass  # somebody listens, and has let nobody in for long
     raise OSError(errno.EADDRINUSE, "a daemon answers there")
