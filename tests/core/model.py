@@ -396,7 +396,8 @@ class Model:
             task.life = self.lives
         else:
             task.life, task.version, task.changes = known.life, known.version + 1, known.changes + 1
-            task.history = known.history
+            # A hook's history begins anew: room for it is not part of what an attempt reserves.
+            task.history = known.history if task.content != HOOK else []
             if known.state == "running":
                 task.state, task.flight = "running", known.flight
             if key in self.ends:

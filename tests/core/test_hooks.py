@@ -167,27 +167,3 @@ def test_a_hook_whose_id_is_taken_replaces_what_has_it() -> None:
         (1, 1, "failed"),
         (2, 1, "succeeded"),
     ]
-
-
-def test_a_hook_that_replaces_another_keeps_its_history_as_any_task_does() -> None:
-    """Somebody looks why a hook is dead. The id has come back meanwhile, the longest history with it; and
-    there is room for it in what the attempt has reserved, which the driver looks at."""
-    driver = Driver(Limits(keep_done_ms=0))
-    hook = "default/t/done/1"
-    for life in (b"first", b"second"):
-        driver.ask("schedule", id="t", url="http://r/", **HOOKS)
-        driver.tick()
-        driver.attempt(KEY, body=b'"' * 65_536)
-        driver.tick()
-        driver.tick()
-        while driver.state(hook) != "dead":
-            driver.attempt(hook, 503, error="\U0001f525" * 300, body=b"\xff" * 2000)
-            driver.pass_ms(4_000_000)
-            driver.tick()
-        versions = [attempt["version"] for attempt in driver.view(hook)["history"]]
-        assert versions == ([1] * 16 if life == b"first" else [1] * 4 + [2] * 16)
-    driver.ask("schedule", id="t", url="http://r/", **HOOKS)
-    driver.tick()
-    driver.attempt(KEY, body=b'"' * 65_536)
-    assert [attempt["version"] for attempt in driver.view(hook)["history"]] == [1] * 4 + [2] * 16
-    driver.engine.check()

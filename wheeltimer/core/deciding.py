@@ -30,7 +30,6 @@ from wheeltimer.core.task import (
     digest,
     key_of,
     split_key,
-    take_place,
     unpack,
 )
 from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
@@ -98,7 +97,8 @@ def _known(
             raise full(engine)
     elif known.state == State.READY:
         state = "scheduled"
-    take_place(task, known)
+    task.version, task.revision = known.version + 1, known.revision + 1
+    task.born_lsn, task.history = known.born, known.history
     reply = ScheduleReply(True, id, queue, task.version, task.due_ms, state, False, command.reply_seq)
     return [r.Scheduled(key, wall_ms, task)], reply
 

@@ -31,7 +31,6 @@ from wheeltimer.core.task import (
     Task,
     key_of,
     split_key,
-    take_place,
 )
 from wheeltimer.core.units import parse_duration_ms
 
@@ -215,8 +214,8 @@ def end(
         deadline_ns=now.elapsed_at(now.wall_ms),
     )  # fmt: skip
     known = engine.get(hook_key)
-    if known is not None:
-        take_place(hook, known)
+    if known is not None:  # without its history: each attempt would have to reserve room for a whole one
+        hook.version, hook.revision, hook.born_lsn = known.version + 1, known.revision + 1, known.born
     return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]
 
 
@@ -287,7 +286,7 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
     """The most that the outcome of one attempt of ``task`` can take in the journal, in bytes.
 
     Attempted and Ended with their texts (UTF-8, up to 4 bytes a character), the meta twice, and the
-    hook with its body, the reply at most doubled by escaping, and the history of what it replaces.
+    hook with its body: the reply at most doubled by escaping.
     """
     limits = engine.limits
     size = 4096 + 4 * ERROR_CHARS_MAX + 3 * limits.history_reply_bytes_max + 2 * len(task.meta or b"")
@@ -295,22 +294,18 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
     if hook:
         size += (
             hook + 2048 + 2 * limits.id_bytes_max + 2 * max(limits.reply_bytes_max, len(finish_reply or b""))
-            + _history_bytes_max(limits)
-        )  # fmt: skip
+        )
     return size
-
-
-def _history_bytes_max(limits: Limits) -> int:
-    return limits.history_max * (256 + 4 * ERROR_CHARS_MAX) + 3 * limits.history_reply_bytes_max
 
 
 def decision_bytes_needed(limits: Limits) -> int:
     """The most that one decision can take in the journal under these limits: an outcome with its hook, or a
-    task with, in a copy, the reply of a stored finish; and the history that either keeps of a version before.
+    task with the history that it keeps through a new version and, in a copy, the reply of a stored finish.
     """
     outcome = (
         8192 + 4 * ERROR_CHARS_MAX + URL_BYTES_MAX + 3 * limits.history_reply_bytes_max
         + 2 * limits.meta_bytes_max + 2 * limits.id_bytes_max
         + 2 * max(limits.reply_bytes_max, limits.body_bytes_max)
     )  # fmt: skip
-    return _history_bytes_max(limits) + max(outcome, limits.line_bytes_max + limits.body_bytes_max)
+    history = limits.history_max * (256 + 4 * ERROR_CHARS_MAX) + 3 * limits.history_reply_bytes_max
+    return max(outcome, limits.line_bytes_max + history + limits.body_bytes_max)

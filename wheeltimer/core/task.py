@@ -305,12 +305,6 @@ def content_of(task: Task) -> bytes:
     return task.content or digest(task)
 
 
-def take_place(task: Task, known: Task) -> None:
-    """Make ``task`` the version that replaces ``known``: another message, with the same history."""
-    task.version, task.revision = known.version + 1, known.revision + 1
-    task.born_lsn, task.history = known.born, known.history
-
-
 def key_of(queue: str, id: str) -> str:
     """The table's key; a queue's name holds no ``/``, so the first one parts them again."""
     return f"{queue}/{id}"
