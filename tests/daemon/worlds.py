@@ -128,7 +128,7 @@ async def world(
     ledger.changed = changed
     turn = Turn()
     subscriptions = Subscriptions(ledger, turn, limits)
-    journal.on_durable.append(subscriptions.committed)
+    journal.on_durable += [turn.committed, subscriptions.committed]
     requests = Requests(
         ledger, turn, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
     )

@@ -249,7 +249,9 @@ class _Ordered(dict[str, None]):
 def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
     """Puts the world where production looks for the outside, and makes chance and Trio follow the seed."""
 
-    async def open_listeners(addresses: object, unix_mode: int) -> tuple[list[tuple[Door, str]], list[str]]:
+    async def open_listeners(
+        addresses: object, turn: object, unix_mode: int
+    ) -> tuple[list[tuple[Door, str]], list[str]]:
         await trio.lowlevel.checkpoint()
         return [(world().door, "tcp")], []
 

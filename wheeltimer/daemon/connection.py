@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from wheeltimer.daemon.server import Server
 
 DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
-DROPS_MAX: Final = 16  # in a row, each a turn of the loop; then more of them are let come together
-DROPS_PAUSE_S: Final = 0.2
+DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are let come together
+DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip are one of 200 turns a second
 MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
 LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
 LITTLE_VISITS: Final = 4  # ... so often in a row, does not wait for those who bring much
@@ -107,7 +107,8 @@ class Connection:
                 return
             drops = 0 if lines or size >= DROP_BYTES else drops + 1
             if drops > DROPS_MAX:
-                await trio.sleep(DROPS_PAUSE_S)
+                async with self._server.drips:
+                    await trio.sleep(DROPS_PAUSE_S)
             if not self._lines.partial:
                 partial_until_s = None
             elif lines or partial_until_s is None:  # a line that has begun must end in time, however it drips

@@ -1,4 +1,4 @@
-"""Opens what the settings ask to listen on; errors name the address."""
+"""Opens what the settings ask to listen on, errors name the address; and lets clients in, in turn."""
 
 from __future__ import annotations
 
@@ -8,20 +8,40 @@ import socket
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import trio
 
+from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import ListenError
 from wheeltimer.settings import Address
 
-BACKLOG = 1024
+BACKLOG: Final = 1024
+ENTRY_NS: Final = 300_000  # of the loop's time, to let a client in and to let it go
+
+
+class Paced(trio.abc.Listener[trio.SocketStream]):
+    """A listener whose clients come in, in turn with all other work: those who come and go bring much too."""
+
+    def __init__(self, listener: trio.SocketListener, turn: Turn) -> None:
+        self._listener = listener
+        self._turn = turn
+
+    async def accept(self) -> trio.SocketStream:
+        await trio.lowlevel.wait_readable(self._listener.socket)
+        await self._turn.take()
+        self._turn.charge(ENTRY_NS)
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
 
 
 async def open_listeners(
-    addresses: Sequence[Address], unix_mode: int = 0o600
-) -> tuple[list[tuple[trio.SocketListener, str]], list[str]]:
+    addresses: Sequence[Address], turn: Turn, unix_mode: int = 0o600
+) -> tuple[list[tuple[Paced, str]], list[str]]:
     """A listener with its kind for each address, and how each is called now that its port is known."""
-    listeners: list[tuple[trio.SocketListener, str]] = []
+    listeners: list[tuple[Paced, str]] = []
     names: list[str] = []
     for address in addresses:
         try:
@@ -33,7 +53,7 @@ async def open_listeners(
             if error.errno == errno.EADDRINUSE:
                 why = "is in use; stop what holds it"
             raise ListenError(f"listen {address} {why}, or choose another address") from error
-        listeners += [(listener, address.kind) for listener in opened]
+        listeners += [(Paced(listener, turn), address.kind) for listener in opened]
         if address.kind == "unix":
             names.append(str(address))
         else:

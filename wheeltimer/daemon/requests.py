@@ -76,6 +76,8 @@ class Requests:
         at, long = self._slice(lines, at, replies, began_ns + self.turn.slice_ns, visitor)
         self.turn.spent(began_ns, light=light)
         self.changed()
+        if light and (lsn := self._ledger.journal.next_lsn - 1) > self._ledger.journal.durable_lsn:
+            self.turn.hush(lsn)
         if self._malformed > malformed:
             self.owed_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:

@@ -170,7 +170,8 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
-        self._compactor = Compactor(ledger, turn := Turn(), settings.journal.history_bytes)
+        self._turn = turn = Turn()
+        self._compactor = Compactor(ledger, turn, settings.journal.history_bytes)
         self._requests = requests = Requests(
             ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=self._about,
@@ -182,13 +183,15 @@ class Daemon:
         self._recorded = Soon(ticker.poke)
         ledger.changed = self._recorded.ask
         journal.on_durable += [
-            server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
+            turn.committed, server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
         ]  # fmt: skip
 
     async def run(self) -> int:
         """Serve until a signal or a failure of the storage; the exit code."""
         self._make_parts()
-        listeners, names = await open_listeners(self.settings.listen, int(self.settings.unix_mode, 8))
+        listeners, names = await open_listeners(
+            self.settings.listen, self._turn, int(self.settings.unix_mode, 8)
+        )
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
             outer.start_soon(self._signals, outer, work)

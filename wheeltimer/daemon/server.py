@@ -43,6 +43,7 @@ class Server:
         self.limits = limits
         self.waiting: deque[tuple[int, int, Outbox]] = deque()  # lsn that is waited for, bytes that wait
         self.held_bytes = 0  # for all clients: what they have not read, what they sent and is not answered
+        self.drips = trio.Lock()  # those whose lines come in drops are read one after the other
         self._open: set[Connection] = set()
         self._door = Door()
         self._guests = Guests(limits)
