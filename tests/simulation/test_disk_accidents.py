@@ -27,7 +27,7 @@ def test_a_sync_that_fails_is_never_answered_as_stored(kind: str) -> None:
             await trio.sleep(2)  # the spare segments are ready: the next sync is a commit
             world.disk.faults.sync = {0: kind}
             replies.extend(await schedule(world, "d2", "d3", delay=500))
-            await trio.sleep_forever()
+            await trio.sleep(60)  # it ends by itself, or is found alive
 
         async def second(world: World) -> None:
             await schedule(world, "d4", delay=500)
@@ -50,7 +50,7 @@ def test_a_sync_that_fails_late_ends_the_daemon_and_loses_nothing_from_the_cache
             await schedule(world, "d1", delay=500)
             replies = await schedule(world, "d2", delay=500)
             assert replies[0]["error"] == "storage"
-            await trio.sleep_forever()
+            await trio.sleep(60)  # it ends by itself, or is found alive
 
         async def second(world: World) -> None:
             world.lose_power(0.0)
@@ -129,7 +129,7 @@ def test_after_an_error_of_the_disk_nothing_is_taken_into_memory_alone() -> None
         async def closed(world: World) -> None:
             with pytest.raises((EOFError, trio.BrokenResourceError)):
                 await first(world)
-            await trio.sleep_forever()
+            await trio.sleep(60)  # it ends by itself, or is found alive
 
         assert await life(world, closed) == 74
         await life(world, to_the_end)

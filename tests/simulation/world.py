@@ -66,6 +66,8 @@ LIMITS: Final = Limits(
     body_bytes_max=1024, line_bytes_max=4096, keep_dead_max=10_000, drain_ms=2_000,
 )  # fmt: skip
 
+FSYNC: Final = Settings(data_dir=FOLDER).fsync  # as it is for who sets nothing
+
 
 class SimDaemon(run.Daemon):
     """Production's, but for the line that it prints: ``ready`` is set instead."""
@@ -87,7 +89,7 @@ class World:
     def __init__(
         self, seed: int, disk: SimDisk, clock: SimClock, stories: Stories,
         manners: dict[str, str] | None = None, *, disk_s: Callable[[], float] = lambda: 0.0002,
-        told: bool = True, limits: Limits = LIMITS, fsync: str = "group",
+        told: bool = True, limits: Limits = LIMITS, fsync: str = FSYNC,
     ) -> None:  # fmt: skip
         self.chance = random.Random(seed)
         self.disk, self.clock, self.stories = disk, clock, stories
