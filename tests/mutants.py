@@ -54,7 +54,7 @@ MUTANTS: Final = (
         "            self.pace.sync(self.disk, self.segment.fd, segment_name(self.segment.number))",
         "            try:\n                self.disk.fdatasync(self.segment.fd)\n"
         "            except OSError:\n                self.disk.fdatasync(self.segment.fd)",
-        "tests/journal tests/simulation/test_disk_accidents.py -k sync",
+        "tests/journal tests/simulation/test_disk_accidents.py -k busy_disk",
     ),
     Mutant(
         "no-directory-fsync", "journal/directory.py",
@@ -158,6 +158,10 @@ MUTANTS: Final = (
     Mutant(
         "compaction-never-hurries", "daemon/compaction.py", "if not self._hurry():\n            return await",
         "if True:\n            return await", "tests/daemon/test_compaction.py -k hurry",
+    ),
+    Mutant(
+        "a-hurry-waits-for-each-sync", "daemon/compaction.py", "HURRIED_DECISIONS if self._hurry() else 1",
+        "1", "tests/daemon/test_compaction.py -k busy_disk",
     ),
     Mutant(
         "a-copy-drops-the-stored-stop", "core/carrying.py", "flight=0, carried_lsn=lsn",
