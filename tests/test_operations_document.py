@@ -144,7 +144,7 @@ def test_a_copy_of_a_running_daemons_folder_by_the_pages_own_command_has_all_tha
     home: Home, tmp_path: Path
 ) -> None:
     (copy,) = [block for block in SHELL if "until" in block]
-    (restore,) = [block for block in SHELL if "wheeltimer.before" in block]
+    (restore,) = [block for block in SHELL if ".before" in block]
     daemon = home.start()
     backup = tmp_path / "backup"
     backup.mkdir()

@@ -47,7 +47,8 @@ BACKUP: Final = (
 )
 ELSEWHERE: Final = {  # (page, command or what it begins with): (file, what stands in it)
     ("operations.md", "until rm -rf /backup"): ("tests/test_operations_document.py", BACKUP),
-    ("operations.md", "mv /var/lib/wheeltimer"): ("tests/test_operations_document.py", BACKUP),
+    ("operations.md", "folder=$(realpath"): ("tests/test_operations_document.py", BACKUP),
+    ("operations.md", 'mv "$folder"'): ("tests/test_operations_document.py", BACKUP),
     ("operations.md", "cp -a /backup/wheeltimer"): ("tests/test_operations_document.py", BACKUP),
     ("protocol.md", "nc 127.0.0.1 8463"): ("tests/test_protocol_document.py", "EXAMPLES"),
     ("client.mjs", "node client.mjs HOST PORT COUNT"): ("tests/process/test_clients.py", "client.mjs"),
@@ -61,6 +62,7 @@ NOT_RUN: Final = {  # (page, command): why, and what is checked instead
     ("operations.md", "python -m benchmarks crowd"): "the same",
     ("operations.md", "python3 -m venv /opt/wheeltimer"): "writes to the system; README's install, elsewhere",
     ("operations.md", "/opt/wheeltimer/bin/pip install ."): "the same",
+    ("operations.md", "touch /etc/wheeltimer.toml"): "the same",
     ("operations.md", "/opt/wheeltimer/bin/pip install --upgrade ."): "the same",
     ("operations.md", "systemctl enable --now wheeltimer"):
         "no systemd in a test; systemd-analyze looks at the unit in tests/test_operations_document.py",
@@ -344,8 +346,9 @@ def test_what_a_daemon_with_tokens_answers_is_what_the_page_shows(home: Home, tm
 # --- operations.md, journal-format.md --------------------------------------------------------------
 
 UPGRADE = (
-    "systemctl stop wheeltimer", "cp -a /var/lib/wheeltimer /backup/wheeltimer",
-    "/opt/wheeltimer/bin/pip install --upgrade .", "wheeltimer journal check /var/lib/wheeltimer",
+    "systemctl stop wheeltimer", "cp -a /var/lib/wheeltimer/ /backup/wheeltimer",
+    "/opt/wheeltimer/bin/pip install --upgrade .",
+    "/opt/wheeltimer/bin/wheeltimer journal check /var/lib/wheeltimer",
     "systemctl start wheeltimer",
 )  # fmt: skip
 
@@ -365,8 +368,10 @@ def test_an_upgrade_as_the_page_has_it_keeps_every_task(home: Home, tmp_path: Pa
         elif line == "systemctl start wheeltimer":
             daemon = home.start()
         elif "pip" not in line:
-            here = line.replace("/var/lib/wheeltimer", str(home.data)).replace(
-                "/backup", f"{tmp_path}/backup"
+            here = (
+                line.removeprefix("/opt/wheeltimer/bin/")
+                .replace("/var/lib/wheeltimer", str(home.data))
+                .replace("/backup", f"{tmp_path}/backup")
             )
             done = shell.run(here)
             assert (done.returncode, done.stderr) == (0, ""), done

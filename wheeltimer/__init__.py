@@ -15,6 +15,9 @@ one side and HTTP callbacks on the other. Data goes one way round::
 Where to begin: ``core/task.py`` (what a task is, and the table of its moves), ``core/engine.py`` (the
 state), ``core/wheel.py`` (the timer), ``daemon/ledger.py``, ``daemon/run.py`` (how it is put together),
 ``daemon/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
+
+The way of one task: ``daemon/connection.py`` (its line), ``daemon/requests.py``, ``core/intake.py`` where
+many plain ones come at once, ``daemon/ticker.py``, ``delivery/dispatcher.py``, ``delivery/attempt.py``.
 """
 
 from __future__ import annotations

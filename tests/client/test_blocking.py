@@ -115,6 +115,8 @@ def test_times_as_python_has_them() -> None:
             client.schedule("http://x/", at=datetime(2030, 1, 31))
         with pytest.raises(BadValue, match="schedule"):
             client.schedule("http://x/", body=object())
+        with pytest.raises(BadValue, match="schedule"):
+            client.schedule("http://x/", body="\ud800")
     first, second, third = server.requests
     assert (first["delay"], first["timeout"]) == (1, 2000), "rounded up: never early"
     assert second["at"] == 1_896_073_200_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from trio.testing import trio_test
 from wheeltimer.errors import JournalDamaged, JournalInUse, StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.check import check
-from wheeltimer.journal.frame import HEADER_BYTES, Kind
+from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Kind
 from wheeltimer.journal.repair import REPORT, Repaired, repair
 from wheeltimer.journal.segment import decode_header, headers, walk
 
@@ -64,6 +65,27 @@ def is_damaged(disk: MemoryDisk) -> bool:
     except JournalDamaged:
         return True
     return False
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can repair what is somebody else's")
+def test_what_root_repairs_stays_its_owners(tmp_path: Path) -> None:
+    """A daemon that runs as somebody else could not open the new segments, and ended with 74 for ever."""
+    disk, folder, nobody = MemoryDisk(), tmp_path / "data", 65534
+    trio.run(lambda: three_segments(disk))
+    folder.mkdir()
+    for path, data in disk.files.items():
+        (folder / path.name).write_bytes(data)
+    first = folder / min(path.name for path in segments(disk))
+    data = bytearray(first.read_bytes())
+    data[SECTOR_BYTES + HEADER_BYTES] ^= 1
+    first.write_bytes(data)
+    for path in (folder, *folder.iterdir()):
+        os.chown(path, nobody, nobody)
+    found = repair(folder)
+    assert found is not None
+    made = list(folder.rglob("*"))
+    assert found.aside / REPORT in made
+    assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(nobody, nobody)}
 
 
 def test_what_is_lost_and_what_survives_is_all_that_was_there(thorough: bool) -> None:

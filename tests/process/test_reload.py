@@ -68,7 +68,8 @@ def test_a_reload_takes_queues_and_retry_rules_and_keeps_the_address_rule(
         receiver.wait_for("old")
         assert client.refused("schedule", id="x", url=fails["url"], retry="later")["field"] == "retry"
 
-        assert "settings reloaded queues=1" in hang_up(daemon, home, RELOADED)
+        said = hang_up(daemon, home, RELOADED)
+        assert said.endswith("settings reloaded queues=1, after a restart: allow_nets\n"), said
         check_start_rule(client, receiver, "after")
         client.done("schedule", id="new", **fails)
         client.done("schedule", id="refused", queue="orders", url=receiver.url("/status/401"))

@@ -30,7 +30,7 @@ from wheeltimer.client.pipeline import (
     NoReply,
     Pipeline,
     Reply,
-    new_id,
+    with_id,
 )
 from wheeltimer.client.stream import GONE, Lines, connect
 from wheeltimer.client.subscription import PASSING, Resume
@@ -101,8 +101,8 @@ class AsyncClient:
         self, url: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
     ) -> results.ScheduleReply:
         """``id queue version due state duplicate``; stored when this returns, and only once."""
-        fields["id"] = fields.get("id") or new_id()
-        return await self._ask(results.ScheduleReply, "schedule", url=url, delay=delay, at=at, **fields)
+        fields = with_id({"url": url, "delay": delay, "at": at, **fields})
+        return await self._ask(results.ScheduleReply, "schedule", **fields)
 
     async def schedule_many(
         self, tasks: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]], depth: int = DEPTH
@@ -110,7 +110,7 @@ class AsyncClient:
         """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order."""
         ahead: deque[Call] = deque()
         async for task in _each(tasks):
-            ahead.append(await self._begin("schedule", {**task, "id": task.get("id") or new_id()}))
+            ahead.append(await self._begin("schedule", with_id(task)))
             if len(ahead) >= depth:
                 yield await self._scheduled(ahead.popleft())
         while ahead:

@@ -25,7 +25,7 @@ from wheeltimer.client.pipeline import (
     NoReply,
     Pipeline,
     Reply,
-    new_id,
+    with_id,
 )
 from wheeltimer.client.subscription import Subscription
 from wheeltimer.errors import Refused, ServerUnreachable
@@ -43,7 +43,8 @@ class Client:
     ``hello`` before anything else. ``tls``: for ``tls:`` servers; the system's authorities unless given.
     ``timeout_ms``: for connecting, and for a stretch without a single byte.
     ``reconnect_ms``: for how long a connection that was lost is tried anew before requests fail; 0: never.
-    Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or ``OutcomeUnknown``.
+    Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or ``OutcomeUnknown``,
+    and ``BadValue`` before anything is sent for a value that the protocol has no form for.
     """
 
     def __init__(
@@ -115,8 +116,8 @@ class Client:
         ``fields``: ``id queue on_conflict`` and every task field of the protocol. Without ``id`` one is made
         here, so that the request can be sent again.
         """
-        fields["id"] = fields.get("id") or new_id()
-        return self._ask(results.ScheduleReply, "schedule", url=url, delay=delay, at=at, **fields)
+        fields = with_id({"url": url, "delay": delay, "at": at, **fields})
+        return self._ask(results.ScheduleReply, "schedule", **fields)
 
     def schedule_many(
         self, tasks: Iterable[Mapping[str, Any]], depth: int = DEPTH
@@ -126,7 +127,7 @@ class Client:
         A refusal, or an outcome that stays unknown, is that item's result and does not end the others.
         Memory is bounded by ``depth`` tasks; ``tasks`` is read as replies come in.
         """
-        given = ({"op": "schedule", **task, "id": task.get("id") or new_id()} for task in tasks)
+        given = ({"op": "schedule", **with_id(task)} for task in tasks)
         for call in self._stream(given, depth):
             try:
                 yield call.result(results.ScheduleReply)

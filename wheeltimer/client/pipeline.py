@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
@@ -102,7 +102,7 @@ class Pipeline:
             again = "id" in request and request.get("on_conflict") != "replace"
         try:
             line = _encode({"op": op, **request}) + b"\n"
-        except TypeError as error:
+        except (TypeError, UnicodeEncodeError) as error:  # the second: half of a surrogate pair
             raise BadValue(f"{op}: {error}") from error
         call = Call(op, line, again, told)
         self.calls.append(call)
@@ -168,6 +168,11 @@ class Pipeline:
             f"{problem}; the daemon may or may not have carried it out:"
             " look with `get`, or send it again with the same id"
         )
+
+
+def with_id(task: Mapping[str, Any]) -> Reply:
+    """A copy of the fields of a ``schedule``, with an id made here where none is given."""
+    return {**task, "id": new_id() if task.get("id") is None else task["id"]}
 
 
 def new_id() -> str:

@@ -2,5 +2,5 @@
 
 Reading order: ``task`` (fields, states, moves), ``records`` (what happened), ``engine`` (state and
 ``apply``), ``commands`` and ``wire`` (what is asked), ``deciding``, ``stopping`` and ``outcomes`` (inputs to
-records), ``wheel``. The others are small parts of these.
+records), ``intake`` (many plain new tasks at once), ``wheel``. The others are small parts of these.
 """

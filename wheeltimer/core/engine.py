@@ -1,4 +1,6 @@
-"""The state of all tasks, and ``apply``: the only thing that changes it, live and in recovery.
+"""The state of all tasks, and ``apply``: the only thing that changes it.
+
+``replay`` is the same for what an earlier run wrote, ``insert_fresh`` (``rows.py``) for a run of new tasks.
 
 An input becomes records in ``deciding.py`` (what clients ask) or ``outcomes.py`` (what time and
 receivers bring); a record becomes a new state here. Nothing here reads a clock, draws a number or

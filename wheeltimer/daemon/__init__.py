@@ -4,7 +4,7 @@
 
     run.py         the parts, started in order and drained       parts.py     made of the settings
     recovery.py    the journal back into the engine              compaction.py keeps the journal small
-    clock.py       the only reader of clocks                     timerfd.py   waits for an instant
+    clock.py       reads the clocks that tasks go by             timerfd.py   waits for an instant
     ticker.py      wakes the wheels                              lateness.py  how late they were
     listeners.py   addresses                                     server.py    all connections
     connection.py  one: bytes in, slices of work                 outbox.py    replies out, when durable

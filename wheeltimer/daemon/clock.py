@@ -1,4 +1,4 @@
-"""The only reader of clocks: elapsed time, wall time, and whether one moved against the other.
+"""The only reader of the clocks that tasks go by: elapsed time, wall time, and whether one moved.
 
 Two clocks, because the promise has two halves. A ``delay`` counts *elapsed* time, which nobody can
 set and which goes on while the machine is suspended (CLOCK_BOOTTIME). An ``at`` follows the *wall*

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
@@ -17,6 +18,15 @@ from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.settings import Rate, Settings
+
+_RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
+
+
+def needs_restart(old: Settings, new: Settings) -> str:
+    """What to say of settings that changed and are not taken up: nothing, or their names, for a log line."""
+    names = [name for name in Settings.__struct_fields__ if getattr(old, name) != getattr(new, name)]
+    late = [name for name in names if name not in _RELOADED]
+    return f", after a restart: {', '.join(late)}" if late else ""
 
 
 def _bucket(rate: Rate | None) -> Bucket | None:

@@ -1,7 +1,7 @@
 """Commands to replies: decide, submit, answer; what is long is done in slices.
 
-No bytes of the stream and no listener are here (``server.py``), and no rule of the contract: those are
-in ``core``.
+No bytes of a stream (``connection.py``) and no listener (``server.py``) are here, and no rule of the
+contract: those are in ``core``.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
     keys_of,
+    needs_restart,
     policy_of,
     queue_of,
     tls_of,
@@ -278,7 +279,8 @@ class Daemon:
                 self._sender.keys_of = keys_of(settings)
                 self._dispatcher.reconfigure(queue_of(settings), window_of(settings))
                 self._server.reload(access_of(settings), tls)
-                _log.info("settings reloaded queues=%d", len(settings.queues))
+                stale = needs_restart(self.settings, settings)
+                _log.info("settings reloaded queues=%d%s", len(settings.queues), stale)
 
     async def _drain(self, work: trio.CancelScope) -> None:
         """Let what is under way end, for a while; then all work ends, and with it the daemon."""

@@ -2,7 +2,7 @@
 
 It sleeps until the next bucket that holds something, or a second, whichever is first; every wake
 compares the wall clock with elapsed time and leaves a sign of life. What is handed over becomes
-``ready`` here and starts in the dispatcher: no callback runs on the ticker's time.
+``ready`` here, and the dispatcher sends what may start at once; nothing here waits for a receiver.
 """
 
 from __future__ import annotations

@@ -62,12 +62,21 @@ _unlink = _named("unlink")(os.unlink)
 _listdir = _named("list")(os.listdir)
 
 
+def _give(made: int | Path, folder: Path) -> None:
+    """What root makes in somebody's folder is theirs: their daemon must be able to open it."""
+    if os.geteuid() == 0 and (owner := os.stat(folder)).st_uid != 0:
+        give = os.fchown if isinstance(made, int) else os.lchown
+        give(made, owner.st_uid, owner.st_gid)  # type: ignore[arg-type]
+
+
 class Disk:
     """The real disk: file descriptors and paths of the operating system."""
 
     def make_folder(self, path: Path) -> None:
         """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _give(path, path.parent)
 
     def names(self, folder: Path) -> list[str]:
         while True:  # the one call that Python does not repeat by itself after a signal
@@ -115,7 +124,9 @@ class Disk:
 
     def create(self, path: Path) -> int:
         """A descriptor of a new, empty file for this user only; a file of that name is emptied."""
-        return _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        _give(fd, path.parent)
+        return fd
 
     def close(self, fd: int) -> None:
         os.close(fd)
