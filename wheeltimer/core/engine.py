@@ -11,10 +11,10 @@ writes a byte. Counts, timers and indexes all follow from the rows and change to
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 from msgspec.structs import replace
 
+from wheeltimer.core import moves
 from wheeltimer.core import records as r
 from wheeltimer.core.carrying import Copied, copied
 from wheeltimer.core.checking import check
@@ -22,30 +22,19 @@ from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.rows import Rows
 from wheeltimer.core.task import (
-    TRANSITIONS,
-    Attempt,
     Input,
     Now,
     State,
     Task,
-    digest,
     pack,
     unpack,
 )
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
-_SCHEDULED, _READY, _RUNNING, _DONE, _DEAD, _CANCELLED = map(
-    int, (State.SCHEDULED, State.READY, State.RUNNING, State.DONE, State.DEAD, State.CANCELLED)
+_SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(
+    int, (State.SCHEDULED, State.READY, State.RUNNING, State.DONE, State.DEAD)
 )
 _INPUT_DUE, _INPUT_START = Input.DUE, Input.START
-_MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # a list is found faster
-# What brings a task to an end: while no attempt of it runs, and while one does.
-_ENDINGS: Final = {
-    _DONE: (Input.FINISH, Input.SUCCEED),
-    _DEAD: (Input.GIVE_UP, Input.GIVE_UP),
-    int(State.EXPIRED): (Input.EXPIRE, Input.EXPIRE),
-    _CANCELLED: (Input.CANCEL, Input.STOP),
-}
 
 
 class Engine(Rows):
@@ -99,8 +88,9 @@ class Engine(Rows):
         most tasks that have ended are forgotten, or start again, before that.
         """
         self._replaying, self._rebase, self._stops = True, rebase, []
+        replayers = self._replayers
         for record in records:
-            self._replayers[type(record)](record)
+            replayers[type(record)](record)
         self._rebase = None
         return self._stops
 
@@ -109,10 +99,15 @@ class Engine(Rows):
 
         About 1 us for each task, 5 for one that has ended.
         """
-        ends, self._ends = self._ends, {}
-        for end in ends.values():
+        ends, self._ends, table = self._ends, {}, self.table
+        for key, end in ends.items():
             if isinstance(end, r.Ended):
-                self._ended(end)
+                task = unpack(table[key])
+                if end.state == _DEAD and task.state == _SCHEDULED:
+                    task.state = _READY  # as the volatile record before must have left it
+                moves.check_end(task, end.state)
+                moves.end(task, end)
+                table[key] = pack(task)
         order = [(end.time_ms, key, end.state) for key, end in ends.items()]
         if self._ends_copied:  # copies come in no order
             order.sort()
@@ -147,7 +142,7 @@ class Engine(Rows):
             )
 
     def _new_version(self, key: str, old: Task, task: Task, what: Input) -> None:
-        state = self._move(old, what)
+        state = moves.moved(old, what)
         assert task.version == old.version + 1, f"version {task.version} after {old.version}"
         if state is State.RUNNING:  # it waits until the attempt in flight has ended
             task = replace(task, state=state, flight=old.flight)
@@ -165,7 +160,7 @@ class Engine(Rows):
             return
         assert old.state == _RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
         task = old if record.ends else replace(old)
-        task.history = self._history(old, record.attempt)
+        task.history = moves.history(old, record.attempt, self.limits.history_max)
         if record.attempt.version == old.version:
             task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
             if not record.ends:
@@ -179,16 +174,8 @@ class Engine(Rows):
             self._leaving = record.key, task
         else:
             # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
-            task.state, task.flight = int(self._move(old, Input.AGAIN)), 0
+            task.state, task.flight = int(moves.moved(old, Input.AGAIN)), 0
             self.put(record.key, old, task)
-
-    def _history(self, task: Task, attempt: Attempt) -> list[Attempt]:
-        """The last attempts, newest last; only the newest keeps its reply."""
-        history = task.history or []
-        kept = history[max(0, len(history) + 1 - self.limits.history_max) :]
-        if kept and kept[-1].reply is not None:
-            kept[-1] = replace(kept[-1], reply=None)
-        return [*kept, attempt]
 
     def _stopping(self, record: r.Stopping) -> None:
         old = self._brought_to(_SCHEDULED, record.key)
@@ -211,23 +198,14 @@ class Engine(Rows):
             self._ends[key] = record
 
     def _ended(self, record: r.Ended) -> None:
-        state = int(record.state)
         if self._leaving is None:
-            task = self._brought_to(_READY if state == _DEAD else _SCHEDULED, record.key)
+            task = unpack(self.table[record.key])
         else:
             (key, task), self._leaving = self._leaving, None
             assert key == record.key, f"the attempt that ended was of {key}"
-        assert task is not None
-        assert task.state <= _RUNNING, f"{State(state).word} after {State(task.state).word}"
-        assert self._move(task, _ENDINGS[state][task.state == _RUNNING]) == state
+        moves.check_end(task, record.state)
         self.remove(record.key, task)
-        if state in (_DONE, _CANCELLED):
-            task.content = task.content or digest(task)
-            task.body = None
-        task.due_given_ms = task.due_ms
-        task.state, task.flight, task.ended_ms, task.reason = state, 0, record.time_ms, record.reason
-        task.stop, task.stop_reply = 0, None
-        task.deadline_ns = task.expiry_ns = task.expiry_ms = None
+        moves.end(task, record)
         self.insert(record.key, task)
 
     def _paused(self, record: r.Paused) -> None:
@@ -238,7 +216,7 @@ class Engine(Rows):
     def _forgotten(self, record: r.Forgotten) -> None:
         rows = [(key, unpack(self.table[key])) for key in record.keys]
         for _, old in rows:
-            self._move(old, Input.FORGET)
+            moves.moved(old, Input.FORGET)
         for key, old in rows:
             self.remove(key, old)
             self.table.pop(key)
@@ -286,12 +264,12 @@ class Engine(Rows):
         self.outcomes.update(succeeded=record.succeeded, failed=record.failed, not_yet=record.not_yet)
 
     def _due(self, record: r.Due) -> None:
-        self.turn(record.key, record.task, self._move(record.task, _INPUT_DUE), 0)
+        self.turn(record.key, record.task, moves.moved(record.task, _INPUT_DUE), 0)
 
     def _started(self, record: r.Started) -> None:
         task = record.task
         assert record.version == task.version, "an attempt of an older version began"
-        self.turn(record.key, task, self._move(task, _INPUT_START), task.version)
+        self.turn(record.key, task, moves.moved(task, _INPUT_START), task.version)
 
     def _known(self, key: str) -> Task | None:
         """The task, None where it is not there."""
@@ -314,14 +292,6 @@ class Engine(Rows):
         else:
             assert task is not None, f"a record of {key}, which is not there"
         return task
-
-    # -- the parts of a change ------------------------------------------------------------------
-
-    @staticmethod
-    def _move(task: Task, what: Input) -> State:
-        state = _MOVES[task.state][what]
-        assert isinstance(state, State), f"{what.name} of a task that is {State(task.state).word}"
-        return state
 
     def check(self) -> None:
         """Derive everything again from the rows; AssertionError names what has drifted. O(tasks)."""

@@ -195,25 +195,26 @@ class Rows:
         kept_ms = [self._kept_ms(state) for state in range(STATES)]
         for rows in self.table.slices(FOLLOWED_ROWS):
             names: list[list[str]] = [[] for _ in range(STATES)]
-            elapsed: tuple[list[str], list[int]] = ([], [])
-            wall: tuple[list[str], list[int]] = ([], [])
+            keys, deadlines_ns = list[str](), list[int]()
+            ended, forgotten_ns = list[str](), list[int]()
             for key, row in rows:
                 seen = _glance(row)
                 state = seen.S
                 names[state].append(key[: key.index("/")])
                 if state >= _FIRST_END:
-                    wall[0].append(key)
-                    wall[1].append((seen.z + kept_ms[state]) * NS_PER_MS)
+                    ended.append(key)
+                    forgotten_ns.append((seen.z + kept_ms[state]) * NS_PER_MS)
                 elif state == _SCHEDULED and seen.w is not None and seen.y is None and seen.Y is None:
-                    elapsed[0].append(key)
-                    elapsed[1].append(seen.w)
+                    keys.append(key)
+                    deadlines_ns.append(seen.w)
                 else:
                     self._start_timers(key, *timers(unpack(row)))
                 if seen.g is not None:
                     self.groups.setdefault(seen.g, {})[key] = None
-            for line, (keys, deadlines_ns) in ((self.elapsed, elapsed), (self.wall, wall)):
-                if keys:
-                    line.schedule_many(keys, deadlines_ns)
+            if keys:
+                self.elapsed.schedule_many(keys, deadlines_ns)
+            if ended:
+                self.wall.schedule_many(ended, forgotten_ns)
             for state, of_state in enumerate(names):
                 self._count(state, Counter(of_state))
 
