@@ -61,10 +61,12 @@ async def ask(stream: trio.SocketStream, **request: Any) -> dict[str, Any]:
     return reply
 
 
+@pytest.mark.parametrize("fresh", [False, True], ids=["known", "fresh"])
 @trio_test
 async def test_a_request_passes_the_backlog_of_forty_clients_that_pipeline(
-    tmp_path: Path, stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stopwatch: Stopwatch, monkeypatch: pytest.MonkeyPatch, fresh: bool
 ) -> None:
+    """Also one on a connection of its own, as the command line makes it."""
     decided: list[int] = []
     slice_ = Requests._slice
 
@@ -95,6 +97,10 @@ async def test_a_request_passes_the_backlog_of_forty_clients_that_pipeline(
             await trio.lowlevel.checkpoint()
         between = []
         for _ in range(20):
+            if fresh:
+                await quiet.aclose()
+                quiet = await trio.open_tcp_stream("127.0.0.1", port)
+                await trio.sleep(0.01)  # it is let in, which takes a turn of its own
             before = len(decided)
             assert (await ask(quiet, op="ping"))["ok"]
             between.append(len(decided) - before)

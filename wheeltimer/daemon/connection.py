@@ -32,7 +32,7 @@ DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are
 DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip are one of 200 turns a second
 MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
 LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
-LITTLE_VISITS: Final = 4  # ... so often in a row, does not wait for those who bring much
+LITTLE_VISITS: Final = 4  # ... so often in a row, or never did, does not wait for those who bring much
 BLANK: Final = (b"", b"\r")
 # A web page can make a browser post lines to this machine: none of them counts.
 NO_HTTP: Final = "this is no HTTP server: one JSON object on a line is expected, and nothing of this was read"
@@ -57,7 +57,7 @@ class Connection:
         self._answered = 0  # how many of them are
         self._fresh = True  # it has not said anything yet
         self._misled = False  # it speaks HTTP
-        self._little = 0  # visits in a row that brought little; a new client has yet to show that
+        self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much
         self._outbox = Outbox(stream, server)
@@ -106,6 +106,8 @@ class Connection:
                 self.put(wire.encode(ErrorReply(False, "line_too_long", text)) + b"\n")
                 return
             drops = 0 if lines or size >= DROP_BYTES else drops + 1
+            if drops:
+                self._little = 0
             if drops > DROPS_MAX:
                 async with self._server.drips:
                     await trio.sleep(DROPS_PAUSE_S)
@@ -167,7 +169,7 @@ class Connection:
                     if patience.cancelled_caught:
                         return None
                 # What a client sent before it vanished is worth no slice, and no place among those who wait.
-                if not light and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     break
                 self._began_ns = await self._server.requests.turn.take(light=light)
                 if not light and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
