@@ -94,13 +94,17 @@ def test_a_bit_flipped_in_a_stored_body_is_never_sent() -> None:
 
 
 def test_a_write_cut_by_a_kill_or_short_is_set_aside_and_the_start_goes_on() -> None:
+    """Frames of several sectors, so that there are halves of them."""
+    torn: list[bool] = []
+
     for at in range(1, 40):
 
         async def story(world: World, at: int = at) -> None:
             async def first(world: World) -> None:
+                await trio.sleep(2)  # the spare segments are ready: what is written now is commits
                 await schedule(world, "d1", delay=300)
                 disk = world.disk
-                disk.faults.short = {disk.ops + more for more in range(3)}
+                disk.faults.short = set(range(disk.ops, disk.ops + 80))
                 begun = disk.ops
 
                 def halt(what: str) -> None:
@@ -109,17 +113,27 @@ def test_a_write_cut_by_a_kill_or_short_is_set_aside_and_the_start_goes_on() -> 
 
                 disk.halt = halt
                 for number in range(8):
-                    await schedule(world, f"d{number + 2}", delay=300)
+                    await schedule(world, f"d{number + 2}", delay=300, headers={"x-fill": "x" * 3000})
+
+            async def rest(world: World) -> None:
+                assert world.daemon is not None
+                torn.append(world.daemon.journal.found.torn is not None)
+                await to_the_end(world)
 
             await life(world, first)
-            await life(world, to_the_end)
+            await life(world, rest)
 
         assert len(calls_of(play(story, seed=at), "d1")) == 1
+    assert torn.count(True) >= 5, "hardly anything was cut"
 
 
-def test_after_an_error_of_the_disk_nothing_is_taken_into_memory_alone() -> None:
+@pytest.mark.parametrize("ready_s", [0, 2], ids=["a spare's", "a commit's"])
+def test_after_an_error_of_the_disk_nothing_is_taken_into_memory_alone(ready_s: float) -> None:
+    """The first write that fails is one to a spare segment, or, where those are ready, a commit."""
+
     async def story(world: World) -> None:
         async def first(world: World) -> None:
+            await trio.sleep(ready_s)
             world.disk.faults.write = {0: 5}
             for number in range(4):
                 (reply,) = await schedule(world, f"d{number}", delay=300)

@@ -89,13 +89,13 @@ class World:
     def __init__(
         self, seed: int, disk: SimDisk, clock: SimClock, stories: Stories,
         manners: dict[str, str] | None = None, *, disk_s: Callable[[], float] = lambda: 0.0002,
-        told: bool = True, limits: Limits = LIMITS, fsync: str = FSYNC,
+        told: bool = True, limits: Limits = LIMITS, fsync: str = FSYNC, segment_bytes: int = SEGMENT_BYTES,
     ) -> None:  # fmt: skip
         self.chance = random.Random(seed)
         self.disk, self.clock, self.stories = disk, clock, stories
         self.facts, self.history = stories.facts, stories.facts.history
         self.receivers = Receivers(self.history, seed, manners or {})
-        self.limits, self.fsync = limits, fsync
+        self.limits, self.fsync, self.segment_bytes = limits, fsync, segment_bytes
         self._disk_s, self._told = disk_s, told
         self.door = Door()
         self.scope = trio.CancelScope()
@@ -194,7 +194,7 @@ class World:
     def _settings(self) -> Settings:
         return Settings(
             listen=(), data_dir=FOLDER, wheel_size=64, fsync=self.fsync, limits=self.limits,  # type: ignore[arg-type]
-            journal=JournalKnobs(segment_bytes=SEGMENT_BYTES, history_bytes=0),  # compacts all the time
+            journal=JournalKnobs(segment_bytes=self.segment_bytes, history_bytes=0),  # compacts all the time
         )  # fmt: skip
 
     def _look(self, daemon: SimDaemon) -> None:
