@@ -166,12 +166,89 @@ MUTANTS: Final = (
     Mutant(
         "a-copy-drops-the-stored-stop", "core/carrying.py", "flight=0, carried_lsn=lsn",
         "flight=0, stop=0, carried_lsn=lsn",
-        "tests/daemon/test_compaction.py tests/core/test_engine_model.py",
+        "tests/core/test_carrying.py",
     ),
     Mutant(
         "a-trim-loses-the-counts", "core/carrying.py", "**engine.outcomes",
         "succeeded=0, failed=0, not_yet=0",
-        "tests/daemon/test_compaction.py tests/core/test_engine_model.py",
+        "tests/core/test_carrying.py",
+    ),
+    # -- accidents that others had, in the simulated world --------------------------------------------
+    Mutant(
+        "a-delay-begins-anew-at-a-start", "daemon/recovery.py", "        rebase = None\n        if frame",
+        "        rebase = lambda ns, then=frame.clocks: ns + now.elapsed_ns - then.boottime_ns\n"
+        "        if frame",
+        "tests/simulation/test_accidents.py -k put_a_delay_off",
+    ),
+    Mutant(
+        "a-delay-begins-anew-in-another-boot", "daemon/recovery.py",
+        "return min(deadline_ns + between_ns, now", "return max(deadline_ns + between_ns, now",
+        "tests/simulation/test_accidents.py -k put_a_delay_off",
+    ),
+    Mutant(
+        "an-old-task-pins-its-segment", "daemon/compaction.py", "if not going or not",
+        "if not going or any(stands_at(row) <= going[-1].last_lsn for _, row in self._engine.table.items()) "
+        "or not", "tests/simulation/test_accidents.py -k old_task_does_not_pin",
+    ),
+    Mutant(
+        "what-was-delayed-again-counts-as-live", "daemon/compaction.py", "return engine.table.size +",
+        "return engine.table.size + 100 * self._journal.next_lsn +",
+        "tests/simulation/test_accidents.py -k delaying_again",
+    ),
+    Mutant(
+        "a-backlog-goes-all-at-once", "delivery/window.py", "if self.in_flight >= self.size:", "if False:",
+        "tests/simulation/test_accidents.py -k backlog",
+    ),
+    Mutant(
+        "a-backlog-loses-its-order", "daemon/recovery.py",
+        "return min(deadline_ns + between_ns, now.elapsed_ns + deadline_ns - written.boottime_ns)",
+        "return max(deadline_ns + between_ns, now.elapsed_ns)",
+        "tests/simulation/test_accidents.py -k backlog",
+    ),
+    Mutant(
+        "a-failed-attempt-is-not-counted", "core/outcomes.py",
+        'failures = sent.failures + (outcome == "failed")', 'failures = int(outcome == "failed")',
+        "tests/simulation/test_accidents.py -k every_retry",
+    ),
+    Mutant(
+        "the-next-attempt-lies-in-the-past", "core/outcomes.py", "next_ms = now.wall_ms + wait_ms",
+        "next_ms = now.wall_ms - wait_ms", "tests/simulation/test_accidents.py -k every_retry",
+    ),
+    Mutant(
+        "the-last-copies-are-left-out", "daemon/compaction.py",
+        "        while waiting:\n            waiting = await self._carry(waiting, upto_lsn)\n        await",
+        "        await", "tests/simulation/test_accidents.py -k trimmed",
+    ),
+    Mutant(
+        "segments-go-before-their-trim-is-on-disk", "journal/committer.py",
+        "self._chores.append((self._last_lsn, partial(self._writer.drop, below)))",
+        "self._chores.append((0, partial(self._writer.drop, below)))",
+        "tests/simulation/test_accidents.py -k trimmed",
+    ),
+    Mutant(
+        "no-sync-unless-asked", "settings/knobs.py", '] = "group"', '] = "off"',
+        "tests/simulation/test_accidents.py -k without_any_setting",
+    ),
+    Mutant(
+        "a-failed-sync-is-passed-over", "journal/writer.py",
+        "            self.pace.sync(self.disk, self.segment.fd, segment_name(self.segment.number))",
+        "            try:\n                self.disk.fdatasync(self.segment.fd)\n"
+        "            except OSError:\n                pass",
+        "tests/simulation/test_disk_accidents.py -k sync_that_fails",
+    ),
+    Mutant(
+        "a-flipped-bit-is-served", "journal/frame.py", "if crc32(view[start:end]) != header.payload_crc:",
+        "if False:", "tests/simulation/test_disk_accidents.py -k flipped",
+    ),
+    Mutant(
+        "a-torn-tail-stops-the-start", "journal/recovery.py",
+        "if state.fault and (state.proven or not last):", "if state.fault:",
+        "tests/simulation/test_disk_accidents.py -k cut_by_a_kill",
+    ),
+    Mutant(
+        "memory-alone-after-an-error", "journal/committer.py",
+        "                self._fail(failure)\n                return\n", "",
+        "tests/simulation/test_disk_accidents.py -k memory_alone",
     ),
     # -- a start -------------------------------------------------------------------------------------
     Mutant(
@@ -206,12 +283,12 @@ MUTANTS: Final = (
         "one-bucket-per-wake-up", "core/wheel.py",
         "return self._scan()\n        for tick in range(self._cursor_tick + 1, now_tick + 1):",
         "return self._scan()\n        for tick in range(now_tick, now_tick + 1):",
-        "tests/core/test_wheel.py",
+        "tests/core/test_wheel.py -k late_wake",
     ),
     Mutant(
         "round-early", "core/wheel.py", "if deadline_ns > now_ns:",
         "if deadline_ns > now_ns + self._tick_ns:",
-        "tests/core/test_wheel.py",
+        "tests/core/test_wheel.py -k boundary",
     ),
     Mutant(
         "free-nothing-on-cancel", "core/rows.py", "                self.elapsed.cancel(key, elapsed_ns)",
@@ -220,7 +297,7 @@ MUTANTS: Final = (
     Mutant(
         "a-tick-late", "core/wheel.py", "wake_ns = min(wake_ns, tick * self._tick_ns)\n                break",
         "wake_ns = min(wake_ns, (tick + 1) * self._tick_ns)\n                break",
-        "tests/core/test_wheel.py",
+        "tests/core/test_wheel.py -k own_instant",
     ),
     # -- rules ---------------------------------------------------------------------------------------
     Mutant(
