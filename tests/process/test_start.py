@@ -168,6 +168,25 @@ def test_something_else_where_the_unix_socket_should_be_is_71_and_left_alone(hom
         assert os.path.samestat(path.lstat(), before)
 
 
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_no_file_of_the_journal_takes_the_place_of_a_standard_stream_that_is_closed(
+    home: Home, number: int
+) -> None:
+    path = home.folder / "socket"
+    close = ["bash", "-c", f'exec "$@" {number}>&-', "bash"]
+    daemon = home.launch(listen=[f"unix:{path}"], wrap=close)
+    daemon.listen = [f"unix:{path}"]
+    for _ in until():
+        assert daemon.process.poll() is None, daemon.log
+        with socket.socket(socket.AF_UNIX) as probe:
+            if probe.connect_ex(str(path)) == 0:
+                break
+    with daemon.connect() as client:
+        client.done("schedule", id="a", url="http://127.0.0.1:9/", delay="1h")
+    assert os.readlink(f"/proc/{daemon.pid}/fd/{number}") == os.devnull
+    assert daemon.stop().code == 0
+
+
 # --- the folder: 73 ------------------------------------------------------------------------------------
 
 

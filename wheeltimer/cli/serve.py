@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import click
 
@@ -55,8 +56,25 @@ def serve(**flags: object) -> int:
       wheeltimer serve --listen unix:/run/wheeltimer.sock --data-dir /var/lib/wheeltimer
       WHEELTIMER_TICK=1ms wheeltimer serve --config wheeltimer.toml
     """
+    _hold_standard()
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
 
     with show.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))
+
+
+def _hold_standard() -> None:
+    """What of standard input, output and error is closed leads to nowhere from here on.
+
+    Else a segment of the journal would get such a number, and what an interpreter writes as it dies would
+    stand in the middle of stored data.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            assert opened == number, "the lowest number that is free is taken"
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
