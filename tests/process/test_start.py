@@ -187,6 +187,19 @@ def test_no_file_of_the_journal_takes_the_place_of_a_standard_stream_that_is_clo
     assert daemon.stop().code == 0
 
 
+def test_a_daemon_whose_output_goes_to_a_full_disk_serves_all_the_same(home: Home) -> None:
+    path = home.folder / "socket"
+    daemon = home.launch(listen=[f"unix:{path}"], wrap=["bash", "-c", 'exec "$@" >/dev/full', "bash"])
+    daemon.listen = [f"unix:{path}"]
+    for _ in until():
+        assert daemon.process.poll() is None, daemon.log
+        if "standard output cannot be written: " in daemon.log:
+            break
+    with daemon.connect() as client:
+        client.done("ping")
+    assert "Traceback" not in daemon.stop().log
+
+
 # --- the folder: 73 ------------------------------------------------------------------------------------
 
 

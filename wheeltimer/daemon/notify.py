@@ -1,4 +1,5 @@
-"""What a service manager is told: ready, reloading, stopping, still alive (sd_notify(3), Type=notify-reload).
+"""What a service manager is told: ready, reloading, stopping, still alive (sd_notify(3), Type=notify-reload);
+and what is said on standard output.
 
 Datagrams to the Unix socket that ``NOTIFY_SOCKET`` names; without it nothing is sent. The daemon does not
 depend on anybody hearing it: what cannot be sent is one line of the log.
@@ -10,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -66,3 +68,14 @@ class Notifier:
                 sock.sendto(text.encode(), self._address)
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
             _log.warning("service manager not told state=%s: %s", text.partition("\n")[0], error)
+
+
+def say(line: str) -> None:
+    """A line to standard output, at once. Where that cannot be written the log tells: a daemon serves all the
+    same whose output goes to a full disk, or to a program that has ended."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        _log.warning("standard output cannot be written: %s", error)
+        with contextlib.suppress(OSError):
+            sys.stdout.close()  # else the line is tried again at the end, and spoils the exit code

@@ -28,7 +28,7 @@ from wheeltimer.daemon.descriptors import fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
-from wheeltimer.daemon.notify import Notifier
+from wheeltimer.daemon.notify import Notifier, say
 from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
@@ -311,10 +311,9 @@ class Daemon:
         return (self.clock.elapsed_ns() - self._began_ns) // NS_PER_MS
 
     def _say_ready(self, names: list[str], tasks: int) -> None:
-        print(
+        say(
             f"wheeltimer {__version__} ready listen={','.join(names)} tasks={tasks}"
-            f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
-            flush=True,
+            f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}"
         )
         self._notifier.ready()
         if self.settings.fsync == "off":
