@@ -200,6 +200,17 @@ def test_a_daemon_whose_output_goes_to_a_full_disk_serves_all_the_same(home: Hom
     assert "Traceback" not in daemon.stop().log
 
 
+def test_too_few_descriptors_for_anything_are_78(home: Home) -> None:
+    """With some more it serves, one attempt after the other if need be."""
+    ended = home.refuse(wrap=["bash", "-c", 'ulimit -n 63; exec "$@"', "bash"])
+    assert ended.code == 78, ended
+    assert ended.log.startswith("wheeltimer: descriptors: 63 are allowed, 64 are needed")
+    daemon = home.start(wrap=["bash", "-c", 'ulimit -n 64; exec "$@"', "bash"])
+    with daemon.connect() as client:
+        client.done("ping")
+    daemon.stop()
+
+
 # --- the folder: 73 ------------------------------------------------------------------------------------
 
 
