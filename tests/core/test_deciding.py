@@ -328,7 +328,7 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"timeout": 5, "connect_timeout": 6}, {"timeout": 5, "connect_timeout": 6}),
     ({"expires_in": 7}, {"expires_in": 7}),
     ({"expires_at": 7}, {"expires_at": 7, "expires_in": None}),
-    ({"poll": {"every": 1}}, {"poll": {"every": 1}}),
+    ({"poll": {"every": 1}}, {"poll": {"every": 1, "max": 120}}),
     ({"group": "h"}, {"group": "h"}),
     ({"on_done": "http://n/"}, {"on_done": "http://n/"}),
     ({"on_dead": "http://n/"}, {"on_dead": "http://n/"}),
