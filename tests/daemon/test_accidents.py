@@ -81,6 +81,32 @@ def test_a_task_cancelled_at_any_await_between_due_and_sent_is_not_sent(tmp_path
 
 
 @trio_test
+async def test_one_item_that_fails_does_not_make_the_whole_batch_go_again(tmp_path: Path) -> None:
+    """Neither a refused line among those that came in one piece, nor a failed callback among those that
+    were due together."""
+    async with world(tmp_path) as daemon:
+
+        async def all_but_one(key: str, task: Task) -> Answer:
+            daemon.attempts.append(split_key(key)[1])
+            await trio.lowlevel.checkpoint()
+            return Answer(task.next_ms, 0, 0, 500 if key == "default/t3" else 200)
+
+        daemon.send = all_but_one  # type: ignore[method-assign]
+        ids = [f"t{number}" for number in range(6)]
+        requests = [{"op": "schedule", "id": id, "url": URL, "delay": 100} for id in ids]
+        refused = {"op": "schedule", "id": "bad", "url": URL, "delay": -1}
+        replies = await daemon.ask_all([*requests[:4], refused, *requests[4:]])
+        assert [reply["ok"] for reply in replies] == [True] * 4 + [False] + [True] * 2
+        again = await daemon.ask_all(requests)
+        assert all(reply["duplicate"] for reply in again)
+        await daemon.advance(100)
+        assert sorted(daemon.attempts) == ids
+        await daemon.advance(3_600_000)
+        assert [daemon.attempts.count(id) for id in ids if id != "t3"] == [1] * 5
+        assert daemon.attempts.count("t3") > 1
+
+
+@trio_test
 async def test_callbacks_do_not_run_on_the_tick_s_time(tmp_path: Path) -> None:
     """Receivers that never answer: timers go on, each callback has a nursery task of its own."""
     names: list[str] = []
