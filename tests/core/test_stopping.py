@@ -242,7 +242,7 @@ def test_a_task_keeps_the_rule_as_it_was_when_scheduled() -> None:
 # -- counts ---------------------------------------------------------------------------------------
 
 
-def test_the_pending_count_never_drifts() -> None:
+def test_the_pending_count_neither_drifts_nor_goes_negative() -> None:
     """Ten thousand steps by chance; the counts are derived again and never below zero."""
     seed = 21
     chance = random.Random(seed)

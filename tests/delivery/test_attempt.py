@@ -303,7 +303,7 @@ def test_whatever_goes_wrong_is_a_value(kind: Any) -> None:
     trio.run(check)
 
 
-def test_dns_failures_are_tried_again() -> None:
+def test_a_dns_error_is_not_taken_for_final_and_the_next_attempt_lies_ahead() -> None:
     """A name that does not resolve today may resolve tomorrow."""
 
     async def check() -> None:
