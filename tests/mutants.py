@@ -160,6 +160,19 @@ MUTANTS: Final = (
         "if True:\n            return await", "tests/daemon/test_compaction.py -k hurry",
     ),
     Mutant(
+        "a-flood-works-on-beside-a-commit", "daemon/requests.py", "self.turn.hush(lsn)", "pass",
+        "tests/daemon/test_turn.py -k flood",
+    ),
+    Mutant(
+        "a-hush-starves-those-who-bring-much", "daemon/turn.py", "if left_ns > 0:",
+        "while (left_ns := self._hush_until_ns - time.perf_counter_ns()) > 0:",
+        "tests/daemon/test_turn.py -k starve",
+    ),
+    Mutant(
+        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.take()", "pass",
+        "tests/daemon/test_turn.py -k comes_in",
+    ),
+    Mutant(
         "a-hurry-waits-for-each-sync", "daemon/compaction.py", "HURRIED_DECISIONS if self._hurry() else 1",
         "1", "tests/daemon/test_compaction.py -k busy_disk",
     ),
