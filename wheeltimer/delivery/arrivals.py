@@ -15,7 +15,7 @@ import trio
 
 from wheeltimer.delivery.connection import Connection
 
-FLIGHTS_PER_TURN_MAX: Final = 16  # that go on before the loop gets a turn; about 60 us each
+FLIGHTS_PER_TURN_MAX: Final = 24  # that go on before the loop gets a turn; about 60 us each
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 

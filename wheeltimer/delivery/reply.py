@@ -55,6 +55,11 @@ class ReplyReader:
     exchanges of a connection: ``begin`` before each.
     """
 
+    __slots__ = (
+        "_body", "_body_bytes", "_codings", "_fault", "_final", "_has_length", "_headers", "_interim",
+        "_parser", "_status", "done", "full", "reusable", "wire_bytes",
+    )  # fmt: skip
+
     def __init__(self) -> None:
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self.begin()
