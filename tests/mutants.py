@@ -169,7 +169,7 @@ MUTANTS: Final = (
         "tests/daemon/test_turn.py -k starve",
     ),
     Mutant(
-        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.take()", "pass",
+        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.enter()", "pass",
         "tests/daemon/test_turn.py -k comes_in",
     ),
     Mutant(

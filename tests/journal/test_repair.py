@@ -79,8 +79,19 @@ def test_what_root_repairs_stays_its_owners(tmp_path: Path) -> None:
     data = bytearray(first.read_bytes())
     data[SECTOR_BYTES + HEADER_BYTES] ^= 1
     first.write_bytes(data)
+    (folder / "lock").unlink()
     for path in (folder, *folder.iterdir()):
         os.chown(path, nobody, nobody)
+    target = tmp_path / "not theirs"
+    target.write_text("kept")
+    for links in (["lock"], [f"{number:010d}.segment.tmp" for number in range(9)]):
+        for name in links:
+            (folder / name).symlink_to(target)
+        with pytest.raises((StorageFailed, JournalInUse)):
+            repair(folder)
+        assert (target.read_text(), target.stat().st_uid) == ("kept", 0)
+        for name in links:
+            (folder / name).unlink()
     found = repair(folder)
     assert found is not None
     made = list(folder.rglob("*"))

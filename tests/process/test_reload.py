@@ -124,6 +124,14 @@ def test_a_bad_file_keeps_all_that_was_and_says_so_in_one_line(home: Home, recei
     daemon.stop()
 
 
+def test_a_reload_of_what_did_not_change_asks_for_no_restart(home: Home) -> None:
+    """Also where the machine has room for fewer clients than the settings, which is a setting made to fit."""
+    daemon = home.launch(config=SMALL, wrap=("prlimit", "--nofile=1500:1500"))
+    daemon.await_ready()
+    assert "leave room for" in daemon.log
+    assert hang_up(daemon, home, SMALL).endswith("settings reloaded queues=0\n")
+
+
 def takes_hangups(daemon: Daemon) -> bool:
     """Whether SIGHUP is ignored or handled: it no longer ends the process."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()

@@ -137,7 +137,10 @@ class Rows:
         self.insert(key, new)
 
     def turn(self, key: str, task: Task, state: State, flight: int) -> None:
-        """``put`` for a task that turns from one live state to another and stays the same otherwise."""
+        """``put`` for a task that turns from one live state to the next and stays the same otherwise.
+
+        One that has no timers gets none by it.
+        """
         before, was = timers(task), task.state
         # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
         task.state, task.flight = int(state), flight

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
 DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are let come together
-DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip are one of 200 turns a second
+DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip have 200 turns a second together
 MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
 LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
 LITTLE_VISITS: Final = 4  # ... so often in a row, or never did, does not wait for those who bring much

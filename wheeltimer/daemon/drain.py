@@ -23,8 +23,8 @@ async def drain(dispatcher: Dispatcher, bulk: Bulk, drain_ms: int) -> None:
     with trio.move_on_after(drain_ms / 1000) as patience:
         await dispatcher.drain()
         await bulk.quiet()
+    bulk.cut = True  # also those that begin before the end
     if patience.cancelled_caught:
         _log.warning("drain cut attempts in_flight=%d requests=%d", dispatcher.in_flight, bulk.changing)
-        bulk.cut = True
         with trio.move_on_after(CUT_GRACE_S):
             await bulk.quiet()

@@ -17,7 +17,6 @@ from wheeltimer.errors import ListenError
 from wheeltimer.settings import Address
 
 BACKLOG: Final = 1024
-ENTRY_NS: Final = 300_000  # of the loop's time, to let a client in and to let it go
 
 
 class Paced(trio.abc.Listener[trio.SocketStream]):
@@ -29,8 +28,7 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
 
     async def accept(self) -> trio.SocketStream:
         await trio.lowlevel.wait_readable(self._listener.socket)
-        await self._turn.take()
-        self._turn.charge(ENTRY_NS)
+        await self._turn.enter()
         return await self._listener.accept()
 
     async def aclose(self) -> None:

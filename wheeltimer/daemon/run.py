@@ -75,9 +75,10 @@ def main(
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
-    settings = fit(settings)
+    given, settings = settings, fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
+    daemon.given = given
     signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
     try:
@@ -98,7 +99,7 @@ class Daemon:
     def __init__(
         self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None
     ) -> None:
-        self.settings = settings
+        self.settings = self.given = settings  # given: before they were made to fit the machine
         self.clock = clock
         self._reload = reload
         self._notifier = Notifier(os.environ)
@@ -279,7 +280,7 @@ class Daemon:
                 self._sender.keys_of = keys_of(settings)
                 self._dispatcher.reconfigure(queue_of(settings), window_of(settings))
                 self._server.reload(access_of(settings), tls)
-                stale = needs_restart(self.settings, settings)
+                stale = needs_restart(self.given, settings)
                 _log.info("settings reloaded queues=%d%s", len(settings.queues), stale)
 
     async def _drain(self, work: trio.CancelScope) -> None:

@@ -24,6 +24,7 @@ SLICE_LINES_MAX: Final = 256  # lines, rows or tasks between two looks at the cl
 SHORT_FACTOR: Final = 4  # a slice is so much shorter beside clients that ask for little
 LIGHT_NS: Final = 2 * SLICE_NS  # of those who ask for little in one pass; more of them share a commit then
 LIGHT_NEAR_NS: Final = 100_000_000  # for so long after the last of them
+ENTRY_NS: Final = 300_000  # of the loop's time, to let a client in and to let it go
 HUSH_NS: Final = 2_000_000  # no longer are those who bring much still for a commit: a disk may be slow
 
 
@@ -48,7 +49,7 @@ class Turn:
     """
 
     def __init__(self) -> None:
-        self._heavy, self._light = _Lane(), _Lane()
+        self._heavy, self._light, self._entries = _Lane(), _Lane(), _Lane()
         self._light_ns = -LIGHT_NEAR_NS  # when the last light slice began
         self._short = False
         self._hush_lsn = 0  # replies of light slices wait for it
@@ -78,6 +79,14 @@ class Turn:
         now_ns = time.perf_counter_ns()
         self._short = now_ns - self._light_ns < LIGHT_NEAR_NS
         return now_ns
+
+    async def enter(self) -> None:
+        """Wait until one more client may come in: a slice's worth of them in a pass, in their own line."""
+        lane = self._entries
+        async with lane.lock:
+            await self._be_still()
+            await lane.rest(SLICE_NS)
+        lane.spent_ns += ENTRY_NS
 
     async def _be_still(self) -> None:
         """Once before a slice, so that light slices which follow each other closely let it begin."""

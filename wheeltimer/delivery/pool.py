@@ -18,7 +18,8 @@ from wheeltimer.errors import BadValue
 IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
 IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
 IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
-AGE_S = 300  # a name may have moved: one that is always busy would send to where it was for ever
+AGE_S = 240  # a name may have moved: one that is always busy would send to where it was for ever
+AGE_SPREAD_S = 60  # those that a burst opened do not all end, and are not all opened anew, at once
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -89,8 +90,8 @@ class Pool:
         return None
 
     def put(self, connection: Connection, destination: Destination, now_s: float) -> None:
-        """Keep it, but one that was opened ``AGE_S`` ago is closed: the next looks its name up again."""
-        if now_s - connection.opened_s >= AGE_S:
+        """Keep it, but one that is too old is closed: the next looks its name up again."""
+        if now_s - connection.opened_s >= AGE_S + connection.sock.fileno() % AGE_SPREAD_S:
             self._counters.evicted += 1
             connection.close()
             return

@@ -26,6 +26,7 @@ from wheeltimer.errors import JournalInUse, StorageFailed
 
 from .disk import Disk
 
+LOCK: Final = "lock"
 _SEGMENT: Final = re.compile(r"(\d{10})\.segment")
 _SPARE: Final = re.compile(r"spare-(\d+)\.zeros")
 _NO_PATH: Final = frozenset({errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG})  # /proc/nope, a loop of links
@@ -143,7 +144,7 @@ class Directory:
 
 def _lock(path: Path, disk: Disk) -> int:
     """The lock's descriptor, with our pid in the file for whoever comes second."""
-    file = path / "lock"
+    file = path / LOCK
     try:
         fd = disk.lock(file)
     except BlockingIOError as exc:

@@ -62,21 +62,12 @@ _unlink = _named("unlink")(os.unlink)
 _listdir = _named("list")(os.listdir)
 
 
-def _give(made: int | Path, folder: Path) -> None:
-    """What root makes in somebody's folder is theirs: their daemon must be able to open it."""
-    if os.geteuid() == 0 and (owner := os.stat(folder)).st_uid != 0:
-        give = os.fchown if isinstance(made, int) else os.lchown
-        give(made, owner.st_uid, owner.st_gid)  # type: ignore[arg-type]
-
-
 class Disk:
     """The real disk: file descriptors and paths of the operating system."""
 
     def make_folder(self, path: Path) -> None:
         """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
-        if not path.is_dir():
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _give(path, path.parent)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self, folder: Path) -> list[str]:
         while True:  # the one call that Python does not repeat by itself after a signal
@@ -123,10 +114,17 @@ class Disk:
         return _open(path, os.O_RDWR | os.O_CLOEXEC)
 
     def create(self, path: Path) -> int:
-        """A descriptor of a new, empty file for this user only; a file of that name is emptied."""
-        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        _give(fd, path.parent)
-        return fd
+        """A descriptor of a new, empty file for this user only; a file of that name is emptied.
+
+        A link is refused: whoever owns the folder could have a repair by root empty any file.
+        """
+        return _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+    def give(self, path: Path, folder: Path) -> None:
+        """Makes ``path`` the owner's of ``folder``: a daemon must be able to open what root made for it."""
+        made, owner = os.lstat(path), os.stat(folder)
+        if (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid):
+            os.lchown(path, owner.st_uid, owner.st_gid)
 
     def close(self, fd: int) -> None:
         os.close(fd)
@@ -183,7 +181,7 @@ class Disk:
         ``flock``: a POSIX lock would be dropped by closing any other descriptor of the file. Raises
         :class:`BlockingIOError` when another holds it.
         """
-        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             _flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -22,7 +22,7 @@ from wheeltimer.core.task import split_key
 from wheeltimer.errors import JournalDamaged, JournalNewer, StorageFailed
 
 from .check import check
-from .directory import Directory, segment_name
+from .directory import LOCK, Directory, segment_name
 from .disk import Disk
 from .frame import (
     HEADER_BYTES,
@@ -269,6 +269,9 @@ class _Repair:
             disk.fdatasync(fd)
         finally:
             disk.close(fd)
+        made = [self.path / LOCK, *(self.path / f"{name}.tmp" for name in names), aside, aside / REPORT]
+        for path in made:
+            disk.give(path, self.path)
         disk.sync_folder(aside)
         self.directory.remove(self.unfinished)  # copies that never became valid; syncs the folder too
         for name in names:
