@@ -25,7 +25,9 @@ SHORT_FACTOR: Final = 4  # a slice is so much shorter beside clients that ask fo
 LIGHT_NS: Final = 2 * SLICE_NS  # of those who ask for little in one pass; more of them share a commit then
 LIGHT_NEAR_NS: Final = 100_000_000  # for so long after the last of them
 ENTRY_NS: Final = 300_000  # of the loop's time, to let a client in and to let it go
-HUSH_NS: Final = 2_000_000  # no longer are those who bring much still for a commit: a disk may be slow
+# No longer are those who bring much still for a commit: a disk may be slow. Beside a client that asks for
+# little without pause, on a disk that takes as long as this, they are left with a tenth of the loop.
+HUSH_NS: Final = 2_000_000
 
 
 class _Lane:
