@@ -55,7 +55,7 @@ FIGURES = {
     "endurance": {
         "live", "cycles", "delivered", "old_task_days", "lost", "early", "twice", "cycles_per_s",
         "folder_mib", "live_mib", "folder_most_mib", "segment_mib", "over_bound_mib", "compactions",
-        "carried", "middle_mb", "end_mb", "end_to_middle", "start_ms", "found", "timer_ms",
+        "carried", "middle_mb", "end_mb", "end_to_middle", "start_cpu_s", "start_ms", "found", "timer_ms",
         "end_to_end_ms", "rounds",
     },
 }  # fmt: skip

@@ -228,6 +228,19 @@ def test_nothing_goes_out_before_its_record_is_durable() -> None:
     assert list(world.flights) == ["default/b"]
 
 
+def test_what_waited_for_the_disk_goes_before_what_comes_due_after_it() -> None:
+    """The other took the queue's only permit: its record was on disk when it was handed over."""
+    world = World()
+    world.autocommit = False
+    first = world.schedule("first")
+    world.tick()
+    second = world.schedule("second")
+    world.commit()
+    world.tick()
+    world.pump()
+    assert [key for _, key in world.started] == [first, second]
+
+
 def test_replaced_while_it_waits_goes_out_once_and_when_durable() -> None:
     world = World(config=Config(hosts={"a": (1, None)}))
     world.schedule("first")

@@ -92,6 +92,7 @@ class Dispatcher:
         if self._unwritten:
             self._written.extend(self._unwritten)
             self._unwritten.clear()
+            self._offer_written()  # now: what comes due next does not go before them
             self._wake.set()
         if self._no_room_until_ns:
             self._no_room_until_ns = 0
