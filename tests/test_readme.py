@@ -60,6 +60,8 @@ NOT_RUN: Final = {  # (page, command): why, and what is checked instead
     ("operations.md", "./bench.sh"): "the same",
     ("operations.md", "python -m benchmarks memory"): "takes minutes; that it exists is checked below",
     ("operations.md", "python -m benchmarks crowd"): "the same",
+    ("operations.md", "python -m benchmarks endurance"): "the same",
+    ("operations.md", "python -m benchmarks delivery"): "the same",
     ("operations.md", "python3 -m venv /opt/wheeltimer"): "writes to the system; README's install, elsewhere",
     ("operations.md", "/opt/wheeltimer/bin/pip install ."): "the same",
     ("operations.md", "touch /etc/wheeltimer.toml"): "the same",
