@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import chain
 from typing import Any, Final
 
 from tests.core.driver import Driver
@@ -263,11 +264,13 @@ class World:
         assert dispatcher.in_flight <= self.concurrency
         for name, queue in lanes.queues.items():
             assert queue.in_flight == sum(split_key(flight.key)[0] == name for flight in flights), name
-        stands = Counter(map(id, (*lanes.ring, *lanes.crowd)))
+        crowd = list(chain.from_iterable(lanes.crowd.values()))
+        assert (len(crowd), all(lanes.crowd.values())) == (lanes._crowded, True)
+        stands = Counter(map(id, (*lanes.ring, *crowd)))
         for gate in (*lanes.queues.values(), *lanes.targets.values()):
             stands.update(map(id, gate.line))
         assert set(stands.values()) <= {1}, "a lane stands in two lines"
-        going = Counter(id(lane.target) for lane in (*lanes.ring, *lanes.crowd))
+        going = Counter(id(lane.target) for lane in (*lanes.ring, *crowd))
         in_lanes: set[str] = {*dispatcher._unwritten, *dispatcher._written}
         size = all_lanes = 0
         for target in lanes.targets.values():
@@ -309,7 +312,8 @@ class World:
             assert wake_ns <= self.now_ns + wait_ns, "it will be looked at too late"
         elif self.book.room:
             crowd = dispatcher._lanes.crowd
-            assert lane in crowd, "forgotten: ready, its gates are open, and it has not started"
+            in_crowd = lane in crowd.get(lane.target, ())
+            assert in_crowd, "forgotten: ready, its gates are open, and it has not started"
             assert dispatcher.in_flight, "alone, and not started"
             if len(crowd) <= CROWD_TRIES:
                 assert dispatcher._has_share(lane), "it may have another permit, and has not got it"

@@ -375,6 +375,24 @@ def test_the_last_permit_is_for_a_destination_that_has_none(slow: int, together:
         world.settle()
 
 
+@pytest.mark.parametrize("queue", ["default", "other"])
+def test_the_end_of_an_attempt_lets_its_destination_go_on_past_a_hundred_in_the_crowd(queue: str) -> None:
+    """The lane of the first was empty and gone by then, and another had come: it waited for its turn among
+    all the others, 40 ms, and what came meanwhile waited with it."""
+    world = World()
+    for number in range(100):
+        fill(world, 20, f"slow{number}")
+    world.check(world.settle())
+    keys = [world.schedule("first", "fast")]
+    world.settle()
+    keys.append(world.schedule("second", "fast", queue=queue))
+    world.settle()
+    assert [key in world.flights for key in keys] == [True, False], "its share is one permit"
+    world.end(keys[0])
+    world.check(world.pump())
+    assert keys[1] in world.flights
+
+
 def test_a_burst_for_a_fast_destination_passes_a_hundred_slow_ones() -> None:
     """All permits but the last are out for long: what has one at a time gets the next as soon as that ends,
     not when its turn has come among a hundred that wait for more."""

@@ -139,7 +139,8 @@ class Lanes:
         self._new_queue = new_queue
         self._new_window = new_window
         self.ring: deque[Lane] = deque()
-        self.crowd: OrderedDict[Lane, None] = OrderedDict()
+        self.crowd: OrderedDict[Target, deque[Lane]] = OrderedDict()  # a share is a destination's
+        self._crowded = 0  # lanes in it
         self.queues: dict[str, Queue] = {}
         self.targets: OrderedDict[Destination, Target] = OrderedDict()
         self.size = 0
@@ -186,17 +187,27 @@ class Lanes:
 
     def others_go(self, target: Target) -> bool:
         """Whether anything for another destination waits for a permit."""
-        return len(self.ring) + len(self.crowd) > target.going
+        return len(self.ring) + self._crowded > target.going
 
     def crowd_in(self, lane: Lane) -> None:
-        """The lane has its share of the permits: it waits for more of them to be free."""
-        self.crowd[lane] = None
+        """The lane's destination has its share of the permits: it waits for more of them to be free."""
+        self.crowd.setdefault(lane.target, deque()).append(lane)
+        self._crowded += 1
         lane.target.going += 1
         self.wake(lane.queue)
 
     def uncrowd(self) -> None:
-        """The first lane of the crowd may try again."""
-        self.ring.append(self.crowd.popitem(last=False)[0])
+        """A lane of the destination that waits longest in the crowd may try again."""
+        target = next(iter(self.crowd))
+        self.crowd.move_to_end(target)
+        self._uncrowd(target)
+
+    def _uncrowd(self, target: Target) -> None:
+        line = self.crowd[target]
+        self.ring.append(line.popleft())
+        self._crowded -= 1
+        if not line:
+            del self.crowd[target]
 
     def take(self, lane: Lane) -> tuple[Line, str]:
         self.size -= 1
@@ -243,9 +254,8 @@ class Lanes:
     def ended(self, lane: Lane) -> None:
         """An attempt of this lane has ended; its gates may have opened."""
         lane.queue.in_flight -= 1
-        if lane in self.crowd:  # it has one less: it need not wait for its turn among all the others
-            del self.crowd[lane]
-            self.ring.append(lane)
+        if lane.target in self.crowd:  # it has one less: it need not wait for its turn among all the others
+            self._uncrowd(lane.target)
         self.wake(lane.queue)
         self.wake(lane.target)
         self.targets.move_to_end(lane.target.destination)
