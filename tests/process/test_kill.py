@@ -255,6 +255,24 @@ class Campaign:
         )
 
 
+def play(
+    campaign: Campaign,
+    title: str,
+    seed: int,
+    kills: int,
+    acknowledged: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Rounds until there were so many kills and acknowledgements; what must hold then."""
+    while campaign.kills < kills or campaign.acknowledged < acknowledged:
+        campaign.round()
+    seen = campaign.finish()
+    with capsys.disabled():
+        print(f"\n{title}: {campaign.report(seed, seen)}")
+    campaign.check(seen)
+    tried(title, campaign.kills)
+
+
 def test_kill_9_under_pipelining_writers(
     tmp_path: Path, thorough: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,10 +284,4 @@ def test_kill_9_under_pipelining_writers(
         folder.mkdir()
         with Home(folder) as home, Receiver() as receiver:
             campaign = Campaign(home, receiver, seed + number)
-            while campaign.kills < KILLS or campaign.acknowledged < ACKNOWLEDGED_LEAST:
-                campaign.round()
-            seen = campaign.finish()
-        with capsys.disabled():
-            print(f"\nkill -9: {campaign.report(seed + number, seen)}")
-        campaign.check(seen)
-        tried("kills", campaign.kills)
+            play(campaign, "kills", seed + number, KILLS, ACKNOWLEDGED_LEAST, capsys)

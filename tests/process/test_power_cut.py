@@ -16,11 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaign import tried
 from tests.process.daemon import Daemon, Home
 from tests.process.forgetful import ForgetfulDisk
-from tests.process.receiver import Receiver
-from tests.process.test_kill import Campaign
+from tests.process.receiver import Callback, Receiver
+from tests.process.test_kill import Campaign, play
 from tests.process.tools import missing, need
 
 CUTS = 50
@@ -61,6 +60,9 @@ class PowerCuts(Campaign):
             self.forgotten[what] += int(count)
         super().kill(daemon)
 
+    def report(self, seed: int, seen: dict[str, list[Callback]]) -> str:
+        return f"{super().report(seed, seen)} forgotten={dict(self.forgotten)}"
+
 
 def test_power_cuts_under_pipelining_writers(
     home: Home, receiver: Receiver, disk: ForgetfulDisk, thorough: bool, capsys: pytest.CaptureFixture[str]
@@ -70,13 +72,7 @@ def test_power_cuts_under_pipelining_writers(
     print(f"seed={seed}; WT_SEED={seed} repeats it")
     home.data = disk.folder
     campaign = PowerCuts(home, receiver, seed, disk)
-    while campaign.kills < CUTS * (10 if thorough else 1):
-        campaign.round()
-    seen = campaign.finish()
-    with capsys.disabled():
-        print(f"\npower cuts: {campaign.report(seed, seen)} forgotten={dict(campaign.forgotten)}")
-    campaign.check(seen)
-    tried("power cuts", campaign.kills)
+    play(campaign, "power cuts", seed, CUTS * (10 if thorough else 1), 0, capsys)
     assert campaign.forgotten["blocks"] > 0
     assert campaign.forgotten["steps"] > 0, "it never forgot a name: this tried nothing"
 

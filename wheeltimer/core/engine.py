@@ -78,7 +78,7 @@ class Engine(Rows):
         """Make ``record`` true. A move that the table of transitions forbids is a bug."""
         self._appliers[type(record)](record)
 
-    def replay(self, records: Iterable[r.Recovered], rebase: Rebase | None) -> list[str]:
+    def replay(self, records: Iterable[r.RawRecord], rebase: Rebase | None) -> list[str]:
         """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None. Keys of tasks
         that a stored cancel or finish was seen for. Only rows change: call ``replayed`` before anything else.
 
@@ -178,14 +178,14 @@ class Engine(Rows):
             self.put(record.key, old, task)
 
     def _stopping(self, record: r.Stopping) -> None:
-        old = self._brought_to(_SCHEDULED, record.key)
-        if old is None:
-            return
-        running = old.state == _RUNNING
+        old = self._known(record.key)
         if self._replaying:
+            if old is None:
+                return
             self._stops.append(record.key)
-            running = old.state == _SCHEDULED
-        assert running, f"a stop is stored for a task that is {State(old.state).word}"
+        assert old is not None, f"a stop is stored for {record.key}, which is not there"
+        running = _SCHEDULED if self._replaying else _RUNNING  # that an attempt began was never written
+        assert old.state == running, f"a stop is stored for a task that is {State(old.state).word}"
         self.put(record.key, old, replace(old, stop=record.stop, stop_reply=record.reply))
 
     def _end_waits(self, record: r.Ended) -> None:

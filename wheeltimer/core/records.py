@@ -164,11 +164,11 @@ class RawCarried(Record, tag="c", frozen=True):
 
 NIL: Final = b"\xc0"
 Replayed = RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted
-Recovered = (
+RawRecord = (
     RawScheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | RawCarried | Counted
 )
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_all: Final = msgspec.msgpack.Decoder(list[Replayed]).decode  # a frame's payload, consumed exactly
-decode_recovered: Final = msgspec.msgpack.Decoder(list[Recovered]).decode  # the same, rows left as they are
+decode_recovered: Final = msgspec.msgpack.Decoder(list[RawRecord]).decode  # the same, rows left as they are
