@@ -418,6 +418,10 @@ MUTANTS: Final = (
         "more-permits-than-there-are", "delivery/dispatcher.py", "while self.in_flight < self._concurrency:",
         "while True:", "tests/delivery/test_dispatcher.py",
     ),
+    Mutant(
+        "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
+        "return max(0, ", "tests/delivery/test_dispatcher.py",
+    ),
 )  # fmt: skip
 
 

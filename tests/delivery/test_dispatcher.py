@@ -383,14 +383,28 @@ def test_the_end_of_an_attempt_lets_its_destination_go_on_past_a_hundred_in_the_
     for number in range(100):
         fill(world, 20, f"slow{number}")
     world.check(world.settle())
-    keys = [world.schedule("first", "fast")]
+    keys = [world.schedule(f"first{number}", "fast") for number in range(4)]
     world.settle()
     keys.append(world.schedule("second", "fast", queue=queue))
     world.settle()
-    assert [key in world.flights for key in keys] == [True, False], "its share is one permit"
+    assert [key in world.flights for key in keys] == [True] * 4 + [False], "its share is a few permits"
     world.end(keys[0])
     world.check(world.pump())
-    assert keys[1] in world.flights
+    assert keys[-1] in world.flights
+
+
+@pytest.mark.parametrize(("slow", "at_once"), [(60, 4), (100, 4), (150, 3), (300, 1), (400, 1), (500, 1)])
+def test_a_few_that_come_due_together_go_out_together_beside_many_slow(slow: int, at_once: int) -> None:
+    """Beside a hundred slow destinations a fast one had a permit or two: what came due in the same
+    millisecond waited for the reply to what went before it. More slow ones leave less of the reserve."""
+    world = World()
+    for number in range(slow):
+        fill(world, 20, f"slow{number}")
+    world.check(world.settle())
+    fast = fill(world, 20, "fast")
+    world.check(world.settle())
+    assert sum(key in world.flights for key in fast) == at_once
+    assert 512 - len(world.flights) > (20 if slow <= 400 else 10), "there are permits for whoever comes next"
 
 
 def test_a_burst_for_a_fast_destination_passes_a_hundred_slow_ones() -> None:

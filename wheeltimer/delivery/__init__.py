@@ -3,7 +3,7 @@ here: that an attempt begins, and its outcome as a value, is told to the ledger 
 
 A callback goes down this list, and its answer back up::
 
-    dispatcher.py  who may go now: permits, windows, fairness
+    dispatcher.py  who may go now: permits, windows, fairness    share.py     of how many permits (pure)
     lanes.py       what waits, by queue and destination          window.py    what one destination can bear
     held.py        tasks of destinations that are down           alarms.py    gates that open at an instant
     stale.py       keys of tasks that are ready no longer        book.py      the ledger, as seen from here

@@ -26,11 +26,11 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.share import most, share
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
-SHARE: Final = 4  # no destination has more than this part of all permits while others wait
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
@@ -187,21 +187,11 @@ class Dispatcher:
         return True
 
     def _has_share(self, lane: Lane) -> bool:
-        """Whether the lane's destination has as many permits as it may have now.
-
-        Never more than three times what stays free, so whoever comes next, to a destination that has none,
-        finds one, however many slow ones there are (a dynamic threshold, Choudhury and Hahne 1998); nor
-        more than a quarter of all while others wait. Fewer than four permits are not worth saving.
-        """
+        """Whether the lane's destination has as many permits as it may have now."""
         mine = lane.target.window.in_flight
-        if not mine:
-            return False
-        spare = self._concurrency - self.in_flight - 1
-        if self.in_flight > mine:  # not alone: an eighth is for first attempts only
-            spare -= self._concurrency // (2 * SHARE)
-        if mine >= (SHARE - 1) * spare and self._concurrency >= SHARE:
+        if mine >= share(self._concurrency, self.in_flight, mine):
             return True
-        return mine >= max(1, self._concurrency // SHARE) and self._lanes.others_go(lane.target)
+        return mine >= most(self._concurrency) and self._lanes.others_go(lane.target)
 
     def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
