@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs every benchmark and writes .report/report.md, the figures as JSON and the plots beside it.
-# Takes about twenty minutes; `./bench.sh --long` adds the endurance run, which takes a quarter of an hour more;
+# Takes about half an hour; `./bench.sh --long` adds the endurance run, which takes a quarter of an hour more;
 # `./bench.sh --quick` only shows that all of them run. PYTHON names an interpreter
 # that has wheeltimer and its bench extra; without it .venv is used, and made where it is missing.
 set -eu

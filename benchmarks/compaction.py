@@ -24,6 +24,7 @@ from benchmarks.harness import (
     Result,
     child,
     daemon,
+    progress,
     sleep_until,
     wall_ms,
 )
@@ -44,6 +45,7 @@ def run(options: Options) -> Result:
     figures: Figures = {}
     bounds: list[Bound] = []
     for share in SHARES:
+        progress(f"a journal of which {share} % live long; about two minutes")
         found = _endure(share, live_mib * MIB, segment_mib * MIB)
         figures[f"{share} % live long"] = found
         bounds.append(Bound(f"journal over its bound MiB, {share} %", found["over_bound_mib"], 0))
@@ -52,6 +54,7 @@ def run(options: Options) -> Result:
     with child("receiver") as receiver:
         for number in range(1 if options.quick else PAIRS):
             seed = options.seed + number
+            progress(f"lateness, pair {number + 1} of {1 if options.quick else PAIRS}")
             for runs, module in ((alone, "benchmarks.uncompacted"), (beside, "wheeltimer")):
                 runs.append(_late(receiver, seed, module, options.quick))
     for name, runs in (("without compaction", alone), ("with compaction", beside)):

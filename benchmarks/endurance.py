@@ -31,6 +31,7 @@ from benchmarks.harness import (
     child,
     daemon,
     percentile,
+    progress,
     wall_ms,
 )
 from benchmarks.yearold import YEAR_MS
@@ -62,6 +63,7 @@ def run(options: Options) -> Result:
         late_ns: list[int] = []
         with _Watch(target) as watch:
             for number in range(rounds):
+                progress(f"round {number + 1} of {rounds}")
                 first, count = live + number * cycles // rounds, cycles // rounds
                 seen = _round(target, receiver, first, count, options.seed + number)
                 late_ns += seen.pop("late_ns")

@@ -282,6 +282,11 @@ class Client:
         return self._replies.readline()
 
 
+def progress(text: str) -> None:
+    """One line to who waits for a long run."""
+    print(f"... {text}", file=sys.stderr, flush=True)
+
+
 def wall_ms() -> int:
     """Unix time now."""
     return time.time_ns() // 1_000_000

@@ -54,7 +54,7 @@ MUTANTS: Final = (
         "            self.pace.sync(self.disk, self.segment.fd, segment_name(self.segment.number))",
         "            try:\n                self.disk.fdatasync(self.segment.fd)\n"
         "            except OSError:\n                self.disk.fdatasync(self.segment.fd)",
-        "tests/journal tests/simulation/test_disk_accidents.py -k busy_disk",
+        "tests/journal tests/simulation/test_disk_accidents.py -k sync",
     ),
     Mutant(
         "no-directory-fsync", "journal/directory.py",
