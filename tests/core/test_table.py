@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import sys
 
 import pytest
@@ -89,3 +90,24 @@ def test_shards_are_filled_evenly() -> None:
     sizes = [len(shard) for shard in table.shards]
     assert min(sizes) > 40
     assert max(sizes) < 170
+
+
+def test_a_row_takes_no_more_memory_than_its_bytes() -> None:
+    """The encoder's own result stands in a block that is up to a third larger than it is."""
+    program = """
+import os
+from wheeltimer.core.task import Task, pack
+given = dict(url="http://127.0.0.1:8080/", created_ms=1 << 40, lsn=1 << 20, deadline_ns=1 << 50)
+tasks = [Task(body=b"x" * n, **given) for n in range(80)]
+def taken(make):
+    with open("/proc/self/statm") as statm:
+        before = int(statm.read().split()[1])
+        rows = [make(task) for _ in range(2_000) for task in tasks]
+        statm.seek(0)
+        return (int(statm.read().split()[1]) - before) * os.sysconf("SC_PAGE_SIZE"), rows
+exact, kept = taken(lambda task: bytes(bytearray(pack(task))))
+packed, _ = taken(pack)
+print(packed / exact)
+"""
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert 0.95 < float(said) < 1.05

@@ -272,8 +272,15 @@ STOP_FINISH: Final = 2
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _sorting: Final = msgspec.msgpack.Encoder(order="deterministic")  # the order of headers is no content
-pack: Final = _encoder.encode
+_encode: Final = _encoder.encode
 unpack: Final = msgspec.msgpack.Decoder(Task).decode
+
+
+def pack(task: Struct) -> bytes:
+    """The row of a task. 0.2 us."""
+    # Copied, because the encoder's own bytes grew by halves and were cut at the end, which leaves them in a
+    # block of memory that is up to a third larger than they are: of a million rows up to 70 MB.
+    return b"".join((_encode(task), b""))
 
 
 # Plain integers: comparing with a member of an enumeration takes three times as long.
