@@ -419,6 +419,11 @@ MUTANTS: Final = (
         "while True:", "tests/delivery/test_dispatcher.py",
     ),
     Mutant(
+        "a-lane-in-vain-wakes-no-other", "delivery/lanes.py",
+        "if not target.window.in_flight and target in self.crowd:", "if False:",
+        "tests/delivery/test_dispatcher.py -k goes_in_vain",
+    ),
+    Mutant(
         "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
         "return max(0, ", "tests/delivery/test_dispatcher.py",
     ),

@@ -237,9 +237,23 @@ def test_both_ends_of_a_teredo_address_count() -> None:
     assert AddressRule(True, (ip_network("8.0.0.0/8"),)).check_host(teredo) is not None
 
 
-def test_a_local_nat64_leads_to_the_metadata_service_too() -> None:
-    assert "169.254.169.254 is a link-local" in str(INSIDE_ONLY.check_host("64:ff9b:1::a9fe:a9fe"))
-    assert "local NAT64" in str(OPEN.check_host("64:ff9b:1::a9fe:a9fe"))
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:a9fe:a9:fe00::",
+        "64:ff9b:1:a9:fe:a9fe::",
+        "64:ff9b:1::a9:fea9:fe00:0",
+    ],
+    ids=["96", "48", "56", "64"],
+)
+def test_a_local_nat64_leads_to_the_metadata_service_too(spelled: str) -> None:
+    """Wherever its prefix ends, in bits."""
+    assert "169.254.169.254 is a link-local" in str(INSIDE_ONLY.check_host(spelled))
+    assert "local NAT64" in str(OPEN.check_host(spelled))
+    inside = AddressRule(True, (ip_network("64:ff9b:1::/48"), ip_network("8.8.8.8/32")))
+    assert inside.check_host(spelled) is not None
+    assert inside.check_host("64:ff9b:1::808:808") is None
 
 
 def test_a_zone_does_not_hide_an_address_from_the_rule() -> None:

@@ -277,6 +277,9 @@ class World:
             mine = sum(flight.lane.target is target for flight in flights)
             assert target.window.in_flight == mine, target.destination
             assert target.going == going[id(target)]
+            if forgotten and target in lanes.crowd and not mine:
+                free = dispatcher.in_flight < self.concurrency and self.book.room and not dispatcher.draining
+                assert not free, "all lanes wait in the crowd for an end, and nothing is in flight"
             for lane in target.lanes.values():
                 all_lanes += 1
                 size += len(lane)

@@ -407,6 +407,75 @@ def test_a_few_that_come_due_together_go_out_together_beside_many_slow(slow: int
     assert 512 - len(world.flights) > (20 if slow <= 400 else 10), "there are permits for whoever comes next"
 
 
+def test_a_lane_that_the_crowd_let_go_in_vain_lets_the_next_of_its_destination_go() -> None:
+    """The last end let one lane of the destination go on, whose queue is paused, and nobody woke the others:
+    with nothing in flight they waited for the end of somebody else's attempt, or for ever."""
+    world = World(concurrency=16)
+    for host in range(10):
+        world.schedule(f"first{host}", f"h{host}", queue="q")
+    world.settle()
+    for queue in ("p0", "p1", "p2", "other"):
+        for host in range(10):
+            for number in range(3):
+                world.schedule(f"{host}-{number}", f"h{host}", queue=queue)
+        world.settle()
+    for queue in ("p0", "p1", "p2"):
+        world.pause(queue)
+    for _ in range(100):
+        for key in list(world.flights):  # all answers come in one turn of the loop
+            world.end(key)
+        world.check(world.settle())
+    assert {world.state(key) for key in world.known() if key.startswith("other/")} == {"done"}
+
+
+@pytest.mark.parametrize("gone", ["cancelled", "paused"])
+def test_a_lane_of_a_large_crowd_that_goes_in_vain_lets_the_next_of_its_destination_go(gone: str) -> None:
+    """Its only task was cancelled, or its queue is paused."""
+    world = World(concurrency=100)
+    for host in range(80):
+        fill(world, 40, f"slow{host}")
+    world.settle()
+    world.schedule("first", "fast", queue="qa")
+    world.settle()
+    world.schedule("second", "fast", queue="qa")
+    world.settle()
+    for number in range(6):
+        world.schedule(f"b{number}", "fast", queue="qb")
+    world.settle()
+    if gone == "cancelled":
+        world.ask("cancel", id="second", queue="qa")
+    else:
+        world.pause("qa")
+    done = []
+    while fast := [key for key, flight in world.flights.items() if "//fast" in flight.task.url]:
+        world.end(fast[0])
+        world.check(world.settle())
+        done.append(fast[0])
+    assert done == ["qa/first", *(f"qb/b{number}" for number in range(6))]
+
+
+def test_who_was_held_back_by_others_goes_when_those_turn_out_to_wait_for_something_else() -> None:
+    """Those others were lanes in the crowd whose queues are paused: they left it, and nobody looked again."""
+    world = World(concurrency=12)
+    for host in "xbcdefg":
+        fill(world, 1, host)
+    world.settle()
+    fill(world, 20, "a")
+    fill(world, 1, "x")
+    world.settle()
+    for host in "bcdefg":
+        world.schedule(f"next-{host}", host, queue=f"q{host}")
+    world.settle()
+    assert world.to_hosts()["a"] == 4
+    for host in "bcdefg":
+        world.pause(f"q{host}")
+    for key, flight in list(world.flights.items()):
+        if flight.lane.target.destination.host == "x":
+            world.end(key)
+    world.check(world.settle())
+    assert world.to_hosts()["a"] == 5
+
+
 def test_a_burst_for_a_fast_destination_passes_a_hundred_slow_ones() -> None:
     """All permits but the last are out for long: what has one at a time gets the next as soon as that ends,
     not when its turn has come among a hundred that wait for more."""

@@ -142,6 +142,43 @@ def test_failed_and_empty_lookups_are_dns_failures() -> None:
     trio.run(main, empty)
 
 
+@trio_test
+async def test_a_lookup_that_no_thread_can_be_had_for_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name stayed under way for ever: nobody could be called there until the next start."""
+    resolver, start = Resolver(_no_network), trio.lowlevel.start_thread_soon
+
+    def none(*given: object, **options: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", none)
+    with pytest.raises(AttemptError, match=r"lookup of 0177\.1: can't start new thread") as caught:
+        await resolver.lookup("0177.1", 80)
+    assert caught.value.kind == "dns"
+    monkeypatch.setattr(trio.lowlevel, "start_thread_soon", start)
+    with trio.fail_after(2):
+        assert [each.sockaddr for each in await resolver.lookup("0177.1", 80)] == [("127.0.0.1", 80)]
+
+
+@trio_test
+async def test_what_goes_wrong_inside_a_lookup_fails_those_who_wait_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was raised in the loop, and ended the daemon."""
+    answers: list[Any] = [MemoryError("no memory"), [row("127.0.0.1", 80)]]
+
+    def lookup(*given: object, **options: object) -> list[tuple[Any, ...]]:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+    resolver = Resolver(lookup)
+    with pytest.raises(AttemptError, match="MemoryError: no memory"):
+        await resolver.lookup("some.example", 80)
+    assert "lookup failed inside host=some.example" in caplog.text
+    assert await resolver.lookup("some.example", 80)
+
+
 class Stuck:
     """A getaddrinfo that hangs for names that begin with "dead" until it is let go."""
 

@@ -195,9 +195,21 @@ def _reached(address: Address) -> tuple[Address, ...]:
         return (IPv4Address(value >> 80 & 0xFFFF_FFFF),)
     if plain in _TEREDO:  # RFC 4380 section 4: the server, and the client's address with all bits turned
         return IPv4Address(value >> 64 & 0xFFFF_FFFF), IPv4Address(~value & 0xFFFF_FFFF)
-    if plain in _LOCAL_NAT64 or value >> 32 & 0xFFFF_FFFF in _ISATAP:
+    if plain in _LOCAL_NAT64:  # its owner chose how long the prefix is, so where the IPv4 address stands
+        carried = map(IPv4Address, _carried(value))
+        return plain, low, *(address for address in carried if _found(address, _LINK_LOCAL))
+    if value >> 32 & 0xFFFF_FFFF in _ISATAP:
         return plain, low
     return (plain,)
+
+
+def _carried(value: int) -> tuple[int, int, int]:
+    """What stands behind a prefix of 48, 56 or 64 bits, around bits 64 to 71 (RFC 6052 section 2.2)."""
+    return (
+        (value >> 64 & 0xFFFF) << 16 | value >> 40 & 0xFFFF,
+        (value >> 64 & 0xFF) << 24 | value >> 32 & 0xFF_FFFF,
+        value >> 24 & 0xFFFF_FFFF,
+    )
 
 
 def _found(address: Address, table: Iterable[tuple[Network, str]]) -> str | None:

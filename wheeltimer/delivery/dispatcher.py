@@ -155,7 +155,7 @@ class Dispatcher:
             if not len(lane):
                 lanes.leave(lane, now_ns)
             elif not self._gates_open(lane, now_ns):
-                continue
+                tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
             elif self._has_share(lane):
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):

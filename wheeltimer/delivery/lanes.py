@@ -8,7 +8,8 @@ lanes and destinations. Only keys are kept: whether a task is still ready is the
 
 What keeps a lane from being forgotten: where lanes stand in a gate's line, either the gate is shut and
 whatever opens it will ``wake`` it, or a lane of that gate is in the ring; and a lane that leaves the
-ring for any other reason than this gate wakes the next in its line.
+ring for any other reason than this gate wakes the next in its line. Where lanes stand in the crowd, their
+destination has attempts in flight, each of whose ends lets one go on, or one of its lanes is in the ring.
 """
 
 from __future__ import annotations
@@ -232,7 +233,13 @@ class Lanes:
         for gate in (lane.queue, lane.target):
             if gate.line and gate.wait_ns(now_ns) is not None:
                 self.wake(gate)
+        self._next_of_crowd(lane.target)
         self._drop_queue(lane.name, lane.queue)
+
+    def _next_of_crowd(self, target: Target) -> None:
+        """A lane did not start after all. No end will let another go where nothing is in flight."""
+        if not target.window.in_flight and target in self.crowd:
+            self._uncrowd(target)
 
     # -- gates ----------------------------------------------------------------------------------
 
@@ -240,6 +247,7 @@ class Lanes:
         """The lane, taken out of the ring, waits for this gate; what waited for it at the other may try."""
         gate.line.append(lane)
         self.wake(lane.target if gate is lane.queue else lane.queue)
+        self._next_of_crowd(lane.target)
 
     def wake(self, gate: Gate) -> None:
         """A gate may have opened: the first lane in its line may try, and wakes the next when it is done."""

@@ -10,6 +10,7 @@ Not here: the rule itself (``core/addresses.py``; it comes in as ``check``), TLS
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -25,6 +26,8 @@ from wheeltimer.errors import TargetBlocked
 STAGGER_S = 0.25  # RFC 8305 section 5: what one address gets before the next is tried beside it
 ADDRESSES_TRIED_MAX = 8  # a name may have hundreds: all are checked, these are tried, the rest is for a retry
 LOOKUPS_MAX = 128  # blocking lookups at once over all hosts: the threads that dead name servers can pin
+
+_log = logging.getLogger("wheeltimer.delivery")
 
 Check = Callable[[IPv4Address | IPv6Address], str | None]
 """An address -> ``None`` when it may be called, else the reason, naming the setting that would allow it."""
@@ -80,11 +83,16 @@ class Resolver:
         return lookup.answer
 
     def _start(self, key: tuple[str, int]) -> _Lookup:
-        lookup = self._under_way[key] = _Lookup()
+        """A lookup in a thread of its own. Raises AttemptError("dns") where there can be no more threads."""
+        lookup = _Lookup()
         token = trio.lowlevel.current_trio_token()
 
         def finish(answer: Any) -> None:
-            lookup.answer = answer.unwrap()
+            try:
+                lookup.answer = answer.unwrap()
+            except Exception as bug:  # noqa: BLE001 -- one of the places that isolate: it fails who waits for it
+                _log.exception("lookup failed inside host=%s", key[0])
+                lookup.answer = f"{type(bug).__name__}: {bug}"
             lookup.ended.set()
             del self._under_way[key]
             self._waiting.unpark_all()
@@ -93,7 +101,11 @@ class Resolver:
             with suppress(trio.RunFinishedError):  # ended while the resolver hung: nobody is left to tell
                 token.run_sync_soon(finish, answer)
 
-        trio.lowlevel.start_thread_soon(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
+        try:
+            trio.lowlevel.start_thread_soon(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
+        except RuntimeError as error:  # the system's limits
+            raise AttemptError("dns", f"lookup of {key[0]}: {error}") from error
+        self._under_way[key] = lookup  # not before: nothing would take away one that never began
         return lookup
 
     def _blocking(self, host: str, port: int) -> list[Address] | str:
