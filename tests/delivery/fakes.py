@@ -265,7 +265,7 @@ class World:
         for name, queue in lanes.queues.items():
             assert queue.in_flight == sum(split_key(flight.key)[0] == name for flight in flights), name
         crowd = list(chain.from_iterable(lanes.crowd.values()))
-        assert (len(crowd), all(lanes.crowd.values())) == (lanes._crowded, True)
+        assert all(lanes.crowd.values()), "a destination without lanes stands in the crowd"
         stands = Counter(map(id, (*lanes.ring, *crowd)))
         for gate in (*lanes.queues.values(), *lanes.targets.values()):
             stands.update(map(id, gate.line))
@@ -277,6 +277,7 @@ class World:
             mine = sum(flight.lane.target is target for flight in flights)
             assert target.window.in_flight == mine, target.destination
             assert target.going == going[id(target)]
+            assert lanes.others_go(target) == (sum(going.values()) > target.going)
             if forgotten and target in lanes.crowd and not mine:
                 free = dispatcher.in_flight < self.concurrency and self.book.room and not dispatcher.draining
                 assert not free, "all lanes wait in the crowd for an end, and nothing is in flight"

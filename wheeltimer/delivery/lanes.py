@@ -141,7 +141,6 @@ class Lanes:
         self._new_window = new_window
         self.ring: deque[Lane] = deque()
         self.crowd: OrderedDict[Target, deque[Lane]] = OrderedDict()  # a share is a destination's
-        self._crowded = 0  # lanes in it
         self.queues: dict[str, Queue] = {}
         self.targets: OrderedDict[Destination, Target] = OrderedDict()
         self.size = 0
@@ -188,12 +187,12 @@ class Lanes:
 
     def others_go(self, target: Target) -> bool:
         """Whether anything for another destination waits for a permit."""
-        return len(self.ring) + self._crowded > target.going
+        crowded = self.crowd.get(target, ())
+        return len(self.crowd) > bool(crowded) or len(self.ring) > target.going - len(crowded)
 
     def crowd_in(self, lane: Lane) -> None:
         """The lane's destination has its share of the permits: it waits for more of them to be free."""
         self.crowd.setdefault(lane.target, deque()).append(lane)
-        self._crowded += 1
         lane.target.going += 1
         self.wake(lane.queue)
 
@@ -206,7 +205,6 @@ class Lanes:
     def _uncrowd(self, target: Target) -> None:
         line = self.crowd[target]
         self.ring.append(line.popleft())
-        self._crowded -= 1
         if not line:
             del self.crowd[target]
 
