@@ -26,6 +26,7 @@ NAMES: Final = (
     "backlog",
     "compaction",
     "endurance",
+    "pairs",
 )
 
 
@@ -37,10 +38,13 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few seconds: does it run, not how fast")
     parser.add_argument("--strace", action="store_true", help="schedule: count system calls per commit too")
     parser.add_argument("--profile", action="store_true", help="delivery: where the daemon's time goes")
+    parser.add_argument(
+        "--against", type=Path, metavar="DIR", help="pairs: another checkout, which this one is compared with"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and plots there")
     given = parser.parse_args()
     signal.signal(signal.SIGTERM, _unwind)
-    options = Options(given.seed, given.quick, given.strace, given.profile, given.out)
+    options = Options(given.seed, given.quick, given.strace, given.profile, given.out, given.against)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
     about, pauses = facts(), Pauses()

@@ -33,13 +33,15 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asked for. ``out`` is where plots go, None for nowhere."""
+    """What the command line asked for. ``out``: where plots go, None for nowhere. ``against``: another
+    checkout, which `pairs` compares this one with."""
 
     seed: int = 1
     quick: bool = False
     strace: bool = False
     profile: bool = False
     out: Path | None = None
+    against: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 class Process:
     """A child that says one line when it is ready. Ended by its own pid in ``stop``."""
 
-    def __init__(self, command: Sequence[str], log: IO[bytes], env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: IO[bytes], env: dict[str, str] | None = None, cwd: Path = ROOT
+    ) -> None:
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=cwd, env=env
         )
         self.pid = self._child.pid
         self.first_line = ""
@@ -157,9 +161,10 @@ class Daemon:
 
     def __init__(
         self, folder: Path, flags: Sequence[str] = (), env: dict[str, str] | None = None,
-        module: str = "wheeltimer",
+        module: str = "wheeltimer", root: Path = ROOT,
     ) -> None:  # fmt: skip
         self.folder = folder
+        self.root = root  # the checkout that it is run from
         self.module = module
         self.data = folder / "data"
         self.flags = list(flags)
@@ -178,7 +183,8 @@ class Daemon:
         }
         command = [sys.executable, "-m", self.module, "serve", "--listen", "127.0.0.1:0", "--data-dir"]
         with (self.folder / "log").open("ab") as log:
-            self.process = Process([*command, str(self.data), *self.flags], log, env | self.extra_env)
+            command += [str(self.data), *self.flags]
+            self.process = Process(command, log, env | self.extra_env, self.root)
         try:
             ready = self.process.wait_ready(timeout_s)
         except RuntimeError as error:
@@ -214,15 +220,16 @@ class Daemon:
 
 @contextlib.contextmanager
 def daemon(
-    *flags: str, env: dict[str, str] | None = None, config: str = "", module: str = "wheeltimer"
-) -> Iterator[Daemon]:
+    *flags: str, env: dict[str, str] | None = None, config: str = "", module: str = "wheeltimer",
+    root: Path = ROOT,
+) -> Iterator[Daemon]:  # fmt: skip
     """A running daemon in a temporary folder; both are gone afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="wheeltimer-bench-"))
     given = list(flags)
     if config:
         (folder / "config.toml").write_text(config)
         given += ["--config", str(folder / "config.toml")]
-    instance = Daemon(folder, given, env, module)
+    instance = Daemon(folder, given, env, module, root)
     try:
         instance.start()
         yield instance

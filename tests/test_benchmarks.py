@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.__main__ import NAMES
 from benchmarks.harness import ROOT, Bound, percentile, spread
+from benchmarks.pairs import interval
 from benchmarks.profile import read_stacks
 from benchmarks.writers import HOUR_MS, cancel_lines, schedule_lines
 
@@ -58,6 +59,7 @@ FIGURES = {
         "carried", "middle_mb", "end_mb", "end_to_middle", "start_cpu_s", "start_ms", "found", "timer_ms",
         "end_to_end_ms", "rounds",
     },
+    "pairs": {"against", "pairs", "ratios"},
 }  # fmt: skip
 
 
@@ -159,6 +161,11 @@ def test_a_percentile_is_never_below_what_it_says() -> None:
     assert percentile([5], 500) == 5
     assert percentile([1, 2], 501) == 2
     assert spread([3, 1, 2]) == {"p50": 2, "p99": 3, "p999": 3, "max": 3}
+
+
+def test_the_interval_of_a_median_has_the_places_of_the_sign_test() -> None:
+    # Tables of the binomial distribution: with 11 values the 2nd and 10th hold the median in 98.8 %.
+    assert [interval(count) for count in (3, 6, 11, 15, 25)] == [(0, 2), (0, 5), (1, 9), (3, 11), (7, 17)]
 
 
 def test_a_bound_on_its_limit_is_met() -> None:
