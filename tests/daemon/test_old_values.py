@@ -17,9 +17,11 @@ from trio.testing import trio_test
 from tests.daemon.worlds import URL, World, settle, world
 from tests.journal.goldens import LIMITS, SEGMENT
 from tests.journal.test_golden import unpacked
+from tests.settings.files import load_toml
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon.compaction import Compactor
+from wheeltimer.daemon.parts import window_of
 from wheeltimer.daemon.turn import Turn
 
 SECONDS: Final = 1_796_002_145
@@ -199,3 +201,16 @@ async def test_compaction_copies_old_values(folder: Folder) -> None:
         assert daemon.journal.next_lsn > last_lsn
     after = await folder.tasks()
     assert {id: after[id] for id in before} == before
+
+
+def test_settings_of_such_a_host_are_taken_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tables = (
+        '[destinations."http://*.example"]\nrate = "1/s"\n[destinations."http://r.example"]\nwindow_max = 3\n'
+    )
+    window_of(load_toml(tmp_path, tables))
+    (warning,) = caplog.messages
+    assert (
+        warning == '[destinations."http://*.example"] is used by no new task: a host has no *; name one host'
+    )

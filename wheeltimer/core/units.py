@@ -103,10 +103,10 @@ def check_instant(value: object, field: str, now_ms: int) -> None:
     """
     value_ms = parse_instant_ms(value, field)
     if type(value) is int and value_ms < SECONDS_BELOW <= now_ms:
-        raise _bad(field, seconds_problem(value_ms, value) + _INSTEAD.get(field, ""))
+        raise _bad(field, seconds_problem(value_ms, value, field))
 
 
-def seconds_problem(number: int, given: int | str) -> str:
+def seconds_problem(number: int, given: int | str, field: str = "") -> str:
     """What to write instead of a number, not negative, that is too small for Unix milliseconds.
 
     ``given``: as it was written, at most ``TEXT_CHARS_MAX`` characters.
@@ -115,7 +115,7 @@ def seconds_problem(number: int, given: int | str) -> str:
     if SECONDS_BELOW <= instant_ms <= INSTANT_MS_MAX:
         meant = f'seconds were probably meant; give {instant_ms}, or "{format_instant(instant_ms)}"'
     else:
-        meant = f"seconds or a duration were probably meant; {_INSTANT_HINT}"
+        meant = f"seconds or a duration were probably meant; {_INSTANT_HINT}{_INSTEAD.get(field, '')}"
     return f"{given!a} is no time in Unix milliseconds (it would be in {year}): {meant}"
 
 
@@ -130,7 +130,7 @@ def _rfc3339_ms(text: str, field: str) -> int:
     if found is None:
         number = _number_in(text) if len(text) <= TEXT_CHARS_MAX else None
         if number is not None and number < SECONDS_BELOW:
-            raise _bad(field, seconds_problem(number, text) + _INSTEAD.get(field, ""))
+            raise _bad(field, seconds_problem(number, text, field))
         if number is not None and number <= INSTANT_MS_MAX:
             raise _bad(field, f"{_shown(text)} is text; give {number}, without quotes")
         raise _bad(field, f"{_shown(text)} is not an instant; {_INSTANT_HINT}")
