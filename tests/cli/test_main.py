@@ -19,7 +19,7 @@ from tests.client.scripted import CLOSE, ScriptedServer
 from tests.process.conftest import home
 from tests.process.daemon import SMALL, Home
 from wheeltimer import __version__
-from wheeltimer.cli import main
+from wheeltimer.cli import main, show
 
 __all__ = ["home"]  # a fixture of the process tests
 
@@ -331,6 +331,21 @@ def test_a_number_that_is_no_unix_milliseconds_is_refused(option: str, text: str
     result = run("schedule", "http://x/", f"{option}={text}")
     assert result.exit_code == 2
     assert f"{option}: '{text}' is no time in Unix milliseconds" in one_line(result)
+
+
+def test_a_time_in_seconds_shows_the_milliseconds() -> None:
+    for text in ("1796002145", "1796002145.5"):
+        line = one_line(run("schedule", "http://x/", "--at", text))
+        assert 'seconds were probably meant; give 1796002145000, or "2026-11-30T' in line
+
+
+def test_on_a_machine_whose_clock_is_not_set_any_time_is_the_daemons_to_judge(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(show, "now_ms", lambda: 10**11 - 1)
+    with ScriptedServer([{"ok": True, "version": 2, "due": 5}]) as server:
+        assert run("reschedule", "a", "--at", "5", server=server).exit_code == 0
+    assert server.requests[0]["at"] == 5
 
 
 def test_help_shows_no_default_that_would_not_be_used() -> None:

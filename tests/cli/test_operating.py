@@ -219,7 +219,8 @@ def test_import_takes_every_line_by_itself(tmp_path: Path) -> None:
     assert [request["id"] for request in server.requests] == ["a", "known", "bad", "b"]
     with ScriptedServer(scheduled) as server:
         as_json = run("import", "-", "--json", server=server, stdin='{"id":"a","url":"http://x/"}\n')
-    assert (as_json.exit_code, json.loads(as_json.stdout)) == (0, {"scheduled": 1, "known": 0, "refused": 0})
+    counts = {"scheduled": 1, "known": 0, "known_dead": 0, "refused": 0}
+    assert (as_json.exit_code, json.loads(as_json.stdout)) == (0, counts)
 
 
 def test_import_of_much_that_is_wrong_does_not_flood_the_terminal(tmp_path: Path) -> None:

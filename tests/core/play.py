@@ -38,7 +38,8 @@ QUEUES = ("default", "q")
 IDS = ("a", "b", "订单 7", None)
 DUES: tuple[dict[str, Any], ...] = (
     {}, {"delay": 0}, {"delay": 7}, {"delay": 40}, {"delay": "30ms"}, {"at": START_MS + 25},
-    {"at": START_MS + 160}, {"at": format_instant(START_MS + 60)}, {"delay": "3m"}, {"at": 0},
+    {"at": START_MS + 160}, {"at": format_instant(START_MS + 60)}, {"delay": "3m"},
+    {"at": "1970-01-01T00:00:00Z"},
 )  # fmt: skip
 RETRIES: tuple[dict[str, Any], ...] = (
     {}, {"retry": "none"}, {"retry": {"kind": "fixed", "every": "10ms", "attempts": 3, "jitter": 0}},

@@ -209,7 +209,7 @@ def test_a_delay_is_immune_to_clock_steps_and_an_instant_follows_them() -> None:
 
 
 def test_past_or_now_is_due_at_once(driver: Driver) -> None:
-    for id, fields in (("a", {}), ("b", {"delay": 0}), ("c", {"delay": "0s"}), ("d", {"at": 0})):
+    for id, fields in (("a", {}), ("b", {"delay": 0}), ("c", {"delay": "0s"}), ("d", {"at": 10**11})):
         assert driver.ask("schedule", id=id, url="http://r/", **fields)["ok"]
     assert sorted(driver.tick()) == [f"default/{id}" for id in "abcd"]
 
@@ -327,12 +327,12 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"retry": "none"}, {"retry": "none"}),
     ({"timeout": 5, "connect_timeout": 6}, {"timeout": 5, "connect_timeout": 6}),
     ({"expires_in": 7}, {"expires_in": 7}),
-    ({"expires_at": 7}, {"expires_at": 7, "expires_in": None}),
+    ({"expires_at": 10**11}, {"expires_at": 10**11, "expires_in": None}),
     ({"poll": {"every": 1}}, {"poll": {"every": 1, "max": 120}}),
     ({"group": "h"}, {"group": "h"}),
     ({"on_done": "http://n/"}, {"on_done": "http://n/"}),
     ({"on_dead": "http://n/"}, {"on_dead": "http://n/"}),
-    ({"at": 7}, {"at": 7, "delay": None, "due": 7, "next": 7}),
+    ({"at": 10**11}, {"at": 10**11, "delay": None, "due": 10**11, "next": 10**11}),
 ]
 
 

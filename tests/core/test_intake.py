@@ -22,13 +22,13 @@ PLAIN: list[dict[str, Any]] = [
     {}, {"delay": 0}, {"delay": 3_650 * 86_400_000}, {"queue": "a"}, {"queue": "default"},
     {"body": {"n": [1]}}, {"body": None}, {"body": "x" * 60_000}, {"seq": 1}, {"seq": "s"}, {"seq": 0},
     {"seq": ""}, {"seq": 2**70}, {"body": "é"},
-    {"url": "http://r/other"}, {"url": "http://r"}, {"id": "a b/c%"}, {"id": "x" * 256},
+    {"url": "http://r/other"}, {"url": "http://r"}, {"id": "a b/c%"}, {"id": "a/d/done/"}, {"id": "x" * 256},
 ]  # fmt: skip
 # What is no plain request: it is decided alone, and may be refused.
 OTHER: list[dict[str, Any]] = [
     {"delay": -1}, {"delay": 3_650 * 86_400_000 + 1}, {"delay": "5s"}, {"delay": 1.5}, {"delay": True},
     {"at": 5}, {"id": ""}, {"id": "é"}, {"id": "x" * 257}, {"id": "a\n"}, {"id": 5}, {"id": None},
-    {"queue": "new"},
+    {"queue": "new"}, {"id": "o/done/1"}, {"id": "o/dead/07"}, {"url": "http://a..b/"}, {"url": "http://*/"},
     {"queue": "a b"}, {"queue": "ruled"}, {"queue": None}, {"url": "http://r/#f"}, {"url": "http://r/ "},
     {"url": "http://other/"}, {"url": "x"}, {"url": "http://blocked/"}, {"seq": 1.5}, {"seq": None},
     {"body": "x" * 65_535}, {"body": json.loads("[" * 65 + "]" * 65)}, {"body_text": "1"},

@@ -274,6 +274,7 @@ INSTANTS = st.one_of(
     FLOATS,
     st.booleans(),
     st.integers(max_value=-1),
+    st.integers(min_value=0, max_value=10**11 - 1),
     st.integers(min_value=1 << 43),
     st.just([]),
     no_match(r"[0-9]{4}-.*"),
@@ -318,6 +319,11 @@ URLS = st.one_of(
             "http://ex\u00e4mple.org/",
             "http://example.org/\u00e9",
             "http://1.2.3.4.5/",
+            "http://127.0.0.1./",
+            "http://a..b/",
+            "http://*.example.org/",
+            "http://example%2eorg/",
+            f"http://{'a' * 64}/",
             "http://\u2460\u2461\u2466.0.0.1/",
             "http://[12345::]/",
             "http://256.0.0.1/",
@@ -573,7 +579,7 @@ SOME: dict[str, st.SearchStrategy[Any]] = {
     "queue": st.sampled_from(["default", "q", "q" * 128, "a:b.c-d_e"]),
     "group": st.sampled_from(["g", "g" * 128]),
     "delay": st.sampled_from([0, 1, 3_600_000, "1h30m", 315_360_000_000]),
-    "at": st.sampled_from([0, 1 << 42, "2030-01-31T08:00:00Z"]),
+    "at": st.sampled_from([10**11, 1 << 42, "2030-01-31T08:00:00Z"]),
     "url": st.sampled_from(
         [URL, "HTTP://E", "https://e:8443/?#"[:-1], "http://127.0.0.1/", "http://[::1]/", "http://0x7f.1/"]
     ),
@@ -585,7 +591,7 @@ SOME: dict[str, st.SearchStrategy[Any]] = {
     "timeout": st.sampled_from([1, "10m"]),
     "connect_timeout": st.sampled_from([1, "3s"]),
     "expires_in": st.sampled_from([1, "7d"]),
-    "expires_at": st.sampled_from([0, 1 << 42]),
+    "expires_at": st.sampled_from(["1970-01-01T00:00:00Z", 1 << 42]),
     "success": st.builds(
         lambda value: {"status": ["2xx", 304], "json": [{"pointer": "/a", "equals": value}]}, JSON
     ),

@@ -253,6 +253,10 @@ STORIES: Final[dict[str, Story]] = {
     "f2-newer": newer,
 }
 
+PAST: Final = ("f1-values",)
+"""Those that no story makes any more, as what they hold is refused by now. What a daemon does with them is in
+``tests/daemon/test_old_values.py``; the story of each is in the commit that added its two files."""
+
 
 def write(name: str, into: Path = FOLDER) -> None:
     """Play a story and keep the folder that it leaves, with what a start finds there."""

@@ -12,11 +12,13 @@ from typing import IO, Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show
+from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.client.results import ScheduleReply
 from wheeltimer.errors import Refused, ServerUnreachable
 
 SHOWN_MAX: Final = 20  # lines that went wrong and are named; the rest is counted
+_SHOWN: Final = {"known_dead": "of these dead or expired"}
 _decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _id: Final = msgspec.json.Decoder(str).decode
 
@@ -28,7 +30,8 @@ def import_(session: Session, file: IO[bytes]) -> int:
     """Schedule every task of FILE: one JSON object a line, with the fields of `schedule`.
 
     Give each an "id": then the same import can be run again, and what is there already is left as it is.
-    "-" reads standard input. Lines that are refused are named, and do not end the others.
+    "-" reads standard input. Lines that are refused are named, and do not end the others; so are lines
+    whose task is known and dead or expired, for which nothing runs. With one of either the exit code is 1.
 
     \b
     Examples:
@@ -44,17 +47,26 @@ def import_(session: Session, file: IO[bytes]) -> int:
     else:
         click.echo(
             ", ".join(
-                f"{name}: {count}" for name, count in work.counts.items() if count or name == "scheduled"
+                f"{_SHOWN.get(name, name)}: {count}"
+                for name, count in work.counts.items()
+                if count or name == "scheduled"
             )
         )
-    return 1 if work.counts["refused"] else 0
+    if work.counts["known_dead"]:
+        click.echo(
+            "wheeltimer: dead and expired tasks start again with `wheeltimer redrive`,"
+            ' or where their lines have "on_conflict":"replace"',
+            err=True,
+        )
+    return 1 if work.counts["refused"] or work.counts["known_dead"] else 0
 
 
 class _Import:
     """Counts, and which line the next result is of."""
 
     def __init__(self) -> None:
-        self.counts = {"scheduled": 0, "known": 0, "refused": 0}
+        self.counts = {"scheduled": 0, "known": 0, "known_dead": 0, "refused": 0}
+        self._complaints = 0
         self._sent: deque[int] = deque()  # numbers of the lines without a result
 
     def tasks(self, file: IO[bytes], told: Callable[[int], None]) -> Iterator[dict[str, Any]]:
@@ -63,6 +75,7 @@ class _Import:
         for number, line in enumerate(file, 1):
             done += len(line)
             told(done)
+            line = line.removeprefix(values.BOM)  # of any line: files are joined with `cat`
             if not line.strip():
                 continue
             try:
@@ -82,14 +95,22 @@ class _Import:
             code = result.code if isinstance(result, Refused) else "unknown"
             self._refuse(number, f"{code}: {result}")
         else:
-            self.counts["known" if getattr(result, "duplicate", False) else "scheduled"] += 1
+            assert isinstance(result, ScheduleReply)
+            self.counts["known" if result.duplicate else "scheduled"] += 1
+            if result.duplicate and result.state in ("dead", "expired"):
+                self.counts["known_dead"] += 1
+                self._complain(number, f"nothing runs, {result.id} is known and {result.state}")
 
     def _refuse(self, number: int, why: str) -> None:
         self.counts["refused"] += 1
-        if self.counts["refused"] <= SHOWN_MAX:
+        self._complain(number, why)
+
+    def _complain(self, number: int, why: str) -> None:
+        self._complaints += 1
+        if self._complaints <= SHOWN_MAX:
             click.echo(f"line {number}: {show.clean(' '.join(why.split()))}", err=True)
-        elif self.counts["refused"] == SHOWN_MAX + 1:
-            click.echo("more lines were refused; they are counted only", err=True)
+        elif self._complaints == SHOWN_MAX + 1:
+            click.echo("more lines like these are counted only", err=True)
 
 
 @contextlib.contextmanager

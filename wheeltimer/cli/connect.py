@@ -47,6 +47,11 @@ class Session(msgspec.Struct, frozen=True):
 
     def ask_line(self, op: str, **fields: Any) -> bytes | None:
         """The same, with the reply's own bytes."""
+        line = self.exchange(op, **fields)[1]
+        return None if self.as_json else line
+
+    def exchange(self, op: str, **fields: Any) -> tuple[dict[str, Any], bytes]:
+        """One request, its reply and that reply's own bytes, which with ``--json`` are printed."""
         with self.connect() as client:
             _check_body(client, fields)
             reply, line = client.exchange(op, **fields)
@@ -54,7 +59,7 @@ class Session(msgspec.Struct, frozen=True):
             click.echo(line)
         if not reply["ok"]:
             raise refused(reply)
-        return None if self.as_json else line
+        return reply, line
 
 
 def _check_body(client: Client, fields: dict[str, Any]) -> None:

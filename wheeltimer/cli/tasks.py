@@ -37,15 +37,16 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
     """Those, in the order of the help text."""
     return (
         click.option(
-            "--in", "delay", callback=values.duration, metavar="DURATION",
+            "--in", "--delay", "delay", callback=values.duration, metavar="DURATION",
             help="So long from now: 90s, 1h30m, 7d.",
         ),
         click.option(
             "--at", callback=values.instant, metavar="INSTANT",
-            help="At this time: RFC 3339, or Unix milliseconds.",
+            help="At this time: RFC 3339, or Unix milliseconds; not seconds.",
         ),
         click.option(
-            "--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent byte for byte, as JSON.",
+            "--body", callback=values.json, metavar="JSON|@FILE|-",
+            help="Sent byte for byte, as JSON; without a BOM in front.",
         ),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
         click.option("--body-base64", metavar="TEXT", help="Its bytes, as application/octet-stream."),
@@ -91,10 +92,11 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
 @_QUEUE
 @click.option("--on-conflict", type=click.Choice(["error", "keep", "replace"]), help="When the id is known.")
 @with_session
-def schedule(session: Session, url: str, **fields: Any) -> None:
+def schedule(session: Session, url: str, **fields: Any) -> int:
     """Call URL later, or now.
 
-    Without --in or --at it is called at once.
+    Without --in or --at it is called at once. Where the task is known already and is dead or expired nothing
+    runs: a warning says so, and the exit code is 1.
 
     \b
     Examples:
@@ -102,8 +104,8 @@ def schedule(session: Session, url: str, **fields: Any) -> None:
       wheeltimer schedule https://example.org/hook --at 2027-01-01T09:00:00+01:00 --id new-year
     """
     _either(fields, "delay", "at", "--in and --at")
-    reply = session.ask("schedule", url=url, **fields)
-    if reply is not None:
+    reply, _ = session.exchange("schedule", url=url, **fields)
+    if not session.as_json:
         word = "already known" if reply["duplicate"] else "scheduled"
         click.echo(f"{word}: {show.clean(reply['id'])}")
         now = show.now_ms()
@@ -115,6 +117,15 @@ def schedule(session: Session, url: str, **fields: Any) -> None:
                 ("due", show.when(reply["due"], now)),
             ]
         )
+    if not (reply["duplicate"] and reply["state"] in ("dead", "expired")):
+        return 0
+    named = [reply["id"], *(("--queue", reply["queue"]) if fields["queue"] is not None else ())]
+    click.echo(
+        f"wheeltimer: nothing runs: the task of this id is {reply['state']}; start it again with"
+        f" `wheeltimer redrive {show.clean(shlex.join(named))}`, or give --on-conflict replace",
+        err=True,
+    )
+    return 1
 
 
 @click.command()

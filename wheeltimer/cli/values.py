@@ -6,6 +6,7 @@ knows.
 
 from __future__ import annotations
 
+import codecs
 import sys
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +14,12 @@ from typing import Any, Final
 import click
 import msgspec
 
-_UNIX_MS_MIN: Final = 10**11  # 1973; what is less is a year, or seconds
+from wheeltimer.cli import show
+from wheeltimer.core.units import SECONDS_BELOW, seconds_problem
+
+_DIGITS_MAX: Final = 64  # of a number that is read at all
+BOM: Final = codecs.BOM_UTF8
+"""What some editors put in front of a text file; it is no part of the JSON behind it (RFC 8259, 8.1)."""
 
 
 def _is_number(text: str) -> bool:
@@ -28,10 +34,16 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str | N
 
 
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
-    """RFC 3339, or Unix milliseconds where the number can be no other."""
+    """RFC 3339, or Unix milliseconds where the number can be no other, as the daemon takes it.
+
+    On a machine whose clock has not been set yet any number may be milliseconds; the daemon decides then.
+    """
     if text is None or not _is_number(text):
         return text
-    if not text.isdecimal() or int(text) < _UNIX_MS_MIN:
+    whole = text.partition(".")[0][:_DIGITS_MAX]
+    if whole.isdecimal() and int(whole) < SECONDS_BELOW <= show.now_ms():
+        raise click.BadParameter(seconds_problem(int(whole), text))
+    if not text.isdecimal() or len(text) > _DIGITS_MAX:
         raise click.BadParameter(
             f"{text!r} is no time in Unix milliseconds; write those, or 2030-01-31T08:00:00Z"
         )
@@ -39,7 +51,7 @@ def instant(_context: click.Context, _parameter: click.Parameter, text: str | No
 
 
 def json(_context: click.Context, _parameter: click.Parameter, text: str | None) -> msgspec.Raw | None:
-    """JSON, ``@FILE`` or ``-``: its own bytes, but for line ends, which would end the request."""
+    """JSON, ``@FILE`` or ``-``: its own bytes, but for a BOM and line ends, which would end the request."""
     if text is None:
         return None
     try:
@@ -49,6 +61,7 @@ def json(_context: click.Context, _parameter: click.Parameter, text: str | None)
             raw = Path(text[1:]).read_bytes()
         else:
             raw = text.encode()
+        raw = raw.removeprefix(BOM)
         msgspec.json.decode(raw)
     except OSError as error:
         raise click.BadParameter(f"cannot read {text[1:]}: {error.strerror}.") from error

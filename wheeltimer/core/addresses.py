@@ -149,13 +149,18 @@ def parse_literal(host: str, field: str = "url") -> Address | None:
             return IPv6Address(inner.partition("%")[0])
         except ValueError as error:
             raise BadValue(f"{field}: {host!a} is no IPv6 address ({error})", field) from error
-    parts = text.removesuffix(".").split(".")
-    if not _LOOKS_NUMERIC.fullmatch(parts[-1]):
+    text = text.removesuffix(".")
+    if not ends_in_number(text):
         return None
-    value = _inet_aton(parts)
+    value = _inet_aton(text.split("."))
     if value is None:
         raise BadValue(f"{field}: {host!a} ends in a number and is no IPv4 address", field)
     return IPv4Address(value)
+
+
+def ends_in_number(host: str) -> bool:
+    """Whether the last label makes it an IPv4 address or nothing (the URL standard's "ends in a number")."""
+    return _LOOKS_NUMERIC.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def _inet_aton(parts: list[str]) -> int | None:

@@ -17,11 +17,12 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
 from wheeltimer.core.headers import check_headers
+from wheeltimer.core.hosts import url_problem
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.retry import Rule
 from wheeltimer.core.success import SuccessRule
 from wheeltimer.core.task import Poll
-from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
+from wheeltimer.core.units import check_instant, parse_duration_ms
 from wheeltimer.errors import BadValue
 
 Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
@@ -194,11 +195,7 @@ def split_url(url: str, field: str = "url") -> tuple[str, str, int, str]:
     """
     match = _URL(url) if len(url) <= URL_BYTES_MAX else None
     if match is None:
-        raise BadValue(
-            f"{field}: an absolute http:// or https:// URL of visible ASCII without user name or fragment,"
-            f" at most {URL_BYTES_MAX} bytes, expected",
-            field,
-        )
+        raise BadValue(f"{field}: {url_problem(url, field, URL_BYTES_MAX)}", field)
     scheme, host, port_text, target = match.groups()
     scheme = scheme.lower()
     port = int(port_text) if port_text else (443 if scheme == "https" else 80)
@@ -288,14 +285,17 @@ def is_plain(command: TaskFields) -> bool:
     )
 
 
-def check_fields(command: TaskFields, limits: Limits) -> None:
-    """Everything types cannot say of the task fields, except body, url and names of retry rules."""
+def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
+    """Everything types cannot say of the task fields, except body, url and names of retry rules.
+
+    ``now_ms`` is the daemon's wall clock.
+    """
     if command.delay is not None:
         if command.at is not None:
             raise BadValue("at: either delay or at expected, not both", "at")
         parse_duration_ms(command.delay, "delay", max_ms=limits.delay_max_ms)
     elif command.at is not None:
-        parse_instant_ms(command.at, "at")
+        check_instant(command.at, "at", now_ms)
     if command.headers is not None:
         check_headers(command.headers, limits)
     if command.meta:
@@ -311,7 +311,7 @@ def check_fields(command: TaskFields, limits: Limits) -> None:
             raise BadValue("expires_at: either expires_in or expires_at expected, not both", "expires_at")
         parse_duration_ms(command.expires_in, "expires_in", min_ms=1, max_ms=limits.delay_max_ms)
     elif command.expires_at is not None:
-        parse_instant_ms(command.expires_at, "expires_at")
+        check_instant(command.expires_at, "expires_at", now_ms)
     if command.poll is not None:
         parse_duration_ms(command.poll.every, "poll.every", min_ms=1, max_ms=limits.delay_max_ms)
         if not 1 <= command.poll.max <= limits.polls_max:

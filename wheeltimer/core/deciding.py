@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.identity import make_id
+from wheeltimer.core.identity import is_hook_id, make_id
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.replies import RescheduleReply, ScheduleReply
 from wheeltimer.core.retry import BUILT_IN, Rule, resolve
@@ -33,7 +33,7 @@ from wheeltimer.core.task import (
     unpack,
 )
 from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
-from wheeltimer.errors import Refused
+from wheeltimer.errors import BadValue, Refused
 
 DEFAULT_QUEUE: Final = "default"
 RETRY_FULL_MS: Final = 1_000  # after how long a client that was told "full" may ask again
@@ -69,6 +69,8 @@ def schedule(
     row = engine.table.get(key)
     if row is not None:
         return _known(engine, command, key, unpack(row), task, wall_ms)
+    if is_hook_id(id):
+        raise BadValue("id: hooks have ids that end in /done/NUMBER or /dead/NUMBER; choose another", "id")
     if engine.live >= limits.tasks_max:
         raise full(engine)
     reply = ScheduleReply(True, id, queue, 1, due_ms, "scheduled", False, command.reply_seq)
@@ -115,7 +117,7 @@ def full(engine: Engine) -> Refused:
 def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, lsn: int) -> Task:
     """The task that a request asks for, every field checked."""
     wall_ms = now.wall_ms
-    c.check_fields(command, engine.limits)
+    c.check_fields(command, engine.limits, wall_ms)
     body, body_as = c.body_of(command, engine.limits)
     task = Task(
         command.url,
@@ -139,7 +141,7 @@ def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, n
         created_ms=wall_ms,
         lsn=lsn,
     )
-    _check_task(policy, task)
+    _check_task(policy, command, task)
     task.rule = _kept_rule(policy, task.retry, queue)
     if task.at is not None:
         task.due_given_ms = parse_instant_ms(task.at, "at")
@@ -154,14 +156,14 @@ def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, n
     return task
 
 
-def _check_task(policy: Policy, task: Task) -> None:
-    """What can only be said of the whole task."""
+def _check_task(policy: Policy, command: c.TaskFields, task: Task) -> None:
+    """What can only be said of the whole task; and of the hooks, where the request brings them."""
     if task.method == "GET" and task.body is not None:
         raise Refused("bad_request", "body: none with GET", field="body")
-    if task.on_done is not None:
-        policy.check_target(task.on_done, "on_done")
-    if task.on_dead is not None:
-        policy.check_target(task.on_dead, "on_dead")
+    if command.on_done is not None:
+        policy.check_target(command.on_done, "on_done")
+    if command.on_dead is not None:
+        policy.check_target(command.on_dead, "on_dead")
 
 
 def _kept_rule(policy: Policy, retry: str | Rule | None, queue: str) -> Rule | None:
@@ -225,7 +227,7 @@ def reschedule(
     if old.stop:
         why = "the running task is being cancelled or finished"
         raise Refused("too_late", why, state="running", version=old.version)
-    c.check_fields(command, engine.limits)
+    c.check_fields(command, engine.limits, now.wall_ms)
     task = replace(
         old, content=content_of(old), version=old.version + 1, lsn=lsn, born_lsn=old.born, state=0,
         flight=0, attempts=0, failures=0, polls=0, next_given_ms=None,
@@ -260,7 +262,7 @@ def _change_fields(engine: Engine, policy: Policy, command: c.Reschedule, task: 
     if command.retry is not None:
         task.retry = command.retry
         task.rule = _kept_rule(policy, command.retry, key.partition("/")[0])
-    _check_task(policy, task)
+    _check_task(policy, command, task)
 
 
 def _change_due(engine: Engine, command: c.Reschedule, old: Task, task: Task, now: Now) -> None:

@@ -21,6 +21,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from wheeltimer.core import commands as c
 from wheeltimer.core.deciding import DEFAULT_QUEUE
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.identity import is_hook_id
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
 from wheeltimer.core.replies import ScheduleReply
@@ -122,6 +123,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
         not (text.isascii() and text.isprintable())
         or not 0 < min(map(len, ids)) <= max(map(len, ids)) <= limits.id_bytes_max
         or not 0 <= min(delays) <= max(delays) <= limits.delay_max_ms
+        or ("/d" in text and any(map(is_hook_id, ids)))
         or not policy.all_pass(urls)
         or not all(name in engine.queues and name not in policy.queues for name in queues)
     ):

@@ -8,6 +8,7 @@ from itertools import repeat
 from msgspec import Struct
 
 from wheeltimer.core.commands import URL_BYTES_MAX, split_url
+from wheeltimer.core.hosts import host_problem
 from wheeltimer.core.retry import Rule
 from wheeltimer.errors import BadValue, TargetBlocked
 
@@ -48,13 +49,15 @@ class Policy:
         return self.queues.get(name, _PLAIN)
 
     def check_target(self, url: str, field: str = "url") -> None:
-        """Refuse a URL that is no URL (BadValue) or may not be called (TargetBlocked).
+        """Refuse a URL that is none or whose host cannot be (BadValue), or may not be called (TargetBlocked).
 
         1 us where scheme, host and port were seen before.
         """
         if self.all_pass((url,)):
             return
         _, host, _, _ = split_url(url, field)
+        if problem := host_problem(host):
+            raise BadValue(f"{field}: {problem}", field)
         try:
             reason = self._check_host(host)
         except BadValue as error:  # of a host; which field it stood in is known here

@@ -25,6 +25,10 @@ INSTANT_MS_MAX = 7_258_118_399_999
 """2199-12-31T23:59:59.999Z. As nanoseconds it fits into 64 bits with sign, and so does any sum with a
 duration."""
 
+SECONDS_BELOW = 10**11
+"""What a number of an instant from a client reaches if it is milliseconds: as those it is in March 1973, as
+seconds in the year 5138."""
+
 TEXT_CHARS_MAX = 64
 """Longest text of an instant, and most of a refused text that a message repeats."""
 
@@ -38,6 +42,10 @@ _INSTANT = re.compile(
 )
 _INSTANT_HINT = 'give Unix milliseconds as an integer, or RFC 3339 like "2030-01-31T08:00:00Z"'
 _EPOCH_DAYS = date(1970, 1, 1).toordinal()
+_INSTEAD = {
+    "at": "; a time from now goes into delay, and without both the task is due now",
+    "expires_at": "; a time after the due goes into expires_in",
+}
 
 
 def parse_duration_ms(value: object, field: str, max_ms: int = DURATION_MS_MAX, *, min_ms: int = 0) -> int:
@@ -87,9 +95,44 @@ def parse_instant_ms(value: object, field: str) -> int:
     raise _bad(field, f"an instant lies in the years 1970 to 2199 (UTC); {_INSTANT_HINT}")
 
 
+def check_instant(value: object, field: str, now_ms: int) -> None:
+    """Refuse an instant that a request brings: as `parse_instant_ms`, and an integer that must be seconds.
+
+    ``now_ms`` is the wall clock of the daemon: before 1973 any integer is taken. What is stored is not
+    checked again, so `parse_instant_ms` itself takes every integer.
+    """
+    value_ms = parse_instant_ms(value, field)
+    if type(value) is int and value_ms < SECONDS_BELOW <= now_ms:
+        raise _bad(field, seconds_problem(value_ms, value, field))
+
+
+def seconds_problem(number: int, given: int | str, field: str = "") -> str:
+    """What to write instead of a number, not negative, that is too small for Unix milliseconds.
+
+    ``given``: as it was written, at most ``TEXT_CHARS_MAX`` characters.
+    """
+    year, instant_ms = format_instant(number)[:4], number * SECOND_MS
+    if SECONDS_BELOW <= instant_ms <= INSTANT_MS_MAX:
+        meant = f'seconds were probably meant; give {instant_ms}, or "{format_instant(instant_ms)}"'
+    else:
+        meant = f"seconds or a duration were probably meant; {_INSTANT_HINT}{_INSTEAD.get(field, '')}"
+    return f"{given!a} is no time in Unix milliseconds (it would be in {year}): {meant}"
+
+
+def _number_in(text: str) -> int | None:
+    """The whole part of text that is nothing but a number."""
+    whole, _, fraction = text.partition(".")
+    return int(whole) if text.isascii() and whole.isdigit() and (fraction or "0").isdigit() else None
+
+
 def _rfc3339_ms(text: str, field: str) -> int:
     found = _INSTANT.fullmatch(text) if len(text) <= TEXT_CHARS_MAX else None
     if found is None:
+        number = _number_in(text) if len(text) <= TEXT_CHARS_MAX else None
+        if number is not None and number < SECONDS_BELOW:
+            raise _bad(field, seconds_problem(number, text, field))
+        if number is not None and number <= INSTANT_MS_MAX:
+            raise _bad(field, f"{_shown(text)} is text; give {number}, without quotes")
         raise _bad(field, f"{_shown(text)} is not an instant; {_INSTANT_HINT}")
     year, month, day, hour, minute, second = map(int, found.groups()[:6])
     fraction, zulu, sign, offset_hour, offset_minute = found.groups()[6:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -9,6 +10,7 @@ from typing import Final
 from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.commands import split_url
+from wheeltimer.core.hosts import host_problem
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import resolve
 from wheeltimer.daemon.tls import server_context
@@ -19,6 +21,7 @@ from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.settings import Rate, Settings
 
+_log = logging.getLogger("wheeltimer")
 _RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
 
 
@@ -60,6 +63,9 @@ def queue_of(settings: Settings) -> Callable[[str], Queue]:
 def window_of(settings: Settings) -> Callable[[Destination], Window]:
     """A destination's window, from the settings."""
     named = {Destination(*split_url(url)[:3]): given for url, given in settings.destinations.items()}
+    for destination in named:  # a file that an earlier version took is not refused
+        if problem := host_problem(destination.host):
+            _log.warning('[destinations."%s"] is used by no new task: %s', destination.origin, problem)
 
     def make(destination: Destination) -> Window:
         given = named.get(destination)

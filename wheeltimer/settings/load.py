@@ -129,7 +129,7 @@ def _from_file(path: Path | None) -> dict[str, _Given]:
     if path is None:
         return {}
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a BOM in front
     except OSError as error:
         raise SettingsError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import codecs
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -181,7 +182,7 @@ def parse_secret(value: object, folder: Path) -> Secret:
 def parse_secret_file(value: object, folder: Path) -> Secret:
     path = parse_readable(value, folder)
     try:
-        text = path.read_bytes()[:1024].decode("ascii").strip()
+        text = path.read_bytes()[:1024].removeprefix(codecs.BOM_UTF8).decode("ascii").strip()
     except UnicodeDecodeError:
         text = ""
     try:
