@@ -9,7 +9,17 @@ import pytest
 
 from wheeltimer.core import access
 from wheeltimer.core import commands as c
-from wheeltimer.core.access import ALLOWED, MISTAKEN, SCOPES, STRANGER, Access, Grant, Quota, Visitor, digest_of
+from wheeltimer.core.access import (
+    ALLOWED,
+    MISTAKEN,
+    SCOPES,
+    STRANGER,
+    Access,
+    Grant,
+    Quota,
+    Visitor,
+    digest_of,
+)
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rows import Queue

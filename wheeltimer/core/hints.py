@@ -19,7 +19,7 @@ from wheeltimer.core.success import JsonCheck, SuccessRule
 from wheeltimer.core.task import Poll
 
 WORD_CHARS_MAX: Final = 40  # twice the longest word that is known
-_CUTOFF: Final = 0.7  # of difflib's ratio: dealy and delay have 0.8, text and meta 0.5
+_CUTOFF: Final = 0.6  # of difflib's ratio: dealy and delay have 0.8, ulr and url 0.67, text and meta 0.5
 
 _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _word: Final = msgspec.json.Decoder(str).decode

@@ -102,8 +102,8 @@ def _no_json(line: bytes, problem: str) -> BadValue:
     what = foreign.named(line)
     if what is not None:
         return BadValue(f"not JSON: {what}")
-    # Where the first half of a pair ends a text, the parser calls the line cut off.
-    if ("surrogate" in problem or "truncated" in problem) and (half := foreign.half_pair(line)) is not None:
+    # Of which the parser says four things, that the line is cut off among them.
+    if (half := foreign.half_pair(line)) is not None:
         escape, field = half
         where = f"{_cut(field)}: " if field else ""
         return BadValue(f"{where}{escape} is half of a surrogate pair: send whole characters", field)
