@@ -9,7 +9,17 @@ import pytest
 
 from wheeltimer.core import access
 from wheeltimer.core import commands as c
-from wheeltimer.core.access import ALLOWED, SCOPES, STRANGER, Access, Grant, Quota, Visitor, digest_of
+from wheeltimer.core.access import (
+    ALLOWED,
+    MISTAKEN,
+    SCOPES,
+    STRANGER,
+    Access,
+    Grant,
+    Quota,
+    Visitor,
+    digest_of,
+)
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rows import Queue
@@ -65,6 +75,7 @@ def test_every_command_with_every_scope_in_its_own_queue_and_in_a_foreign_one(ki
         assert refusal(grant, made(kind, queue=queue)) == (allowed if op in NO_QUEUE else "forbidden"), queue
     want = None if op == "hello" else "unauthorized"
     assert refusal(STRANGER, made(kind, queue="mine")) == want
+    assert refusal(MISTAKEN, made(kind, queue="mine")) == want
 
 
 @pytest.mark.parametrize("op", FIELDS)
@@ -94,7 +105,7 @@ def test_every_stored_hash_is_compared_whichever_fits(monkeypatch: pytest.Monkey
     for name in "abcd":
         seen.clear()
         found = Access(grants).grant_of(digest_of(name))
-        assert found is (STRANGER if name == "d" else grants["abc".index(name)])
+        assert found is (MISTAKEN if name == "d" else grants["abc".index(name)])
         assert seen == [grant.sha256 for grant in grants]
 
 
@@ -106,12 +117,12 @@ def test_a_visitor_keeps_its_token_over_reloads() -> None:
     visitor.again(one)
     assert visitor.grant is one.grants[0]
     visitor.again(Access([Grant(name="b", sha256=digest_of("b"), scopes=frozenset({"read"}))]))
-    assert visitor.grant is STRANGER
+    assert visitor.grant is MISTAKEN
     for wrong in ("A", "", "a "):
         with pytest.raises(Refused) as refused:
             visitor.show(wrong, one)
         assert refused.value.code == "unauthorized"
-        assert visitor.grant is STRANGER
+        assert visitor.grant is MISTAKEN
     visitor.show("a", one)
     visitor.show(None, one)  # hello without a token asks only
     assert visitor.grant is one.grants[0]

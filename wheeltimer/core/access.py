@@ -66,7 +66,8 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
         return other is not None and (self.scopes, self.queues) == (other.scopes, other.queues)
 
 
-STRANGER: Final = Grant()  # who has shown no token where one is asked for
+STRANGER: Final = Grant()  # of a connection that has shown no token where one is asked for
+MISTAKEN: Final = Grant(name="?")  # of one whose token is not among those that are set, or no longer
 
 
 def digest_of(token: str) -> bytes:
@@ -81,15 +82,17 @@ class Access:
         self.grants = tuple(grants)
 
     def grant_of(self, digest: bytes | None) -> Grant | None:
-        """What a token of this digest allows; ``STRANGER`` for none, or one that is not known.
+        """What a token of this digest allows; ``STRANGER`` for none, ``MISTAKEN`` for one that is not known.
 
         It is compared with every stored hash, in constant time: how long it takes tells nothing.
         """
         if not self.grants:
             return None
-        found = STRANGER
-        for grant in self.grants if digest is not None else ():
-            if hmac.compare_digest(grant.sha256, digest or b""):
+        if digest is None:
+            return STRANGER
+        found = MISTAKEN
+        for grant in self.grants:
+            if hmac.compare_digest(grant.sha256, digest):
                 found = grant
         return found
 
@@ -108,16 +111,34 @@ class Visitor:
         if token is not None:
             self._digest = digest_of(token)
         self.again(access)
-        if self.grant is STRANGER:
-            raise unauthorized()
+        if self.unknown:
+            raise self.unauthorized()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether a token is asked for and none that is known was shown."""
+        return self.grant is STRANGER or self.grant is MISTAKEN
+
+    def unauthorized(self) -> Refused:
+        """The refusal of everything but ``hello``."""
+        return unauthorized(self.grant or STRANGER)
+
+    def keeps(self, grant: Grant | None) -> bool:
+        """Whether it may do what ``grant``, which it had, allowed, and no more."""
+        return self.grant is grant or (self.grant is not None and self.grant.same_rights(grant))
 
     def again(self, access: Access) -> None:
         """Tokens were reloaded: what it allows now."""
         self.grant = access.grant_of(self._digest)
 
 
-def unauthorized() -> Refused:
-    return Refused("unauthorized", "this daemon asks for a token: send hello with one that it knows first")
+def unauthorized(grant: Grant) -> Refused:
+    """The refusal for ``STRANGER`` or ``MISTAKEN``; the token itself is not in it."""
+    if grant is MISTAKEN:
+        text = "the token that was shown is not known here, or no longer: send hello with one that is"
+    else:
+        text = "this daemon asks for a token: send hello with one that it knows first"
+    return Refused("unauthorized", text)
 
 
 def check(grant: Grant, command: c.AnyCommand) -> None:
@@ -125,7 +146,7 @@ def check(grant: Grant, command: c.AnyCommand) -> None:
     if type(command) is c.Hello:
         return
     if not grant.scopes:
-        raise unauthorized()
+        raise unauthorized(grant)
     if not grant.scopes & ALLOWED.get(type(command), frozenset()):
         op = type(command).__struct_config__.tag
         raise Refused("forbidden", f"the token {grant.name} has no scope that allows {op}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import count, repeat
-from operator import attrgetter
+from operator import attrgetter, is_not
 from typing import Final
 
 import msgspec
@@ -30,6 +30,7 @@ from wheeltimer.core.task import NS_PER_MS, Now, pack
 
 RUN_MAX: Final = 128  # requests in a run: up to 1 ms beside other work, what a slice of the loop may take
 RUN_BYTES_MAX: Final = 65_536  # of lines: a run is written as one decision
+QUOTES: Final = 14  # quotation marks of "op", "id", "url" with their values and of "delay"
 TRY_AGAIN: Final = 8  # lines decided alone until a run, of as many, is tried again
 
 
@@ -107,10 +108,8 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
 
     ``lsn`` is the first record's. Nothing is changed. 2 us a line, twice that beside other work.
     """
-    limits, wall_ms = engine.limits, now.wall_ms
-    if len(lines) > limits.tasks_max - engine.live or not all(map(bytes.isascii, lines)):
-        return None
-    if sum(map(len, lines)) > RUN_BYTES_MAX:
+    limits, wall_ms, whole = engine.limits, now.wall_ms, b"".join(lines)
+    if len(lines) > limits.tasks_max - engine.live or len(whole) > RUN_BYTES_MAX or not whole.isascii():
         return None
     try:
         plain = list(map(_decode, lines))
@@ -133,6 +132,8 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     if any(map(dict.__contains__, homes, keys)) or len(set(keys)) < len(keys):
         return None  # a task of this id is known, or asked for twice
     bodies = [bytes(raw) if raw else None for raw in raws]
+    if whole.count(b'"') != _quotes(names, list(filter(None, bodies)), seqs):
+        return None  # perhaps a field stands twice
     longest = max(map(len, raws))
     if longest > limits.body_bytes_max or (
         longest > c.FLAT_BYTES_MAX and any(map(c.too_deep, filter(None, bodies)))
@@ -148,3 +149,12 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     ok, version, state, duplicate = repeat(True), repeat(1), repeat("scheduled"), repeat(False)
     replies = map(ScheduleReply, ok, ids, names, version, dues_ms, state, duplicate, seqs)
     return Run(keys, homes, rows, deadlines_ns, records, list(replies), queues, sum(map(len, records)))
+
+
+def _quotes(names: tuple[str, ...], bodies: Sequence[bytes], seqs: tuple[int | str | UnsetType, ...]) -> int:
+    """Quotation marks of plain lines in which no field stands twice and none is escaped; see ``twice.py``."""
+    named = sum(map(is_not, names, repeat(DEFAULT_QUEUE)))  # the default itself stands for no queue
+    quotes = QUOTES * len(names) + 4 * named + 2 * len(bodies) + b"".join(bodies).count(b'"')
+    if (given := len(seqs) - seqs.count(UNSET)) > 0:
+        quotes += 2 * given + 2 * sum(map(isinstance, seqs, repeat(str)))
+    return quotes

@@ -10,8 +10,10 @@ from typing import Final
 
 import msgspec
 
-from wheeltimer.core import commands
+from wheeltimer.core import commands, foreign
+from wheeltimer.core.hints import did_you_mean, fields_at
 from wheeltimer.core.replies import ErrorReply
+from wheeltimer.core.twice import check_once
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 encode: Final = msgspec.json.Encoder().encode
@@ -83,18 +85,32 @@ def decode(line: bytes) -> commands.AnyCommand:
         if not line.isascii():
             line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
         command: commands.AnyCommand = commands.decode(line)
+        check_once(line, command)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), error.__cause__) from error
+        raise _explained(line, str(error), error.__cause__) from error
     except msgspec.DecodeError as error:
-        raise BadValue(f"not JSON: {str(error).removeprefix('JSON is malformed: ')}") from error
+        raise _no_json(line, str(error).removeprefix("JSON is malformed: ")) from error
     except UnicodeDecodeError as error:
-        raise BadValue(f"not UTF-8: {error.reason} at byte {error.start}") from error
+        raise BadValue(foreign.named(line) or f"not UTF-8: {error.reason} at byte {error.start}") from error
     except RecursionError as error:
         raise BadValue(f"nested deeper than {commands.DEPTH_MAX}") from error
     return command
 
 
-def _explained(text: str, cause: BaseException | None) -> BadValue:
+def _no_json(line: bytes, problem: str) -> BadValue:
+    """The parser's sentence, or a better one for what clients do send."""
+    what = foreign.named(line)
+    if what is not None:
+        return BadValue(f"not JSON: {what}")
+    # Of which the parser says four things, that the line is cut off among them.
+    if (half := foreign.half_pair(line)) is not None:
+        escape, field = half
+        where = f"{_cut(field)}: " if field else ""
+        return BadValue(f"{where}{escape} is half of a surrogate pair: send whole characters", field)
+    return BadValue(f"not JSON: {problem}")
+
+
+def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
     """msgspec's sentence, with the field in front and, where only some words will do, those behind it.
 
     ``cause``: what one of our own structs had to say of its members.
@@ -107,15 +123,18 @@ def _explained(text: str, cause: BaseException | None) -> BadValue:
         return BadValue(f"{path}.{cause}", f"{path}.{cause.field}")
     for prefix, problem in ((_UNKNOWN, "no such field here"), (_MISSING, "missing")):
         if sentence.startswith(prefix):
-            field = f"{path}.{sentence[len(prefix) : -1]}".lstrip(".")
-            return BadValue(f"{_cut(field)}: {problem}", field)
+            name = sentence[len(prefix) : -1]
+            field = f"{path}.{name}".lstrip(".")
+            hint = did_you_mean(name, fields_at(line, path)) if prefix is _UNKNOWN else ""
+            return BadValue(f"{_cut(field)}: {problem}{hint}", field)
     sentence = _cut(f"{sentence[0].lower()}{sentence[1:]}")
     if not path:
         return BadValue(f"a JSON object expected: {sentence}")
     if path in commands.CHOICES and sentence.startswith("invalid "):
         *most, last = commands.CHOICES[path]
+        hint = did_you_mean(sentence.partition("'")[2].rpartition("'")[0], commands.CHOICES[path])
         sentence = sentence.replace("invalid enum value", "invalid value", 1)
-        sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected"
+        sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected{hint}"
     return BadValue(f"{path}: {sentence}", path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,7 +17,7 @@ import trio
 from wheeltimer.core import access, queries, stopping, wire
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
-from wheeltimer.core.access import Grant
+from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.replies import CancelReply, FinishReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
@@ -49,27 +50,26 @@ class Bulk:
             await self._quiet.wait()
 
     async def answer(
-        self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, grant: Grant | None
+        self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, visitor: Visitor | None
     ) -> object:
+        """The reply. Every slice has the rights that the visitor's token has then, not those at the start."""
         try:
-            if grant is not None:
-                access.check(grant, command)
-            sees = None if grant is None else grant.filter
             if isinstance(command, c.Subscribe):
+                _granted(command, visitor)
                 assert subscribe is not None, "nobody takes subscribers here"
                 return subscribe(command)
-            if isinstance(command, c.List):
-                return await self._fed(queries.Listing(command, sees, _encoded))
-            if isinstance(command, c.Forecast):
-                limits = self._engine.limits
-                return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees))
-            if isinstance(command, c.Stats):
-                return await self._stats(command, grant)
+            if isinstance(command, (c.List, c.Forecast, c.Stats)):
+                while True:
+                    grant = _granted(command, visitor)
+                    reply = await self._read(command, grant, partial(_keeps, visitor, grant))
+                    if reply is not None:
+                        return reply
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
+            _granted(command, visitor)
             self._requests.refuse_in_drain(command)
             self.changing += 1
             try:
-                return await self._many(command, grant)
+                return await self._many(command, visitor)
             finally:
                 self.changing -= 1
                 if not self.changing:
@@ -77,26 +77,44 @@ class Bulk:
         except (Refused, BadValue, TargetBlocked) as error:
             return wire.refusal(error, command.seq)
 
-    async def _fed(self, scan: queries.Listing | Forecast) -> object:
+    async def _read(
+        self, command: c.List | c.Forecast | c.Stats, grant: Grant | None, kept: Callable[[], bool]
+    ) -> object:
+        """The reply to what only asks; None where ``kept`` turned False: it began by other rights."""
+        sees = None if grant is None else grant.filter
+        if isinstance(command, c.Stats):
+            return await self._stats(command, grant, kept)
+        if isinstance(command, c.List):
+            return await self._fed(queries.Listing(command, sees, _encoded), kept)
+        limits = self._engine.limits
+        return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees), kept)
+
+    async def _fed(self, scan: queries.Listing | Forecast, kept: Callable[[], bool]) -> object:
         """The reply of what looks at all rows, a slice at a time."""
         for rows in scan.rows(self._engine, self._turn.lines_max):
             began_ns = await self._turn.take()
+            if not kept():
+                return None
             scan.feed(rows)
             self._turn.spent(began_ns)
         while isinstance(scan, queries.Listing):
             began_ns = await self._turn.take()
+            if not kept():
+                return None
             more = scan.show(self._turn.lines_max)
             self._turn.spent(began_ns)
             if not more:
                 break
         return scan.reply()
 
-    async def _stats(self, command: c.Stats, grant: Grant | None) -> object:
+    async def _stats(self, command: c.Stats, grant: Grant | None, kept: Callable[[], bool]) -> object:
         """Of many queues: each as it is when it is looked at."""
         names, shown = list(self._engine.queues), dict[str, msgspec.Raw]()
         sees = None if grant is None else grant.filter
         while names:
             began_ns = await self._turn.take()
+            if not kept():
+                return None
             some = names[-self._turn.lines_max :]
             del names[-len(some) :]
             found = queries.queues(self._engine, sees, some)
@@ -104,19 +122,22 @@ class Bulk:
             self._turn.spent(began_ns)
         return self._requests.stats(command, grant, shown)
 
-    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, grant: Grant | None) -> object:
-        """A group or queue at once: every member is decided by itself, at its own time."""
+    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Visitor | None) -> object:
+        """A group or queue at once: every member is decided by itself, at its own time.
+
+        Raises Refused in the middle where the token allows it no more; what was done stays.
+        """
         keys = self._members(command)
-        if grant is not None and grant.filter is not None:
-            keys = (key for key in keys if grant.sees(key[: key.index("/")]))
         reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
             began_ns = await self._requests.let_in()
+            grant = _granted(command, visitor)
+            sees = None if grant is None else grant.filter
             now = self._ledger.now()
             until_ns = began_ns + self._turn.slice_ns
             for key in keys:
-                task = self._engine.get(key)
+                task = self._engine.get(key) if sees is None or sees(key[: key.index("/")]) else None
                 # A member may have left the group since the keys were taken.
                 if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
@@ -178,6 +199,18 @@ class Bulk:
         if isinstance(command, c.Finish):
             return stopping.finish_one(engine, key, task, now, lsn, reply)
         return stopping.cancel_one(engine, key, task, now, lsn)
+
+
+def _granted(command: c.AnyCommand, visitor: Visitor | None) -> Grant | None:
+    """What the visitor's token allows now; None: nobody is asked for one. Raises Refused."""
+    grant = None if visitor is None else visitor.grant
+    if grant is not None:
+        access.check(grant, command)
+    return grant
+
+
+def _keeps(visitor: Visitor | None, grant: Grant | None) -> bool:
+    return visitor is None or visitor.keeps(grant)
 
 
 def _encoded(shown: dict[str, object]) -> msgspec.Raw:

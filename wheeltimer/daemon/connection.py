@@ -8,7 +8,6 @@ them; the connection's second nursery task has patience for the rest. What a com
 from __future__ import annotations
 
 import os
-import re
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +15,8 @@ import trio
 from msgspec import UNSET
 
 from wheeltimer.core import commands as c
-from wheeltimer.core import wire
-from wheeltimer.core.access import STRANGER, Visitor, unauthorized
+from wheeltimer.core import foreign, wire
+from wheeltimer.core.access import Visitor
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.farewell import RECEIVE_BYTES, send_last
 from wheeltimer.daemon.outbox import Outbox
@@ -33,10 +32,6 @@ DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip ha
 MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
 LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
 LITTLE_VISITS: Final = 4  # ... so often in a row, or never did, does not wait for those who bring much
-BLANK: Final = (b"", b"\r")
-# A web page can make a browser post lines to this machine: none of them counts.
-NO_HTTP: Final = "this is no HTTP server: one JSON object on a line is expected, and nothing of this was read"
-_is_http: Final = re.compile(rb"[^{]* HTTP/\d(\.\d)?\s*").fullmatch
 # All connections read into it, and copy what came before anybody else has a turn. A piece of its own for each
 # read would be cut down to the few bytes of a request, and leave a hole in the heap where that lives on.
 _received: Final = memoryview(bytearray(RECEIVE_BYTES))
@@ -55,8 +50,8 @@ class Connection:
         self._lines = wire.LineReader(server.limits.line_bytes_max)
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
-        self._fresh = True  # it has not said anything yet
-        self._misled = False  # it speaks HTTP
+        self._opened = False  # a byte that is no white space has come
+        self._misled = False  # that byte was no {
         self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much
@@ -84,7 +79,7 @@ class Connection:
         hello_until_s: float | None = None
         while True:
             light = self._little >= LITTLE_VISITS
-            if self._visitor.grant is not STRANGER:
+            if not self._visitor.unknown:
                 hello_until_s = None
             elif hello_until_s is None:
                 hello_until_s = trio.current_time() + limits.hello_ms / 1000
@@ -93,7 +88,7 @@ class Connection:
                 self._say_late(hello_until_s is not None)
                 return
             if not data:
-                if self._lines.partial and not self._outbox.gone:
+                if self._lines.rest.strip(foreign.BLANK) and not self._outbox.gone:
                     self._refuse("the last line has no end, so it was not read")
                 return
             size, taking_in = len(data), self._take_in(data, light)
@@ -123,20 +118,14 @@ class Connection:
         bytes: a hundred thousand requests are no hundred thousand objects.
         """
         turn, count, slices = self._server.requests.turn, 0, 0
+        if not self._opened and not self._open_with(data):
+            turn.spent(self._began_ns, light=light)
+            return 0
         if len(data) >= MUCH_BYTES:
             self._hold(len(self._lines.rest) + len(data))
         while (slices == 0 or self._lines.more) and not self._outbox.gone:
             lines = self._lines.feed(data, turn.lines_max)
             data = b""
-            if (
-                self._fresh
-                and (first := next((line for line in lines if line not in BLANK), None)) is not None
-            ):
-                self._fresh = False
-                self._misled = _is_http(first) is not None
-                if self._misled:
-                    self._refuse(NO_HTTP)
-                    break
             if lines:
                 count += len(lines)
                 slices += await self._answer(lines, light)
@@ -151,6 +140,20 @@ class Connection:
         if count:
             self._little = self._little + 1 if slices == 1 and count <= LITTLE_LINES else 0
         return count
+
+    def _open_with(self, data: bytes) -> bool:
+        """Whether a connection that begins so goes on: its first byte that is no white space must be {.
+
+        A web page can make a browser send lines of its choice to this machine, but not before the bytes of
+        another protocol, and none of those begins with {. So the first bytes decide, before any line ends,
+        and what follows them is not read as lines.
+        """
+        first = data.lstrip(foreign.BLANK)
+        self._opened = bool(first)
+        self._misled = self._opened and first[:1] != b"{"
+        if self._misled:
+            self._refuse(foreign.opening(first))
+        return not self._misled
 
     async def _receive(self, light: bool = False, until_s: float | None = None) -> bytes | None:
         """What comes next, in a turn that then has begun; empty at the end of the stream.
@@ -188,7 +191,7 @@ class Connection:
         """It did not show a token, or end a line, in time: whatever it sends, it is not waited for longer."""
         self._lines = wire.LineReader(self._limits.line_bytes_max)
         if hello:
-            self.put(wire.encode(wire.refusal(unauthorized())) + b"\n")
+            self.put(wire.encode(wire.refusal(self._visitor.unauthorized())) + b"\n")
         else:
             self._refuse(f"a line begun and not ended within {self._limits.partial_line_ms} ms")
 
@@ -285,10 +288,8 @@ class Connection:
         """Tokens were reloaded; who subscribed under rights that are no more is told so, and ends."""
         before = self._visitor.grant
         self._visitor.again(self._server.requests.rights.access)
-        after = self._visitor.grant
-        same = after is before or (after is not None and after.same_rights(before))
-        if self._subscriber is not None and not same:
-            self._subscriber.fail(wire.refusal(unauthorized()))
+        if self._subscriber is not None and not self._visitor.keeps(before):
+            self._subscriber.fail(wire.refusal(self._visitor.unauthorized()))
 
     def end(self) -> None:
         """Read nothing more; what is durable still goes out."""

@@ -14,10 +14,10 @@ import msgspec
 import trio
 
 from wheeltimer import __version__
-from wheeltimer.core import access, deciding, queries, stopping, wire
+from wheeltimer.core import access, deciding, foreign, queries, stopping, wire
 from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
-from wheeltimer.core.access import STRANGER, Grant, Visitor
+from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.intake import Runs, take_run
 from wheeltimer.core.replies import HelloReply, PingReply
 from wheeltimer.core.task import Now
@@ -81,7 +81,7 @@ class Requests:
         if self._malformed > malformed:
             self.owed_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:
-            reply = await self.bulk.answer(long, subscribe, None if visitor is None else visitor.grant)
+            reply = await self.bulk.answer(long, subscribe, visitor)
             return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
 
@@ -115,7 +115,7 @@ class Requests:
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
         now, ledger, runs = self._ledger.now(), self._ledger, self._runs
-        if visitor is not None and visitor.grant is STRANGER:
+        if visitor is not None and visitor.unknown:
             runs = Runs()  # what it is refused does not shorten the runs of others
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
@@ -142,7 +142,8 @@ class Requests:
                     command = wire.decode(line)
                 except BadValue as error:
                     self._malformed += 1
-                    replies.append(wire.refusal(error, wire.seq_of(line)))
+                    if line.strip(foreign.BLANK):  # else it is blank, and blank lines are skipped
+                        replies.append(wire.refusal(error, wire.seq_of(line)))
                 else:
                     if is_long(command, len(self._engine.queues)):
                         return at, command  # what was asked before is not held up by what takes long

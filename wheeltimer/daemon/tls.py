@@ -56,7 +56,7 @@ async def serve_tls(
 
     A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` is told where it fails.
     """
-    secure = trio.SSLStream(stream, context, server_side=True)
+    secure = trio.SSLStream(_HalfClosing(stream), context, server_side=True)
     try:
         with trio.move_on_after(patience_ms / 1000) as patience:
             await trio.lowlevel.wait_readable(stream.socket)
@@ -67,21 +67,46 @@ async def serve_tls(
         failed.say("no TLS handshake: %s", error.__cause__ or error)
     else:
         if not patience.cancelled_caught:
-            await _between(secure, talk)
+            await _between(secure, stream, talk)
     finally:
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
 
+class _HalfClosing(trio.abc.Stream):
+    """The client's stream, of which ``aclose`` ends what we send only.
+
+    Closing a socket with unread input resets the connection, and the client might lose the last reply.
+    """
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self._stream.send_eof()
+
+
 async def _between(
-    secure: trio.SSLStream[trio.SocketStream], talk: Callable[[trio.SocketStream], Awaitable[None]]
+    secure: trio.SSLStream[_HalfClosing],
+    stream: trio.SocketStream,
+    talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
     ours, theirs = trio.socket.socketpair()
     inside, outside = trio.SocketStream(ours), trio.SocketStream(theirs)
     async with inside, outside, trio.open_nursery() as nursery:
-        said = trio.Event()
-        nursery.start_soon(_inwards, secure, inside)
-        nursery.start_soon(_outwards, inside, secure, said)
+        last, said = trio.Event(), trio.Event()
+        nursery.start_soon(_inwards, secure, stream, inside, last)
+        nursery.start_soon(_outwards, inside, secure, last, said)
         await talk(outside)
         await trio.aclose_forcefully(outside)
         with trio.move_on_after(CLOSE_GRACE_S):
@@ -89,26 +114,35 @@ async def _between(
         nursery.cancel_scope.cancel()
 
 
-async def _inwards(secure: trio.SSLStream[trio.SocketStream], inside: trio.SocketStream) -> None:
-    """What the client says; its end, or its absence, is the end of the stream."""
-    try:
+async def _inwards(
+    secure: trio.SSLStream[_HalfClosing],
+    stream: trio.SocketStream,
+    inside: trio.SocketStream,
+    last: trio.Event,
+) -> None:
+    """What the client says; its end, or its absence, is the end of the stream.
+
+    From ``last`` on it is read and dropped, as ``farewell.py`` does, and for as long.
+    """
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await secure.receive_some(PIECE_BYTES):
             await inside.send_all(data)
+    if last.is_set():
+        with contextlib.suppress(trio.BrokenResourceError):
+            while await stream.receive_some(PIECE_BYTES):
+                pass
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it is over too
         await inside.send_eof()
-    except trio.BrokenResourceError:
-        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):  # it is over too
-            await inside.send_eof()
-    except trio.ClosedResourceError:
-        pass  # the last reply is out and the stream closed
 
 
 async def _outwards(
-    inside: trio.SocketStream, secure: trio.SSLStream[trio.SocketStream], said: trio.Event
+    inside: trio.SocketStream, secure: trio.SSLStream[_HalfClosing], last: trio.Event, said: trio.Event
 ) -> None:
     """The replies, then the end of the stream, which TLS says for itself."""
     try:
         while data := await inside.receive_some(PIECE_BYTES):
             await secure.send_all(data)
+        last.set()
         await secure.aclose()
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client is gone

@@ -1,0 +1,93 @@
+"""Fields that stand twice: refused by name, in a request and in the objects that the protocol defines.
+
+JSON leaves open which of the two counts, so the sender made a mistake (RFC 8259, section 4). Names inside of
+``body``, ``meta``, ``reply`` and ``equals`` are the client's own and are not looked at.
+
+The parser keeps the last value of a name and does not tell. The proof is a count of quotation marks: each
+name has two, a value has as many as stand in it, and a name that stands twice adds two at least. If a line
+has no more of them than the fields that were read account for, no name stands twice. Escapes cannot hide
+one: an escaped mark only adds to the line's count.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import Raw
+
+from wheeltimer.core import commands as c
+from wheeltimer.errors import BadValue
+
+_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_entries: Final = msgspec.json.Decoder(list[Raw]).decode
+HEADERS_MAX: Final = 256  # the highest ``headers_max``: more of them are refused for their number
+_OBJECTS: Final = ("headers", "retry", "success", "poll")
+
+
+class _Name(str):
+    """A member's name. The parser hands each that it reads to a hook, also one that it has read before."""
+
+    __slots__ = ()
+
+
+def check_once(line: bytes, command: c.AnyCommand) -> None:
+    """Refuse a name that stands twice in a line that was parsed. Raises BadValue, RecursionError.
+
+    0.3 us for a ``schedule`` with a body and no other task field; for other lines, as long as parsing them.
+    """
+    if type(command) is c.Schedule:
+        # Of the fields that most requests have. Any other only makes the line have more.
+        quotes, delay = 8, command.delay  # 8 of "op" and "url"
+        if command.id is not None:
+            quotes += 4
+        if delay is not None:
+            quotes += 2 if type(delay) is int else 4
+        if command.queue is not None:
+            quotes += 4
+        if command.seq is not None:
+            quotes += 4 if type(command.seq) is str else 2
+        if body := command.body:
+            quotes += 2 + bytes(body).count(b'"')
+        if line.count(b'"') == quotes:
+            return
+    members = _check(line, "")
+    if isinstance(command, c.TaskFields):
+        for name in _OBJECTS:
+            if name in members and (name != "headers" or len(command.headers or ()) <= HEADERS_MAX):
+                _check_object(bytes(members[name]), name)
+
+
+def _check_object(raw: bytes, path: str) -> None:
+    if raw[:1] != b"{":
+        return  # null, or the name of a retry rule
+    members = _check(raw, f"{path}.")
+    if path == "success" and bytes(checks := members.get("json", Raw())).startswith(b"["):
+        for at, entry in enumerate(_entries(checks)):
+            _check(bytes(entry), f"{path}.json[{at}].")
+
+
+def _check(raw: bytes, prefix: str) -> dict[str, Raw]:
+    """The members of one object. Raises BadValue where a name of them stands twice."""
+    members = _members(raw)
+    if raw.count(b'"') != 2 * len(members) + b"".join(members.values()).count(b'"'):
+        _find(raw, prefix)
+    return members
+
+
+def _find(raw: bytes, prefix: str) -> None:
+    """Read an object's names one by one, and no value. Raises BadValue at the first that stands twice."""
+    seen = set[str]()
+
+    def note(_: type, name: Any) -> _Name:
+        if name in seen:
+            field = f"{prefix}{name}"
+            raise BadValue(f"{field}: stands twice; give it once", field)
+        seen.add(name)
+        return _Name(name)
+
+    try:
+        msgspec.json.decode(raw, type=dict[_Name, Raw], dec_hook=note)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__  # what ``note`` raised: all else about the line was right
+        raise (cause if isinstance(cause, BadValue) else error) from None
