@@ -344,10 +344,11 @@ class World:
             self.move(at_ms - self.now_ms)
 
     def settle(self) -> None:
-        """Until nothing is due or nearly so, waits for a permit, or is in flight, and nothing ended meanwhile.
+        """Until nothing is due or will be at once, waits for a permit, or is in flight, and nothing ended
+        while we looked.
 
-        A new task is due at the next whole millisecond, which takes ten here: a look before that finds nothing
-        overdue, and the next look may find the task running, which :meth:`plan` does not list.
+        A new task is due at the next whole millisecond, which takes ten here: a look before that finds
+        nothing overdue, and the next look may find the task running, which :meth:`plan` does not list.
         """
         near = {"op": "forecast", "horizon": f"{JUST_BEFORE_MS}ms", "slices": 1}
         for _ in until(every_s=0.005):

@@ -82,10 +82,12 @@ def address_rule(settings: Settings) -> AddressRule:
     return AddressRule(not local, settings.allow_nets)
 
 
-def transport_of(settings: Settings, rule: AddressRule) -> Transport | ProxyTransport:
+def transport_of(settings: Settings, rule: AddressRule, idle_max: int) -> Transport | ProxyTransport:
     """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
     the addresses that stand in URLs alone."""
-    return Transport(rule.check) if settings.egress_proxy is None else ProxyTransport(settings.egress_proxy)
+    if settings.egress_proxy is not None:
+        return ProxyTransport(settings.egress_proxy)
+    return Transport(rule.check, idle_max=idle_max)
 
 
 def access_of(settings: Settings) -> Access:

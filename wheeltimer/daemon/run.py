@@ -24,7 +24,7 @@ from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
-from wheeltimer.daemon.descriptors import fit
+from wheeltimer.daemon.descriptors import Share, ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
@@ -43,6 +43,7 @@ from wheeltimer.daemon.parts import (
 from wheeltimer.daemon.recovery import end_stopped, note_boot, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
+from wheeltimer.daemon.shortage import Shortage
 from wheeltimer.daemon.soon import Soon
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
@@ -75,9 +76,10 @@ def main(
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
     _check_served(settings)
-    given, settings = settings, fit(settings)
+    given = settings
+    settings, share = fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
-    daemon = Daemon(settings, SystemClock(), reload)
+    daemon = Daemon(settings, SystemClock(), reload, share)
     daemon.given = given
     signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
@@ -97,11 +99,13 @@ class Daemon:
     """All parts of one daemon. ``recover`` first, then ``run`` in Trio; both once."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None
-    ) -> None:
+        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None,
+        share: Share | None = None,
+    ) -> None:  # fmt: skip
         self.settings = self.given = settings  # given: before they were made to fit the machine
         self.clock = clock
         self._reload = reload
+        self._share = share or ample(settings)
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
@@ -155,7 +159,8 @@ class Daemon:
         settings, journal, clock = self.settings, self.journal, self.clock
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
-        self._transport = transport = transport_of(settings, rule)
+        self._transport = transport = transport_of(settings, rule, self._share.idle_max)
+        self._shortage = shortage = Shortage()
         self._sender = sender = Sender(
             transport, journal.journal_id, ledger.now, keys_of(settings), __version__
         )
@@ -180,8 +185,9 @@ class Daemon:
         )  # fmt: skip
         self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
         self._server = server = Server(
-            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls
-        )
+            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, shortage,
+            self._share.turned_away_max,
+        )  # fmt: skip
         self._recorded = Soon(ticker.poke)
         ledger.changed = self._recorded.ask
         journal.on_durable += [
@@ -192,7 +198,7 @@ class Daemon:
         """Serve until a signal or a failure of the storage; the exit code."""
         self._make_parts()
         listeners, names = await open_listeners(
-            self.settings.listen, self._turn, int(self.settings.unix_mode, 8)
+            self.settings.listen, self._turn, self._shortage, int(self.settings.unix_mode, 8)
         )
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
@@ -221,6 +227,7 @@ class Daemon:
             outer.cancel_scope.cancel()
         await self._transport.aclose()
         self._timer.close()
+        self._shortage.close()
         _log.info("stopped exit=%d commits=%d", self._exit_code, self.journal.commits)
         return self._exit_code
 
