@@ -24,7 +24,7 @@ from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
-from wheeltimer.daemon.descriptors import Share, ample, fit
+from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
@@ -32,6 +32,7 @@ from wheeltimer.daemon.notify import Notifier, say
 from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
+    check_served,
     keys_of,
     needs_restart,
     policy_of,
@@ -75,12 +76,11 @@ def main(
     )
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _check_served(settings)
-    given = settings
-    settings, share = fit(settings)
+    check_served(settings)
+    given, (settings, share) = settings, fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
-    daemon = Daemon(settings, SystemClock(), reload, share)
-    daemon.given = given
+    daemon = Daemon(settings, SystemClock(), reload)
+    daemon.given, daemon.share = given, share
     signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
     try:
@@ -89,23 +89,16 @@ def main(
         signals.ignore()
 
 
-def _check_served(settings: Settings) -> None:
-    """Refuse what is configured and not there yet, rather than run without it."""
-    if settings.http:
-        raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
-
-
 class Daemon:
     """All parts of one daemon. ``recover`` first, then ``run`` in Trio; both once."""
 
     def __init__(
-        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None,
-        share: Share | None = None,
-    ) -> None:  # fmt: skip
+        self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None
+    ) -> None:
         self.settings = self.given = settings  # given: before they were made to fit the machine
         self.clock = clock
         self._reload = reload
-        self._share = share or ample(settings)
+        self.share = ample(settings)
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
@@ -159,7 +152,7 @@ class Daemon:
         settings, journal, clock = self.settings, self.journal, self.clock
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
-        self._transport = transport = transport_of(settings, rule, self._share.idle_max)
+        self._transport = transport = transport_of(settings, rule, self.share.idle_max)
         self._shortage = shortage = Shortage()
         self._sender = sender = Sender(
             transport, journal.journal_id, ledger.now, keys_of(settings), __version__
@@ -186,7 +179,7 @@ class Daemon:
         self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
         self._server = server = Server(
             requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, shortage,
-            self._share.turned_away_max,
+            self.share.turned_away_max,
         )  # fmt: skip
         self._recorded = Soon(ticker.poke)
         ledger.changed = self._recorded.ask
@@ -278,7 +271,7 @@ class Daemon:
                 try:
                     with self._notifier.reloading():
                         settings = self._reload()
-                        _check_served(settings)
+                        check_served(settings)
                         tls = tls_of(settings)
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)
