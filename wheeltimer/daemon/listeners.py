@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from wheeltimer.daemon.shortage import FULL, NONE_LEFT, Shortage
+from wheeltimer.daemon.overflow import FULL, NONE_LEFT, Overflow
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import ListenError
 from wheeltimer.settings import Address
@@ -27,11 +27,11 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
     """
 
     def __init__(
-        self, listener: trio.SocketListener, turn: Turn, shortage: Shortage, full: bytes = FULL
+        self, listener: trio.SocketListener, turn: Turn, overflow: Overflow, full: bytes = FULL
     ) -> None:
         self._listener = listener
         self._turn = turn
-        self._shortage = shortage
+        self._overflow = overflow
         self._full = full
 
     async def accept(self) -> trio.SocketStream:
@@ -43,22 +43,22 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
             except OSError as error:
                 if error.errno not in NONE_LEFT:
                     raise
-                again = self._shortage.relieved(error)
+                again = self._overflow.relieved(error)
             if not again:
-                await self._shortage.turn_away(self._listener, self._full)
+                await self._overflow.turn_away(self._listener, self._full)
 
     async def aclose(self) -> None:
         await self._listener.aclose()
 
 
 async def open_listeners(
-    addresses: Sequence[Address], turn: Turn, shortage: Shortage, unix_mode: int = 0o600
+    addresses: Sequence[Address], turn: Turn, overflow: Overflow, unix_mode: int = 0o600
 ) -> tuple[list[tuple[Paced, str]], list[str]]:
     """A listener with its kind for each address, and how each is called now that its port is known.
 
     A client behind TLS gets no reason: there was no handshake.
     """
-    shortage.take()
+    overflow.take()
     listeners: list[tuple[Paced, str]] = []
     names: list[str] = []
     for address in addresses:
@@ -72,7 +72,7 @@ async def open_listeners(
                 why = "is in use; stop what holds it"
             raise ListenError(f"listen {address} {why}, or choose another address") from error
         full = b"" if address.kind == "tls" else FULL
-        listeners += [(Paced(listener, turn, shortage, full), address.kind) for listener in opened]
+        listeners += [(Paced(listener, turn, overflow, full), address.kind) for listener in opened]
         if address.kind == "unix":
             names.append(str(address))
         else:

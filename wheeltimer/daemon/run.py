@@ -29,6 +29,7 @@ from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier, say
+from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
@@ -44,7 +45,6 @@ from wheeltimer.daemon.parts import (
 from wheeltimer.daemon.recovery import end_stopped, note_boot, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
-from wheeltimer.daemon.shortage import Shortage
 from wheeltimer.daemon.soon import Soon
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
@@ -153,7 +153,7 @@ class Daemon:
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
         self._transport = transport = transport_of(settings, rule, self.share.idle_max)
-        self._shortage = shortage = Shortage()
+        self._overflow = overflow = Overflow()
         self._sender = sender = Sender(
             transport, journal.journal_id, ledger.now, keys_of(settings), __version__
         )
@@ -178,7 +178,7 @@ class Daemon:
         )  # fmt: skip
         self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
         self._server = server = Server(
-            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, shortage,
+            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, overflow,
             self.share.turned_away_max,
         )  # fmt: skip
         self._recorded = Soon(ticker.poke)
@@ -191,7 +191,7 @@ class Daemon:
         """Serve until a signal or a failure of the storage; the exit code."""
         self._make_parts()
         listeners, names = await open_listeners(
-            self.settings.listen, self._turn, self._shortage, int(self.settings.unix_mode, 8)
+            self.settings.listen, self._turn, self._overflow, int(self.settings.unix_mode, 8)
         )
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
@@ -220,7 +220,7 @@ class Daemon:
             outer.cancel_scope.cancel()
         await self._transport.aclose()
         self._timer.close()
-        self._shortage.close()
+        self._overflow.close()
         _log.info("stopped exit=%d commits=%d", self._exit_code, self.journal.commits)
         return self._exit_code
 

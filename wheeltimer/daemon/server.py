@@ -17,8 +17,8 @@ from wheeltimer.daemon.connection import Connection
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
 from wheeltimer.daemon.guests import Guests, address_of
 from wheeltimer.daemon.outbox import Outbox
+from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.shortage import Shortage
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.delivery.seldom import Seldom
@@ -37,7 +37,7 @@ class Server:
     def __init__(
         self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits,
         access: Access | None = None, tls: ssl.SSLContext | None = None,
-        shortage: Shortage | None = None, turned_away_max: int = TURNED_AWAY_MAX,
+        overflow: Overflow | None = None, turned_away_max: int = TURNED_AWAY_MAX,
     ) -> None:  # fmt: skip
         self.requests = requests
         self.journal = journal
@@ -48,7 +48,7 @@ class Server:
         self.drips = trio.Lock()  # those whose lines come in drops are read one after the other
         self._open: set[Connection] = set()
         self._door = Door(turned_away_max)
-        self._shortage = shortage or Shortage()
+        self._overflow = overflow or Overflow()
         self._guests = Guests(limits)
         self.tls = tls
         requests.rights.reload(access or Access())
@@ -86,7 +86,7 @@ class Server:
 
         async def behind(stream: trio.SocketStream) -> None:
             patience_ms, turn = self.limits.hello_ms, self.requests.turn
-            await serve_tls(stream, context, patience_ms, turn, self._handshakes, self._shortage, self._talk)
+            await serve_tls(stream, context, patience_ms, turn, self._handshakes, self._overflow, self._talk)
 
         await self._stay(stream, address, behind)
 

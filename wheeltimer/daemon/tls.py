@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S
-from wheeltimer.daemon.shortage import NONE_LEFT, Shortage
+from wheeltimer.daemon.overflow import NONE_LEFT, Overflow
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import SettingsError
@@ -51,7 +51,7 @@ async def serve_tls(
     patience_ms: int,
     turn: Turn,
     failed: Seldom,
-    shortage: Shortage,
+    overflow: Overflow,
     talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
     """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over.
@@ -59,7 +59,7 @@ async def serve_tls(
     A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` is told where it fails.
     Without descriptors for the plain side there is none, and the client is closed.
     """
-    pair = _pair(shortage)
+    pair = _pair(overflow)
     if pair is None:
         await trio.aclose_forcefully(stream)
         return
@@ -82,7 +82,7 @@ async def serve_tls(
             await trio.aclose_forcefully(stream)
 
 
-def _pair(shortage: Shortage) -> tuple[trio.socket.SocketType, trio.socket.SocketType] | None:
+def _pair(overflow: Overflow) -> tuple[trio.socket.SocketType, trio.socket.SocketType] | None:
     """Both ends of the plain side; None if there are no descriptors, also after kept connections went."""
     while True:
         try:
@@ -90,7 +90,7 @@ def _pair(shortage: Shortage) -> tuple[trio.socket.SocketType, trio.socket.Socke
         except OSError as error:
             if error.errno not in NONE_LEFT:
                 raise
-            if not shortage.relieved(error):
+            if not overflow.relieved(error):
                 return None
 
 

@@ -33,7 +33,7 @@ FULL: Final = wire.encode(
 _log = logging.getLogger("wheeltimer.server")
 
 
-class Shortage:
+class Overflow:
     """One per daemon. ``give_up_idle`` closes so many kept connections and returns how many there were."""
 
     def __init__(self, give_up_idle: Callable[[int], int] = lambda count: 0) -> None:

@@ -15,7 +15,7 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from wheeltimer.daemon.listeners import Paced
-from wheeltimer.daemon.shortage import GIVEN_UP, PAUSE_S, Shortage
+from wheeltimer.daemon.overflow import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.seldom import Seldom
@@ -53,8 +53,8 @@ async def listening(script: list[OSError | None]) -> tuple[Scripted, tuple[str, 
     return Scripted(plain, script), plain.socket.getsockname()
 
 
-def paced(listener: Scripted, shortage: Shortage) -> Paced:
-    return Paced(cast("trio.SocketListener", listener), Turn(), shortage)
+def paced(listener: Scripted, overflow: Overflow) -> Paced:
+    return Paced(cast("trio.SocketListener", listener), Turn(), overflow)
 
 
 async def served(listener: Paced, nursery: trio.Nursery) -> None:
@@ -77,11 +77,11 @@ async def test_clients_without_a_descriptor_are_told_full_and_those_before_go_on
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     listener, address = await listening([None, *[EMFILE, None] * CLIENTS])
-    shortage = Shortage()
-    assert shortage.take()
+    overflow = Overflow()
+    assert overflow.take()
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            await served(paced(listener, shortage), nursery)
+            await served(paced(listener, overflow), nursery)
             async with await trio.open_tcp_stream(*address) as first:
                 await first.send_all(b"before")
                 assert await first.receive_some() == b"before"
@@ -95,7 +95,7 @@ async def test_clients_without_a_descriptor_are_told_full_and_those_before_go_on
                 await later.send_all(b"there are some again")
                 assert await later.receive_some() == b"there are some again"
             nursery.cancel_scope.cancel()
-    shortage.close()
+    overflow.close()
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.exc_info is None
     assert "no descriptor for a client: Too many open files" in record.getMessage()
@@ -113,7 +113,7 @@ async def test_kept_connections_go_before_a_client_is_turned_away() -> None:
     listener, address = await listening([EMFILE, EMFILE])
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
-            await served(paced(listener, Shortage(give_up)), nursery)
+            await served(paced(listener, Overflow(give_up)), nursery)
             async with await trio.open_tcp_stream(*address) as stream:
                 await stream.send_all(b"served")
                 assert await stream.receive_some() == b"served"
@@ -126,15 +126,15 @@ async def test_kept_connections_go_before_a_client_is_turned_away() -> None:
 async def test_a_client_that_cannot_even_be_told_is_looked_at_ten_times_a_second(autojump: MockClock) -> None:
     """Another thread took the descriptor in hand; nothing may spin until there is one again."""
     listener, address = await listening([EMFILE] * 1_000)
-    shortage = Shortage()
-    assert shortage.take()
+    overflow = Overflow()
+    assert overflow.take()
     async with trio.open_nursery() as nursery:
-        await served(paced(listener, shortage), nursery)
+        await served(paced(listener, overflow), nursery)
         async with await trio.open_tcp_stream(*address):
             await trio.sleep(10 * PAUSE_S)
             assert 2 <= listener.accepts <= 40
         nursery.cancel_scope.cancel()
-    shortage.close()
+    overflow.close()
 
 
 @trio_test
@@ -158,11 +158,11 @@ async def test_a_client_behind_tls_without_descriptors_is_closed_and_leaks_none(
     listener, address = await listening([])
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(trio.socket, "socketpair", none_left)
-    failed, shortage = Seldom(logging.getLogger("wheeltimer.server"), logging.INFO), Shortage(give_up)
+    failed, overflow = Seldom(logging.getLogger("wheeltimer.server"), logging.INFO), Overflow(give_up)
     for _ in range(CLIENTS):
         async with await trio.open_tcp_stream(*address) as client:
             stream = await listener.accept()
-            await serve_tls(stream, context, 1000, Turn(), failed, shortage, talk)
+            await serve_tls(stream, context, 1000, Turn(), failed, overflow, talk)
             assert await client.receive_some() == b""
     assert os.listdir("/proc/self/fd") == before
     await listener.aclose()
@@ -172,10 +172,10 @@ async def test_a_client_behind_tls_without_descriptors_is_closed_and_leaks_none(
 
 def test_a_descriptor_in_hand_is_taken_again_and_given_back() -> None:
     before = os.listdir("/proc/self/fd")
-    shortage = Shortage()
-    assert shortage.take()
-    assert shortage.take()
+    overflow = Overflow()
+    assert overflow.take()
+    assert overflow.take()
     assert len(os.listdir("/proc/self/fd")) == len(before) + 1
     for _ in range(2):
-        shortage.close()
+        overflow.close()
     assert os.listdir("/proc/self/fd") == before
