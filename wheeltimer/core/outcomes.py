@@ -92,6 +92,16 @@ def start(key: str, task: Task, now: Now) -> r.Started:
     return r.Started(key, now.wall_ms, task.version, task.attempts + 1, task)
 
 
+def lapsed(engine: Engine, key: str, now: Now, lsn: int) -> r.Records | r.Lapsed:
+    """The attempt in flight was not made after all: the task goes back to ``ready``, with the same number of
+    the attempt; to its newer version, where one waits; or to the end that a stored cancel or finish asks for.
+    """
+    task = engine.get(key)
+    assert task is not None
+    assert task.state == _RUNNING
+    return stopped(engine, key, task, now, lsn) if task.stop else r.Lapsed(key, now.wall_ms, task)
+
+
 def rule_of(task: Task) -> Rule:
     """The retry rule the task was scheduled with."""
     if task.rule is not None:
@@ -275,8 +285,10 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> r.Reco
     return end(engine, key, task, State.DEAD, now, lsn, reason=reason)
 
 
-def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
-    """The end that a stored cancel or finish asks for, where a crash ended the attempt it waited for."""
+def stopped(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
+    """The end that a stored cancel or finish asks for, where the attempt it waited for has no outcome: a
+    crash ended it, or it was not made.
+    """
     if task.stop == STOP_CANCEL:
         return end(engine, key, task, State.CANCELLED, now, lsn)
     return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)
