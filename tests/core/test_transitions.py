@@ -437,8 +437,8 @@ LEGAL: dict[State, dict[str, str]] = {
         "replaced": "scheduled", "rescheduled": "scheduled",
     },
     State.RUNNING: {
-        "again": "scheduled", "last": "running", "lapsed": "ready", "stop": "running", "done": "done", "dead": "dead",
-        "expired": "expired", "cancelled": "cancelled", "replaced": "running", "rescheduled": "running",
+        "again": "scheduled", "last": "running", "lapsed": "ready", "stop": "running", "done": "done",
+        "dead": "dead", "expired": "expired", "cancelled": "cancelled", "replaced": "running", "rescheduled": "running",
     },
     State.DONE: {"replaced": "scheduled", "forgotten": "unknown"},
     State.DEAD: {"replaced": "scheduled", "rescheduled": "scheduled", "forgotten": "unknown"},

@@ -45,7 +45,8 @@ class Answer(Struct, frozen=True, gc=False):
     """What came of one attempt: a reply, or an error that says why there is none.
 
     ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
-    an answer final. Times are ms; ``started`` is Unix time.
+    an answer final; ``given_ms`` is the time-out that ran out, None where none did. ``status`` beside
+    ``error``: a status line was read, the rest was not. Times are ms; ``started`` is Unix time.
     """
 
     started: int
@@ -57,6 +58,7 @@ class Answer(Struct, frozen=True, gc=False):
     truncated: bool = False
     retry_after_ms: int | None = None
     stop: bool = False
+    given_ms: int | None = None
 
 
 def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records | r.Due | None:

@@ -156,7 +156,7 @@ class Ledger:
         self.changed()
 
     def lapsed(self, key: str, now: Now) -> bool:
-        """The attempt in flight was not made after all: its room is given back. True: the task is ready again.
+        """The attempt in flight was not made: its room is given back. True: the task is ready again.
 
         Where a cancel or finish is stored the task ends, which is written into that room.
         """
