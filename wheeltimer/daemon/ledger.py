@@ -161,6 +161,25 @@ class Ledger:
         assert done, "room for an outcome is reserved"
         self.changed()
 
+    def lapsed(self, key: str, now: Now) -> bool:
+        """The attempt in flight was not made: its room is given back. True: the task is ready again.
+
+        Where a cancel or finish is stored the task ends, which is written into that room.
+        """
+        what = outcomes.lapsed(self.engine, key, now, self.journal.next_lsn)
+        reserved = self._held.pop(key)
+        ready = False
+        if isinstance(what, r.Lapsed):
+            self.journal.release(reserved)
+            self.happened(what)
+            task = self.engine.get(key)
+            ready = task is not None and task.state == State.READY
+        else:
+            done = self.submit(what, reserved)
+            assert done, "room for an outcome is reserved"
+        self.changed()
+        return ready
+
     def dropped(self, key: str) -> None:
         """An attempt was cut short by the end of the daemon: it was not made."""
         self.journal.release(self._held.pop(key))
@@ -199,7 +218,7 @@ class Ledger:
         for key in list(islice(keys, FORGET_MAX)):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:
-                records = outcomes.recovered(self.engine, key, task, self.now(), self.journal.next_lsn)
+                records = outcomes.stopped(self.engine, key, task, self.now(), self.journal.next_lsn)
                 if not self.submit(records):
                     return False
             keys.discard(key)

@@ -159,7 +159,7 @@ class Daemon:
         )
         self._dispatcher = dispatcher = Dispatcher(
             ledger, sender.attempt, lambda: journal.durable_lsn, settings.concurrency,
-            queue_of(settings), window_of(settings), sender.begin, sender.flush,
+            queue_of(settings), window_of(settings), sender.begin, sender.flush, transport.keeps,
         )  # fmt: skip
         self._timer = open_timer(clock)
         self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.go)
@@ -304,6 +304,7 @@ class Daemon:
             },
             "lateness_ms": {name: -(-us // 1000) for name, us in late.items() if name != "p999"},
             "lateness_us": late,
+            "lapsed": self._dispatcher.lapses,
             "clock_steps": self._ticker.steps,
             "uptime_ms": self._since_began_ms(),
         }
