@@ -17,6 +17,7 @@ networks and operators, translated once, in the shell that met it.
     │   └── StorageFailed      a read, write or sync failed                          exit 74
     ├── TargetBlocked          a callback address is not allowed by the settings
     ├── AttemptError           an exchange brought no reply (delivery/connection.py; becomes a value)
+    ├── Shortage               an attempt could not begin: our own shortage (delivery/shortage.py)
     ├── ServerUnreachable      a client found no daemon                              exit 69
     └── ClientMisused          a client, or an iterator of it, was entered where it cannot answer
 """

@@ -31,7 +31,7 @@ START_ELAPSED_NS = 7_000_000_000_000
 START_WALL_NS = 1_800_000_000_000_000_000
 TICK_NS = 10 * NS_PER_MS
 WHEEL_SIZE = 16  # small: rounds matter soon
-VOLATILE = (r.Due, r.Started)
+VOLATILE = (r.Due, r.Started, r.Lapsed)
 FAR_NS = 1 << 62
 
 
@@ -234,6 +234,17 @@ class Driver:
         self.start(key)
         self.outcome(key, Answer(self.now.wall_ms, 0, 0, status, **answer), chance)
 
+    def lapse(self, key: str) -> None:
+        """The attempt in flight was not made after all; an end that this brings fits into its room."""
+        task = self.task(key)
+        what = outcomes.lapsed(self.engine, key, self.now, self.journal.next_lsn)
+        if isinstance(what, r.Lapsed):
+            self.submit([what])
+            return
+        size = sum(len(r.encode(record)) for record in what)
+        assert size <= outcomes.outcome_bytes_max(self.engine, task, task.stop_reply)
+        self.submit(what)
+
     def give_up(self, key: str) -> None:
         reason = "destination_down"
         self.submit(outcomes.give_up(self.engine, key, self.now, self.journal.next_lsn, reason))
@@ -305,7 +316,7 @@ class Driver:
         for key in sorted(found.stopping):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:
-                self.submit(outcomes.recovered(self.engine, key, task, self.now, self.journal.next_lsn))
+                self.submit(outcomes.stopped(self.engine, key, task, self.now, self.journal.next_lsn))
 
     # -- looking --------------------------------------------------------------------------------
 

@@ -239,6 +239,18 @@ class Model:
             task.next_ms = shown_ms(now) + wait_ms
             task.deadline = self._deadline(self._elapsed_ns(task.next_ms, now), now)
 
+    def lapse(self, key: Key, now: Now) -> None:
+        """The attempt in flight was not made: nothing is counted and nothing remembered."""
+        task = self.tasks[key]
+        assert task.flight is not None
+        if task.stop == "finish":
+            self._end(key, "done", now, reply=task.stop_reply)
+        elif task.stop == "cancel":
+            self._end(key, "cancelled", now)
+        else:
+            present = task.flight.version == task.version
+            task.state, task.flight = "ready" if present else "scheduled", None
+
     def destination_down(self, key: Key, now: Now) -> None:
         assert self.tasks[key].state == "ready"
         self._end(key, "dead", now, error="destination_down")

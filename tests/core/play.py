@@ -71,7 +71,7 @@ ANSWERS: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 OTHER_URL = {"url": "http://other/"}
 
-STEP = st.tuples(st.integers(0, 39), st.integers(0, 11), st.integers(0, 59), st.integers(0, 59))
+STEP = st.tuples(st.integers(0, 41), st.integers(0, 11), st.integers(0, 59), st.integers(0, 59))
 
 
 class Play:
@@ -94,7 +94,7 @@ class Play:
         kinds: tuple[tuple[int, Callable[[int, int, int], None]], ...] = (
             (1, self.nothing), (5, self.schedule), (3, self.reschedule), (2, self.cancel), (2, self.finish),
             (1, self.redrive), (1, self.many), (1, self.pause), (2, self.advance), (5, self.start),
-            (8, self.outcome), (1, self.step_wall), (1, self.crash), (1, self.forget),
+            (8, self.outcome), (2, self.lapse), (1, self.step_wall), (1, self.crash), (1, self.forget),
             (1, self.destination_down), (1, self.page), (4, self.compact),
         )  # fmt: skip
         for weight, act in kinds:
@@ -239,6 +239,16 @@ class Play:
         self.story.append(f"outcome {key} {answer}")
         self.driver.outcome(key_of(*key), answer, chance)
         self.model.outcome(key, answer, now, Fraction(chance, CHANCE_MAX))
+
+    def lapse(self, target: int, a: int, b: int) -> None:
+        """An attempt that has begun is not made after all; what has expired meanwhile is handed over."""
+        keys = sorted(key for key, task in self.model.tasks.items() if task.state == "running")
+        if keys:
+            key = keys[target % len(keys)]
+            self.story.append(f"lapse {key}")
+            self.driver.lapse(key_of(*key))
+            self.model.lapse(key, self.driver.now)
+            self.look(b)
 
     def destination_down(self, target: int, a: int, b: int) -> None:
         keys = self.model.startable()
@@ -404,7 +414,7 @@ class Play:
             task = replayed.get(key)
             assert task is not None
             assert key in stopping
-            for record in outcomes.recovered(replayed, key, task, driver.now, lsn):
+            for record in outcomes.stopped(replayed, key, task, driver.now, lsn):
                 replayed.apply(record)
                 lsn += 1
         model.crash(driver.now, driver.boot, self.clocks(), driver.ends_carried)

@@ -67,7 +67,9 @@ def test_every_kind_is_among_them() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [r.Due(KEY, 1, TASK, 0), r.Started(KEY, 1, 1, 1, TASK)], ids=["due", "started"]
+    "record",
+    [r.Due(KEY, 1, TASK, 0), r.Started(KEY, 1, 1, 1, TASK), r.Lapsed(KEY, 1, TASK)],
+    ids=["due", "started", "lapsed"],
 )
 def test_a_volatile_record_in_a_journal_is_damage(record: r.Volatile) -> None:
     with pytest.raises(msgspec.ValidationError):

@@ -45,6 +45,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "-",
         "retention": "; scheduled 1; ",
+        "lapse": "-",
         "crash": "; scheduled 1; ",
     },
     "ready": {
@@ -63,6 +64,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "; dead 1; es",
         "retention": "; ready 1; ",
+        "lapse": "-",
         "crash": "; scheduled 1; ",
     },
     "running": {
@@ -89,6 +91,8 @@ TABLE: dict[str, dict[str, str]] = {
         "late not yet": "; expired 1; aes",
         "destination down": "-",
         "retention": "; running 1; ",
+        "lapse": "; ready 1; ",
+        "late lapse": "; expired 1; es",
         "crash": "; scheduled 1; ",
     },
     "running, to be cancelled": {
@@ -105,6 +109,8 @@ TABLE: dict[str, dict[str, str]] = {
         "late failure": "; cancelled 1; ae",
         "final": "; cancelled 1; ae",
         "not yet": "; cancelled 1; ae",
+        "lapse": "; cancelled 1; e",
+        "late lapse": "; cancelled 1; e",
         "crash": "; cancelled 1; e",
     },
     "running, to be finished": {
@@ -117,6 +123,8 @@ TABLE: dict[str, dict[str, str]] = {
         "late failure": "; done 1; aes",
         "final": "; done 1; aes",
         "not yet": "; done 1; aes",
+        "lapse": "; done 1; es",
+        "late lapse": "; done 1; es",
         "crash": "; done 1; es",
     },
     "running, a newer version waits": {
@@ -134,6 +142,8 @@ TABLE: dict[str, dict[str, str]] = {
         "late failure": "; scheduled 2; a",
         "final": "; scheduled 2; a",
         "not yet": "; scheduled 2; a",
+        "lapse": "; scheduled 2; ",
+        "late lapse": "; scheduled 2; ",
         "crash": "; scheduled 2; ",
     },
     "running, a newer version waits, to be cancelled": {
@@ -142,6 +152,7 @@ TABLE: dict[str, dict[str, str]] = {
         "finish": "0 1; running 2; x",
         "success": "; cancelled 2; ae",
         "failure": "; cancelled 2; ae",
+        "lapse": "; cancelled 2; e",
         "crash": "; cancelled 2; e",
     },
     "running, a newer version waits, to be finished": {
@@ -150,6 +161,7 @@ TABLE: dict[str, dict[str, str]] = {
         "cancel": "0 1; running 2; ",
         "success": "; done 2; aes",
         "failure": "; done 2; aes",
+        "lapse": "; done 2; es",
         "crash": "; done 2; es",
     },
     "running, replaced after a cancel": {
@@ -157,6 +169,7 @@ TABLE: dict[str, dict[str, str]] = {
         "cancel": "0 1; running 2; x",
         "success": "; scheduled 2; a",
         "failure": "; scheduled 2; a",
+        "lapse": "; scheduled 2; ",
         "crash": "; scheduled 2; ",
     },
     "done": {
@@ -175,6 +188,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "-",
         "retention": "; unknown; f",
+        "lapse": "-",
         "crash": "; done 1; ",
     },
     "dead": {
@@ -192,6 +206,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "-",
         "retention": "; unknown; f",
+        "lapse": "-",
         "crash": "; dead 1; ",
     },
     "expired": {
@@ -206,6 +221,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "-",
         "retention": "; unknown; f",
+        "lapse": "-",
         "crash": "; expired 1; ",
     },
     "cancelled": {
@@ -221,6 +237,7 @@ TABLE: dict[str, dict[str, str]] = {
         "success": "-",
         "destination down": "-",
         "retention": "; unknown; f",
+        "lapse": "-",
         "crash": "; cancelled 1; ",
     },
     "unknown": {
@@ -303,6 +320,18 @@ def asks(op: str, **fields: Any) -> Callable[[Driver], str]:
     return ask
 
 
+def lapses(*, after_ms: int = 0) -> Callable[[Driver], str]:
+    """The attempt in flight was not made after all, so much later; then the wheels are asked."""
+
+    def lapse(driver: Driver) -> str:
+        driver.pass_ms(after_ms)
+        driver.lapse(KEY)
+        driver.tick()
+        return ""
+
+    return lapse
+
+
 def destination_down(driver: Driver) -> str:
     driver.give_up(KEY)
     return ""
@@ -348,6 +377,8 @@ INPUTS: dict[str, Callable[[Driver], str]] = {
     "not yet": attempt_ends(status=201, body=b"wait"),
     "last not yet": attempt_ends(status=200, body=b"wait"),
     "late not yet": attempt_ends(status=200, body=b"wait", after_ms=2000),
+    "lapse": lapses(),
+    "late lapse": lapses(after_ms=2000),
     "destination down": destination_down,
     "retention": retention,
     "crash": crash,
@@ -406,8 +437,8 @@ LEGAL: dict[State, dict[str, str]] = {
         "replaced": "scheduled", "rescheduled": "scheduled",
     },
     State.RUNNING: {
-        "again": "scheduled", "last": "running", "stop": "running", "done": "done", "dead": "dead",
-        "expired": "expired", "cancelled": "cancelled", "replaced": "running", "rescheduled": "running",
+        "again": "scheduled", "last": "running", "lapsed": "ready", "stop": "running", "done": "done",
+        "dead": "dead", "expired": "expired", "cancelled": "cancelled", "replaced": "running", "rescheduled": "running",
     },
     State.DONE: {"replaced": "scheduled", "forgotten": "unknown"},
     State.DEAD: {"replaced": "scheduled", "rescheduled": "scheduled", "forgotten": "unknown"},
@@ -427,6 +458,10 @@ def record_of(driver: Driver, kind: str) -> r.AnyRecord:
             return r.Started(KEY, now_ms, task.version, 1, task)
         case "started of an older version":
             return r.Started(KEY, now_ms, task.version - 1, 1, task)
+        case "lapsed":
+            return r.Lapsed(KEY, now_ms, task)
+        case "lapsed although a stop is stored":
+            return r.Lapsed(KEY, now_ms, replace(task, stop=1))
         case "again":
             return r.Attempted(KEY, now_ms, attempt, 1, 0, now_ms, driver.now.elapsed_ns)
         case "last":
@@ -449,9 +484,9 @@ def record_of(driver: Driver, kind: str) -> r.AnyRecord:
 
 
 KINDS = (
-    "due", "started", "again", "last", "stop", "done", "dead", "expired", "cancelled", "replaced",
+    "due", "started", "lapsed", "again", "last", "stop", "done", "dead", "expired", "cancelled", "replaced",
     "rescheduled", "forgotten", "started of an older version", "replaced by the same version",
-    "rescheduled by a version too new",
+    "rescheduled by a version too new", "lapsed although a stop is stored",
 )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from wheeltimer.delivery.attempt import destination_of
 from wheeltimer.delivery.dispatcher import CROWD_TRIES, Dispatcher
 from wheeltimer.delivery.lanes import Lane, Queue
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.shortage import Reason, Shortage
 from wheeltimer.delivery.window import Bucket, Window
 
 NS_PER_S: Final = 1_000_000_000
@@ -82,6 +83,10 @@ class FakeBook:
     def outcome(self, key: str, answer: Answer, now: Now) -> None:
         self._driver.outcome(key, answer, chance=1 << 31)
 
+    def lapsed(self, key: str, now: Now) -> bool:
+        self._driver.lapse(key)
+        return self._driver.state(key) == "ready"
+
     def dropped(self, key: str) -> None:
         raise AssertionError("nothing is cut short here")
 
@@ -98,8 +103,9 @@ def answer(status: int | None = 200, **fields: Any) -> Answer:
     return Answer(0, 0, 0, status, **fields)
 
 
-def no_answer(kind: str = "connect") -> Answer:
-    return Answer(0, 0, 0, error=f"{kind}: as told")
+def no_answer(kind: str = "connect", given_ms: int = 3_000) -> Answer:
+    """``given_ms``: the time-out that ran out, where ``kind`` is one."""
+    return Answer(0, 0, 0, error=f"{kind}: as told", given_ms=given_ms if kind == "timeout" else None)
 
 
 class World:
@@ -117,6 +123,7 @@ class World:
         self.autocommit = True
         self.flights: dict[str, Flight] = {}
         self.started: list[tuple[int, str]] = []  # (ns, key) of every attempt begun
+        self.kept: set[str] = set()  # hosts that a connection is kept to
         self.pumps = 0
         self._ends: list[tuple[int, int, str, Answer]] = []
         self.restart()
@@ -127,7 +134,7 @@ class World:
         self._ends.clear()
         self.dispatcher = Dispatcher(
             self.book, never, lambda: self.durable_lsn, self.concurrency,
-            self.config.queue_of, self.config.window_of,
+            self.config.queue_of, self.config.window_of, keeps=lambda destination: destination.host in self.kept,
         )  # fmt: skip
 
     # -- what clients do ------------------------------------------------------------------------
@@ -209,6 +216,13 @@ class World:
         if self.autocommit:
             self.commit()
 
+    def lapse(self, key: str, reason: Reason = "descriptors") -> None:
+        """The attempt in flight of ``key`` could not begin."""
+        flight = self.flights.pop(key)
+        self.dispatcher.lapse(key, Shortage(reason, "as told"), flight.lane, flight.started_ns)
+        if self.autocommit:
+            self.commit()
+
     def end_all(self, told: Answer | None = None) -> list[str]:
         """All that is in flight ends, oldest first, and what may start then does."""
         keys = list(self.flights)
@@ -272,6 +286,7 @@ class World:
         assert set(stands.values()) <= {1}, "a lane stands in two lines"
         going = Counter(id(lane.target) for lane in (*lanes.ring, *crowd))
         in_lanes: set[str] = {*dispatcher._unwritten, *dispatcher._written}
+        in_lanes.update(key for _, key in dispatcher._lapsed)
         size = all_lanes = 0
         for target in lanes.targets.values():
             mine = sum(flight.lane.target is target for flight in flights)
@@ -314,13 +329,21 @@ class World:
         if wait_ns:
             assert wake_ns is not None
             assert wake_ns <= self.now_ns + wait_ns, "it will be looked at too late"
-        elif self.book.room:
+        elif self.book.room and not self._is_short(lane, wake_ns):
             crowd = dispatcher._lanes.crowd
             in_crowd = lane in crowd.get(lane.target, ())
             assert in_crowd, "forgotten: ready, its gates are open, and it has not started"
             assert dispatcher.in_flight, "alone, and not started"
             if len(crowd) <= CROWD_TRIES:
-                assert dispatcher._has_share(lane), "it may have another permit, and has not got it"
+                limit = dispatcher._brake.limit
+                assert dispatcher._has_share(lane, limit), "it may have another permit, and has not got it"
+
+    def _is_short(self, lane: Lane, wake_ns: int | None) -> bool:
+        """Whether the lane waits for something of our own; then it is looked at in time."""
+        dispatcher = self.dispatcher
+        until_ns = dispatcher._short_until_ns(lane, dispatcher._brake.limit, self.now_ns)
+        assert not until_ns or (wake_ns is not None and wake_ns <= until_ns), "it will be looked at too late"
+        return until_ns != 0
 
     def _starts(self, key: str, lane: Lane) -> bool:
         task = self.book.engine.get(key)

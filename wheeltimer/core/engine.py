@@ -34,7 +34,7 @@ from wheeltimer.core.task import (
 _SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(
     int, (State.SCHEDULED, State.READY, State.RUNNING, State.DONE, State.DEAD)
 )
-_INPUT_DUE, _INPUT_START = Input.DUE, Input.START
+_INPUT_DUE, _INPUT_START, _INPUT_LAPSE = Input.DUE, Input.START, Input.LAPSE
 
 
 class Engine(Rows):
@@ -64,6 +64,7 @@ class Engine(Rows):
             r.Counted: self._counted,
             r.Due: self._due,
             r.Started: self._started,
+            r.Lapsed: self._lapsed,
         }
         self._replayers = self._appliers | {
             r.RawScheduled: self._scheduled_row,
@@ -204,6 +205,7 @@ class Engine(Rows):
             (key, task), self._leaving = self._leaving, None
             assert key == record.key, f"the attempt that ended was of {key}"
         moves.check_end(task, record.state)
+        self.superseded.pop(record.key, None)  # where an attempt that lapsed ends a task
         self.remove(record.key, task)
         moves.end(task, record)
         self.insert(record.key, task)
@@ -270,6 +272,14 @@ class Engine(Rows):
         task = record.task
         assert record.version == task.version, "an attempt of an older version began"
         self.turn(record.key, task, moves.moved(task, _INPUT_START), task.version)
+
+    def _lapsed(self, record: r.Lapsed) -> None:
+        key, task = record.key, record.task
+        assert not task.stop, f"the attempt of {key} lapsed, and its stored stop is passed over"
+        present = task.flight == task.version
+        state = moves.moved(task, _INPUT_LAPSE if present else Input.AGAIN)
+        self.superseded.pop(key, None)
+        self.put(key, task, replace(task, state=int(state), flight=0))
 
     def _known(self, key: str) -> Task | None:
         """The task, None where it is not there."""

@@ -45,7 +45,8 @@ class Answer(Struct, frozen=True, gc=False):
     """What came of one attempt: a reply, or an error that says why there is none.
 
     ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
-    an answer final. Times are ms; ``started`` is Unix time.
+    an answer final; ``given_ms`` is the time-out that ran out, None where none did. ``status`` beside
+    ``error``: a status line was read, the rest was not. Times are ms; ``started`` is Unix time.
     """
 
     started: int
@@ -57,6 +58,7 @@ class Answer(Struct, frozen=True, gc=False):
     truncated: bool = False
     retry_after_ms: int | None = None
     stop: bool = False
+    given_ms: int | None = None
 
 
 def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records | r.Due | None:
@@ -90,6 +92,16 @@ def start(key: str, task: Task, now: Now) -> r.Started:
     """An attempt of a ``ready`` task begins; its number is counted when it ends."""
     assert task.state == _READY
     return r.Started(key, now.wall_ms, task.version, task.attempts + 1, task)
+
+
+def lapsed(engine: Engine, key: str, now: Now, lsn: int) -> r.Records | r.Lapsed:
+    """The attempt in flight was not made after all: the task goes back to ``ready``, with the same number of
+    the attempt; to its newer version, where one waits; or to the end that a stored cancel or finish asks for.
+    """
+    task = engine.get(key)
+    assert task is not None
+    assert task.state == _RUNNING
+    return stopped(engine, key, task, now, lsn) if task.stop else r.Lapsed(key, now.wall_ms, task)
 
 
 def rule_of(task: Task) -> Rule:
@@ -275,8 +287,10 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> r.Reco
     return end(engine, key, task, State.DEAD, now, lsn, reason=reason)
 
 
-def recovered(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
-    """The end that a stored cancel or finish asks for, where a crash ended the attempt it waited for."""
+def stopped(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
+    """The end that a stored cancel or finish asks for, where the attempt it waited for has no outcome: a
+    crash ended it, or it was not made.
+    """
     if task.stop == STOP_CANCEL:
         return end(engine, key, task, State.CANCELLED, now, lsn)
     return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)

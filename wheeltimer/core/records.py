@@ -139,8 +139,19 @@ class Started(Record, tag="b", frozen=True):
     task: Task
 
 
+class Lapsed(Record, tag="l", frozen=True):
+    """Volatile: the attempt in flight was not made after all. Nothing is counted and nothing remembered.
+
+    ``task`` as in `Due`; no cancel or finish is stored in it: that one ends with the attempt, by `Ended`.
+    """
+
+    key: str
+    time_ms: int
+    task: Task
+
+
 Written = Scheduled | Rescheduled | Attempted | Stopping | Ended | Paused | Forgotten | Carried | Counted
-Volatile = Due | Started
+Volatile = Due | Started | Lapsed
 AnyRecord = Written | Volatile
 Records = list[Written]  # one decision, in the order in which it is applied
 

@@ -80,11 +80,12 @@ class Input(IntEnum):
     DUE = 5  # the wheel hands it over
     START = 6  # an attempt begins
     SUCCEED = 7  # an attempt of the present version met the success rule
-    AGAIN = 8  # an attempt ended and another is planned: retry, poll, or a newer version
+    AGAIN = 8  # an attempt ended or lapsed and another is planned: retry, poll, or a newer version
     GIVE_UP = 9  # no attempts left, a final answer, or the destination stayed down
     EXPIRE = 10
     STOP = 11  # a stored cancel takes effect when the attempt ends
     FORGET = 12  # retention is over
+    LAPSE = 13  # the attempt in flight was not made after all
 
 
 _S, _R, _X = State.SCHEDULED, State.READY, State.RUNNING
@@ -97,43 +98,43 @@ TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
         Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
         Input.REDRIVE: "conflict", Input.DUE: _R, Input.START: None, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: _EXPIRED, Input.STOP: None,
-        Input.FORGET: None,
+        Input.FORGET: None, Input.LAPSE: None,
     },
     _R: {
         Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
         Input.REDRIVE: "conflict", Input.DUE: None, Input.START: _X, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: None,
-        Input.FORGET: None,
+        Input.FORGET: None, Input.LAPSE: None,
     },
     _X: {
         Input.REPLACE: _X, Input.RESCHEDULE: _X, Input.CANCEL: _X, Input.FINISH: _X,
         Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: _DONE,
         Input.AGAIN: _S, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: _CANCELLED,
-        Input.FORGET: None,
+        Input.FORGET: None, Input.LAPSE: _R,
     },
     _DONE: {
         Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: _DONE,
         Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _DONE,
+        Input.FORGET: _DONE, Input.LAPSE: None,
     },
     _DEAD: {
         Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
         Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _DEAD,
+        Input.FORGET: _DEAD, Input.LAPSE: None,
     },
     _EXPIRED: {
         Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
         Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _EXPIRED,
+        Input.FORGET: _EXPIRED, Input.LAPSE: None,
     },
     _CANCELLED: {
         Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: _CANCELLED, Input.FINISH: "too_late",
         Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
         Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _CANCELLED,
+        Input.FORGET: _CANCELLED, Input.LAPSE: None,
     },
 }  # fmt: skip
 

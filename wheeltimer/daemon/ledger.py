@@ -25,6 +25,10 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
+WAYS_OUT = {
+    "file descriptors": "raise LimitNOFILE (ulimit -n) or lower connections_max or concurrency",
+    "memory": "free some of the machine's memory",
+}  # by what the journal lacks
 FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
 # Records that make new work need ordinary room; all others may use the reserved segments.
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
@@ -119,12 +123,14 @@ class Ledger:
         if not self.submit(records):
             raise self.no_room()
 
-    @staticmethod
-    def no_room() -> Refused:
-        """The refusal of a request that the journal has no room for."""
+    def no_room(self) -> Refused:
+        """The refusal of a request that the journal has no room for; says what to do about it."""
+        lacks = self.journal.lacks
+        why = f" (no {lacks} for its next file)" if lacks else ""
+        what = WAYS_OUT.get(lacks, "free some of its disk")
         return Refused(
             "full",
-            "the journal has no room just now; ask again, and free some of its disk if that goes on",
+            f"the journal has no room just now{why}; ask again, and {what} if that goes on",
             retry_after_ms=RETRY_FULL_MS,
         )
 
@@ -154,6 +160,25 @@ class Ledger:
         done = self.submit(records, self._held.pop(key))
         assert done, "room for an outcome is reserved"
         self.changed()
+
+    def lapsed(self, key: str, now: Now) -> bool:
+        """The attempt in flight was not made: its room is given back. True: the task is ready again.
+
+        Where a cancel or finish is stored the task ends, which is written into that room.
+        """
+        what = outcomes.lapsed(self.engine, key, now, self.journal.next_lsn)
+        reserved = self._held.pop(key)
+        ready = False
+        if isinstance(what, r.Lapsed):
+            self.journal.release(reserved)
+            self.happened(what)
+            task = self.engine.get(key)
+            ready = task is not None and task.state == State.READY
+        else:
+            done = self.submit(what, reserved)
+            assert done, "room for an outcome is reserved"
+        self.changed()
+        return ready
 
     def dropped(self, key: str) -> None:
         """An attempt was cut short by the end of the daemon: it was not made."""
@@ -193,7 +218,7 @@ class Ledger:
         for key in list(islice(keys, FORGET_MAX)):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:
-                records = outcomes.recovered(self.engine, key, task, self.now(), self.journal.next_lsn)
+                records = outcomes.stopped(self.engine, key, task, self.now(), self.journal.next_lsn)
                 if not self.submit(records):
                     return False
             keys.discard(key)

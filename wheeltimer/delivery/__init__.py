@@ -8,6 +8,7 @@ A callback goes down this list, and its answer back up::
     held.py        tasks of destinations that are down           alarms.py    gates that open at an instant
     stale.py       keys of tasks that are ready no longer        book.py      the ledger, as seen from here
     attempt.py     one attempt: the request of a task, the answer as a value; signature.py signs it
+    shortage.py    attempts that could not begin: no descriptor, thread, port or memory of our own
     arrivals.py    replies on kept connections, awaited by one task for all
     transport.py   requests over kept or fresh connections       proxy.py     the same through an egress proxy
     pool.py        kept connections                              resolve.py   lookup, check, connect

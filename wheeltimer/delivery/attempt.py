@@ -25,6 +25,7 @@ from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, Reply
+from wheeltimer.delivery.shortage import Shortage, reason_of
 from wheeltimer.delivery.signature import sign
 from wheeltimer.delivery.transport import Kept, header_lines
 
@@ -93,14 +94,18 @@ class Sender:
         self._agent = b"user-agent: wheeltimer/%b\r\n" % version.encode()
 
     async def attempt(self, key: str, task: Task) -> Answer:
-        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value."""
+        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value; Shortage is
+        raised where the attempt could not begin for want of something of our own."""
         return await Sending(self, key, task, self.now()).request()
 
     def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
         """``attempt`` without a nursery task, where a connection is kept: None, ``landed`` tells of its end.
-        Otherwise what is to be done in one. `flush` after a few of them."""
-        sending = Sending(self, key, task, now)
-        return None if sending.fly(landed) else sending.request
+        Otherwise what is to be done in one. `flush` after a few of them. Raises Shortage."""
+        try:
+            sending = Sending(self, key, task, now)
+            return None if sending.fly(landed) else sending.request
+        except MemoryError as error:
+            raise Shortage("memory", "no memory to begin an attempt") from error
 
     def flush(self) -> None:
         """Send what was begun."""
@@ -167,7 +172,7 @@ class Sending:
                 return self._replied(await exchange(*given))
             except AttemptError as problem:
                 return self._failed(problem)
-        return self._failed(self._too_late())
+        return self._failed(self._too_late(), self._timeout_ms)
 
     def fly(self, landed: Callable[[Landing], None]) -> bool:
         """By a kept connection, if there is one."""
@@ -178,9 +183,9 @@ class Sending:
         self._landed = landed
         try:
             self._sender.arrivals.add(self, kept.connection)
-        except OSError:  # no more room in epoll: a failed attempt, whose connection nobody would close
+        except (OSError, MemoryError) as error:  # no more room in epoll; nothing was sent yet
             kept.cut()
-            raise
+            raise Shortage(reason_of(error) or "watches", str(error)) from error
         return True
 
     @property
@@ -205,7 +210,7 @@ class Sending:
 
     def overdue(self) -> None:
         self._kept.cut()
-        self._landed(self._failed(self._too_late()))
+        self._landed(self._failed(self._too_late(), self._timeout_ms))
 
     def cut(self) -> None:
         self._kept.cut()
@@ -214,10 +219,15 @@ class Sending:
     def _too_late(self) -> AttemptError:
         return AttemptError("timeout", f"no whole reply within {self._timeout_ms} ms")
 
-    def _failed(self, problem: AttemptError) -> Answer:
+    def _failed(self, problem: AttemptError, given_ms: int | None = None) -> Answer:
+        """``given_ms``: the time-out that ran out, unless it was the one for a connection."""
         started = self._started
         ms = (self._sender.now().elapsed_ns - started.elapsed_ns) // NS_PER_MS
-        return Answer(started.wall_ms, ms, self._late_ms, error=f"{problem.kind}: {problem}")
+        if problem.kind == "timeout" and given_ms is None:
+            given_ms = self._connect_ms
+        return Answer(
+            started.wall_ms, ms, self._late_ms, error=f"{problem.kind}: {problem}", given_ms=given_ms
+        )
 
     def _replied(self, reply: Reply) -> Answer:
         started, ended = self._started, self._sender.now()

@@ -14,10 +14,12 @@ from __future__ import annotations
 import select
 import socket
 import ssl
+from collections.abc import Callable
 
 import trio
 
 from wheeltimer.delivery.reply import AttemptError, Reply, ReplyReader
+from wheeltimer.delivery.shortage import Shortage, no_descriptors, reason_of
 
 RECV_BYTES = 16_384  # one TLS record
 READS_MAX = 2  # of one arrival: a reply in chunks of a byte costs 0.2 ms a read, and others wait
@@ -148,10 +150,14 @@ class Connection:
         return True
 
 
-async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> ssl.SSLSocket:
+async def start_tls(
+    sock: socket.socket, context: ssl.SSLContext, host: str,
+    no_descriptors: Callable[[], bool] = no_descriptors,
+) -> ssl.SSLSocket:  # fmt: skip
     """Shake hands on a connected socket; the certificate must be for ``host``, whatever address it has.
 
-    Takes the socket over: it is closed on any error. Raises AttemptError("tls").
+    Takes the socket over: it is closed on any error. Raises AttemptError("tls"), or Shortage: of memory, or
+    of descriptors where the trust store could not be opened.
     """
     tls: ssl.SSLSocket | None = None
     try:
@@ -169,7 +175,11 @@ async def start_tls(sock: socket.socket, context: ssl.SSLContext, host: str) -> 
             else:
                 return tls
     except BaseException as error:
+        untrusted = isinstance(error, ssl.SSLCertVerificationError)
+        reason = "descriptors" if untrusted and no_descriptors() else reason_of(error)
         (tls or sock).close()
+        if reason in ("descriptors", "memory", "watches"):
+            raise Shortage(reason, f"TLS: {error}") from error
         if isinstance(error, (OSError, ValueError)):  # ValueError: a host that cannot be a server name
             raise AttemptError("tls", _tls_text(error)) from error
         raise

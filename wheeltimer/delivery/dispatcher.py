@@ -27,6 +27,7 @@ from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.share import most, share
+from wheeltimer.delivery.shortage import Brake, Reason, Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
@@ -44,7 +45,8 @@ class Dispatcher:
 
     ``durable_lsn`` tells what is on disk: an attempt starts only when the record that made the task's
     present version is, and waits for nothing written later. ``queue_of`` and ``window_of`` make the gates
-    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s.
+    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s; ``keeps`` says
+    of a destination whether an attempt there probably needs no new connection.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Dispatcher:
         concurrency: int, queue_of: Callable[[str], Queue] = lambda name: Queue(),
         window_of: Callable[[Destination], Window] = lambda destination: Window(),
         begin: Begin | None = None, flush: Callable[[], None] = lambda: None,
+        keeps: Callable[[Destination], bool] = lambda destination: False,
     ) -> None:  # fmt: skip
         self._book = book
         self._send = send
         self._begin = begin
         self._flush = flush
+        self._keeps = keeps
         self._durable_lsn = durable_lsn
         self._concurrency = concurrency
         self._lanes = Lanes(queue_of, window_of)
@@ -65,6 +69,8 @@ class Dispatcher:
         self._written: deque[str] = deque()  # those whose record may be by now
         self._alarms = Alarms()
         self._stale = Stale(book, self._lanes)
+        self._brake = Brake(concurrency, lambda: book.now().elapsed_ns / 1e9)
+        self._lapsed: list[tuple[int, str]] = []  # (when it started, key) of lapsed attempts, ready again
         self._no_room_until_ns = 0
         self._wake = trio.Event()
         self._wake_ns: int | None = None  # when ``run`` looks again by itself
@@ -75,7 +81,12 @@ class Dispatcher:
 
     def __len__(self) -> int:
         """Keys that wait here."""
-        return self._lanes.size + len(self._unwritten) + len(self._written)
+        return self._lanes.size + len(self._unwritten) + len(self._written) + len(self._lapsed)
+
+    @property
+    def lapses(self) -> dict[Reason, int]:
+        """Attempts that were not made, by what of our own was short."""
+        return self._brake.lapses
 
     def offer(self, key: str, task: Task, late_ms: int) -> None:
         """A task became ready, so late; `go` after a slice of them. O(1)."""
@@ -140,8 +151,10 @@ class Dispatcher:
         self._no_room_until_ns = 0
         for gate in self._alarms.due(now_ns):
             self._lanes.wake(gate)
-        looks = tries = 0
-        lanes = self._lanes
+        if self._lapsed:
+            self._put_back()
+        looks = tries = passed = 0
+        lanes, limit = self._lanes, self._brake.look(now_ns)
         while self.in_flight < self._concurrency:
             if not lanes.ring:
                 if not lanes.crowd or tries == CROWD_TRIES:
@@ -156,10 +169,16 @@ class Dispatcher:
                 lanes.leave(lane, now_ns)
             elif not self._gates_open(lane, now_ns):
                 tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
-            elif self._has_share(lane):
+            elif short_ns := self._short_until_ns(lane, limit, now_ns):
+                wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
+                lanes.leave(lane, now_ns)  # to the end of the ring: it may be the only one that cannot go
+                passed += 1
+                if passed >= min(len(lanes.ring), LOOKS_MAX):
+                    break
+            elif self._has_share(lane, limit):
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):
-                tries = 0
+                tries = passed = 0
                 if lanes.crowd:  # they take turns with those that never had their share
                     lanes.uncrowd()
             else:
@@ -186,12 +205,26 @@ class Dispatcher:
                 return False
         return True
 
-    def _has_share(self, lane: Lane) -> bool:
-        """Whether the lane's destination has as many permits as it may have now."""
+    def _short_until_ns(self, lane: Lane, limit: int, now_ns: int) -> int:
+        """0: the lane may start something; else it waits until then, for something of our own is short that a
+        new connection takes. ``limit``: the brake's.
+        """
+        until_ns = lane.target.window.short_until_ns
+        if self.in_flight < limit and until_ns <= now_ns:
+            return 0
+        if self._keeps(lane.target.destination):
+            return 0
+        return max(until_ns, self._brake.until_ns or 0)
+
+    def _has_share(self, lane: Lane, limit: int) -> bool:
+        """Whether the lane's destination has as many permits as it may have now. ``limit``: how many there
+        are while something is short; an attempt on a kept connection may be one more.
+        """
         mine = lane.target.window.in_flight
-        if mine >= share(self._concurrency, self.in_flight, mine):
+        permits = limit if self.in_flight < limit else self._concurrency
+        if mine >= share(permits, self.in_flight, mine):
             return True
-        return mine >= most(self._concurrency) and self._lanes.others_go(lane.target)
+        return mine >= most(permits) and self._lanes.others_go(lane.target)
 
     def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
@@ -267,16 +300,52 @@ class Dispatcher:
 
     async def _attempt(self, go: Again, key: str, lane: Lane, started_ns: int) -> None:
         """One attempt, kept apart from all others: a bug in it fails this attempt and is logged."""
-        answer: Answer | None = None
+        outcome: Answer | Shortage | None = None
         try:
-            answer = await go()
+            outcome = await go()
+        except Shortage as short:
+            outcome = short
         except Exception:  # noqa: BLE001 -- one of the places that isolate; see the docstring
             _log.exception("attempt failed inside key=%s", key)
-            answer = Answer(self._book.now().wall_ms, 0, 0, error="internal: see the daemon's log")
+            outcome = Answer(self._book.now().wall_ms, 0, 0, error="internal: see the daemon's log")
         finally:
-            if answer is None:
+            if outcome is None:
                 self._cut(key, lane)
-        self.finish(key, answer, lane, started_ns)
+        if isinstance(outcome, Shortage):
+            self.lapse(key, outcome, lane, started_ns)
+        else:
+            self.finish(key, outcome, lane, started_ns)
+
+    def lapse(self, key: str, short: Shortage, lane: Lane, started_ns: int) -> None:
+        """An attempt was not made for want of something of our own: its permits are given back, the window
+        learns nothing, and the task goes back to where it stood."""
+        window, now = lane.target.window, self._book.now()
+        if short.reason == "ports" and not window.short(now.elapsed_ns):
+            self.finish(key, Answer(now.wall_ms, 0, 0, error=f"connect: {short}"), lane, started_ns)
+            return
+        self._brake.count(short.reason)
+        window.cut()
+        if lane.queue.bucket is not None:
+            lane.queue.bucket.give_back()
+        if self._book.lapsed(key, now):
+            self._lapsed.append((started_ns, key))
+        self._ended(lane)
+        if short.reason != "ports":  # which is between this machine and one destination
+            self._brake.lapsed(self.in_flight, now.elapsed_ns)
+        self._wake.set()
+
+    def _put_back(self) -> None:
+        """Keys of lapsed attempts to the heads of their lanes, in the order in which they had started."""
+        lapsed, self._lapsed = sorted(self._lapsed, reverse=True), []
+        for started_ns, key in lapsed:
+            task, now = self._book.engine.get(key), self._book.now()
+            if task is None or task.state != _READY:
+                continue
+            queue, _ = split_key(key)
+            late = task.late_ms(now) > BACKLOG_MS
+            lane = self._lanes.add(queue, destination_of(task), key, late=late, first=True)
+            if lane.target.window.held_ns is not None:
+                self._held.lapsed(key, task, lane.target, started_ns, now.elapsed_ns)
 
     def _cut(self, key: str, lane: Lane) -> None:
         """An attempt was cut short by the end of the daemon: it was not made."""

@@ -97,6 +97,16 @@ class Held:
         heappush(self._heap, _Entry(at_ns, self._count, key, task.lsn, held_ns, paused_ns, target))
         self._count += 1
 
+    def lapsed(self, key: str, task: Task, target: Target, started_ns: int, now_ns: int) -> None:
+        """A task of a held destination is ready again, as its attempt was not made.
+
+        It was taken in before, unless the destination went down or its own time came during the attempt.
+        """
+        held_ns = target.window.held_ns
+        assert held_ns is not None
+        if started_ns <= held_ns or self._overdue.get(target, {}).get(key) == task.lsn:
+            self.add(key, task, target, now_ns)
+
     def probed(self, target: Target) -> None:
         """A probe failed: those that waited for one may give up."""
         self._again.extend(self._unprobed.pop(target, ()))

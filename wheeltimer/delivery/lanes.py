@@ -145,8 +145,8 @@ class Lanes:
         self.targets: OrderedDict[Destination, Target] = OrderedDict()
         self.size = 0
 
-    def add(self, name: str, destination: Destination, key: str, *, late: bool) -> Lane:
-        """Put a ready task's key at the end of its lane."""
+    def add(self, name: str, destination: Destination, key: str, *, late: bool, first: bool = False) -> Lane:
+        """Put a ready task's key at the end of its lane, or at its head."""
         target = self.targets.get(destination)
         if target is None:
             self._forget_idle()
@@ -158,7 +158,11 @@ class Lanes:
                 queue = self.queues[name] = self._new_queue(name)
             queue.lanes += 1
             lane = target.lanes[name] = Lane(name, queue, target)
-        (lane.late if late else lane.fresh).keys.append(key)
+        line = lane.late if late else lane.fresh
+        if first:
+            line.give_back(key)
+        else:
+            line.keys.append(key)
         self.size += 1
         if not lane.waiting:
             lane.waiting = True

@@ -112,6 +112,17 @@ class Pool:
                 return
             self._evict(oldest)
 
+    def give_up(self, count: int) -> int:
+        """Close up to ``count`` connections, idle longest first; how many that were."""
+        closed = min(count, len(self._order))
+        for _ in range(closed):
+            self._evict(next(iter(self._order)))
+        return closed
+
+    def keeps(self, destination: Destination) -> bool:
+        """Whether a connection to it is idle; it may turn out closed."""
+        return destination in self._stacks
+
     def close_all(self) -> None:
         while self._order:
             self._evict(next(iter(self._order)))

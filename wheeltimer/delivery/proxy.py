@@ -12,6 +12,7 @@ import trio
 
 from wheeltimer.delivery.pool import IDLE_PER_DESTINATION_MAX, IDLE_S, Destination
 from wheeltimer.delivery.reply import BODY_BYTES_MAX, AttemptError, Kind, Reply
+from wheeltimer.delivery.shortage import Shortage, reason_within
 
 
 class ProxyTransport:
@@ -33,7 +34,10 @@ class ProxyTransport:
         body: bytes,
         connect_timeout_ms: int,
     ) -> Reply:
-        """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice."""
+        """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice.
+
+        Shortage of ports: towards the proxy, as no other socket is opened here.
+        """
         lines = fields.split(b"\r\n")[:-1]
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
         url = f"{destination.scheme}://{destination.authority}{target.decode('ascii')}"
@@ -56,6 +60,13 @@ class ProxyTransport:
                             rest.cancel()
             finally:
                 await response.aclose()
+        except (httpx.ConnectError, RuntimeError) as error:  # RuntimeError: no thread to look the proxy up in
+            reason = reason_within(error)
+            if reason is not None:
+                raise Shortage(reason, str(error)) from error
+            if isinstance(error, RuntimeError):
+                raise
+            raise AttemptError("connect", str(error) or type(error).__name__) from error
         except httpx.TransportError as error:
             raise AttemptError(_kind(error), str(error) or type(error).__name__) from error
         body_read = b"".join(parts)[:BODY_BYTES_MAX]
@@ -68,6 +79,14 @@ class ProxyTransport:
 
     def flush(self) -> None:
         """As ``Transport.flush``: nothing was begun."""
+
+    def keeps(self, destination: Destination) -> bool:
+        """As ``Transport.keeps``; httpx does not say."""
+        return False
+
+    def give_up_idle(self, count: int) -> int:
+        """As ``Transport.give_up_idle``; httpx's pool does not offer it, and keeps few."""
+        return 0
 
     def close_idle(self) -> None:
         """As ``Transport.close_idle``; httpx does so by itself."""

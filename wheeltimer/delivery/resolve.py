@@ -10,6 +10,7 @@ Not here: the rule itself (``core/addresses.py``; it comes in as ``check``), TLS
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import trio
 
 from wheeltimer.delivery.reply import AttemptError
+from wheeltimer.delivery.shortage import Shortage, no_descriptors, reason_of
 from wheeltimer.errors import TargetBlocked
 
 STAGGER_S = 0.25  # RFC 8305 section 5: what one address gets before the next is tried beside it
@@ -34,6 +36,12 @@ Check = Callable[[IPv4Address | IPv6Address], str | None]
 
 GetAddrInfo = Callable[..., list[tuple[Any, ...]]]
 """``socket.getaddrinfo``, or a test's own."""
+
+NewSocket = Callable[[int, int], socket.socket]
+"""``socket.socket``, or a test's own."""
+
+StartThread = Callable[..., None]
+"""``trio.lowlevel.start_thread_soon``, or a test's own."""
 
 
 class Address(NamedTuple):
@@ -50,7 +58,8 @@ class _Lookup:
 
     def __init__(self) -> None:
         self.ended = trio.Event()
-        self.answer: list[Address] | str = "not answered"  # a string is why there is none
+        # A string is why there is none; a shortage, that nobody was asked.
+        self.answer: list[Address] | Shortage | str = "not answered"
 
 
 class Resolver:
@@ -61,13 +70,23 @@ class Resolver:
     Answers are not kept: the next connection asks again, and the system's resolver has its own cache.
     """
 
-    def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
+    def __init__(
+        self,
+        getaddrinfo: GetAddrInfo = socket.getaddrinfo,
+        start_thread: StartThread = trio.lowlevel.start_thread_soon,
+        no_descriptors: Callable[[], bool] = no_descriptors,
+    ) -> None:
         self._getaddrinfo = getaddrinfo
+        self._start_thread = start_thread
+        self._no_descriptors = no_descriptors
         self._under_way: dict[tuple[str, int], _Lookup] = {}
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def lookup(self, host: str, port: int) -> list[Address]:
-        """Every address of ``host``, at least one. Literals cost no thread. Raises AttemptError("dns")."""
+        """Every address of ``host``, at least one. Literals cost no thread.
+
+        Raises AttemptError("dns"), or Shortage where there was no thread, descriptor or memory to ask with.
+        """
         literal = _literal(host, port)
         if literal is not None:
             return [literal]
@@ -78,12 +97,15 @@ class Resolver:
                 break
             await self._waiting.park()
         await lookup.ended.wait()
+        if isinstance(lookup.answer, Shortage):
+            # One for each that waits: a traceback grows where an error is raised again.
+            raise Shortage(lookup.answer.reason, str(lookup.answer))
         if isinstance(lookup.answer, str):
             raise AttemptError("dns", f"lookup of {host}: {lookup.answer}")
         return lookup.answer
 
     def _start(self, key: tuple[str, int]) -> _Lookup:
-        """A lookup in a thread of its own. Raises AttemptError("dns") where there can be no more threads."""
+        """A lookup in a thread of its own. Raises Shortage where there can be no more threads."""
         lookup = _Lookup()
         token = trio.lowlevel.current_trio_token()
 
@@ -102,17 +124,20 @@ class Resolver:
                 token.run_sync_soon(finish, answer)
 
         try:
-            trio.lowlevel.start_thread_soon(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
-        except RuntimeError as error:  # the system's limits
-            raise AttemptError("dns", f"lookup of {key[0]}: {error}") from error
+            self._start_thread(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
+        except (RuntimeError, MemoryError) as error:  # the system's limits
+            raise Shortage(reason_of(error) or "threads", f"lookup of {key[0]}: {error}") from error
         self._under_way[key] = lookup  # not before: nothing would take away one that never began
         return lookup
 
-    def _blocking(self, host: str, port: int) -> list[Address] | str:
+    def _blocking(self, host: str, port: int) -> list[Address] | Shortage | str:
         try:
             rows = self._getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        except (OSError, ValueError) as error:  # ValueError: a name that IDNA or C cannot spell
-            return f"{error}"
+        except (OSError, ValueError, MemoryError) as error:  # ValueError: a name IDNA or C cannot spell
+            reason = reason_of(error)
+            if reason is None and isinstance(error, OSError) and self._no_descriptors():
+                reason = "descriptors"  # without one glibc cannot read its files, and calls the name unknown
+            return f"{error}" if reason is None else Shortage(reason, f"lookup of {host}: {error}")
         addresses = [Address(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]
         return addresses or "no address"
 
@@ -143,20 +168,27 @@ def check_all(host: str, addresses: list[Address], check: Check) -> None:
             raise TargetBlocked(f"{host} has the address {address.sockaddr[0]}: {reason}")
 
 
-async def connect(addresses: list[Address]) -> socket.socket:
+async def connect(
+    addresses: list[Address],
+    failures: list[OSError] | None = None,
+    new_socket: NewSocket = socket.socket,
+    make_room: Callable[[], bool] = lambda: False,
+) -> socket.socket:
     """A connected non-blocking socket to the first address that answers.
 
     Families take turns, each address gets STAGGER_S before the next is tried beside it, and a refusal
     passes the turn on at once (RFC 8305). Cancelled or not, no socket but the returned one stays open.
-    Raises AttemptError("connect") when none answers; the time limit is the caller's.
+    ``make_room`` frees descriptors where there is none for a socket; True: there may be one now. Why each
+    address failed goes to ``failures``, for a caller whose time limit comes first. Raises AttemptError
+    ("connect") when none answers, or Shortage (see `raise_if_short`); the time limit is the caller's.
     """
     addresses = _take_turns(addresses)[:ADDRESSES_TRIED_MAX]
-    failures: list[OSError] = []
+    failures = [] if failures is None else failures
     winners: list[socket.socket] = []
 
     async def attempt(address: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
         try:
-            winners.append(await _connect_one(address))
+            winners.append(await _connect_one(address, new_socket, make_room))
         except OSError as error:
             failures.append(error)
             failed.set()
@@ -181,26 +213,66 @@ async def connect(addresses: list[Address]) -> socket.socket:
         sock.close()
     if winners:
         return winners[0]
+    raise_if_short(failures)
     texts = [error.strerror or str(error) for error in failures]
     raise AttemptError("connect", "; ".join(dict.fromkeys(texts))) from failures[-1]
 
 
-async def _connect_one(address: Address) -> socket.socket:
-    sock = socket.socket(address.family, socket.SOCK_STREAM)
+def raise_if_short(failures: list[OSError]) -> None:
+    """Raise Shortage where an address was not tried for a shortage of ours: it might have answered.
+
+    A shortage of ports counts only if no address refused: which of them has none to it may be its choice.
+    """
+    reasons = [reason_of(error) for error in failures]
+    for error, reason in zip(failures, reasons, strict=True):
+        if reason is not None and (reason != "ports" or None not in reasons):
+            raise Shortage(reason, error.strerror or str(error)) from error
+
+
+async def _connect_one(
+    address: Address, new_socket: NewSocket, make_room: Callable[[], bool]
+) -> socket.socket:
+    try:
+        sock = new_socket(address.family, socket.SOCK_STREAM)
+    except OSError as error:
+        if reason_of(error) != "descriptors" or not make_room():
+            raise
+        sock = new_socket(address.family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.connect(address.sockaddr)
-        except BlockingIOError:
+        except BlockingIOError as error:
+            if error.errno != errno.EINPROGRESS:  # EAGAIN: nothing is under way
+                raise
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code)) from None
+    except OSError as error:
+        sock.close()
+        if reason_of(error) == "ports" and not _has_route(address, new_socket):
+            raise OSError(errno.ENETUNREACH, error.strerror) from error
+        raise
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _has_route(address: Address, new_socket: NewSocket) -> bool:
+    """Whether this machine has an address to reach this one from.
+
+    Without one connect(2) fails as it does without a free port: IPv6 that is switched off, say. UDP has ports
+    of its own, and to connect such a socket sends nothing.
+    """
+    try:
+        with new_socket(address.family, socket.SOCK_DGRAM) as sock:
+            sock.connect(address.sockaddr)
+    except OSError as error:
+        return reason_of(error) is not None and error.errno != errno.EADDRNOTAVAIL  # could not be asked
+    return True
 
 
 def _take_turns(addresses: list[Address]) -> list[Address]:

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import math
 import re
+import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import httpx
@@ -25,13 +27,23 @@ import trio
 from wheeltimer.delivery.connection import Connection, start_tls
 from wheeltimer.delivery.pool import IDLE_MAX, IDLE_PER_DESTINATION_MAX, IDLE_S, Counters, Destination, Pool
 from wheeltimer.delivery.reply import AttemptError, Kind, Reply
-from wheeltimer.delivery.resolve import Check, Resolver, check_all, connect
+from wheeltimer.delivery.resolve import (
+    Address,
+    Check,
+    NewSocket,
+    Resolver,
+    check_all,
+    connect,
+    raise_if_short,
+)
+from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.errors import BadValue, TargetBlocked
 
 # Requests that are sent one right after the other. Each alone would find a receiver that has gone to sleep
 # again: waking it costs 6 us of 12. The first waits for the others, about 0.2 ms; beside many that go out on
 # fresh connections, until the dispatcher's slice is over, at most 2 ms.
 BURST = 8
+GIVE_UP = 8  # idle connections that are closed at once where there is no descriptor for a new one
 _METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
 _TARGET = re.compile(rb"[!-~]+")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -69,6 +81,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     ``check`` is asked for every address of every new connection. ``ssl_context`` is by default the system's
     trust store with names verified. Connections in use are not limited here: the dispatcher's permits are.
+    Idle ones are, to ``idle_max``, and they are given up where there is no descriptor for a new one.
     """
 
     def __init__(
@@ -80,12 +93,14 @@ class Transport(httpx.AsyncBaseTransport):
         idle_per_destination_max: int = IDLE_PER_DESTINATION_MAX,
         idle_max: int = IDLE_MAX,
         idle_s: float = IDLE_S,
+        new_socket: NewSocket = socket.socket,
     ) -> None:
         self.counters = Counters()
         self._check = check
         self._resolver = resolver or Resolver()
         self._ssl_context = ssl_context or ssl.create_default_context()
         self._pool = Pool(idle_per_destination_max, idle_max, idle_s, self.counters)
+        self._new_socket = new_socket
         self._begun: list[Connection] = []  # requests that are not sent yet
         self._closed = False
 
@@ -104,7 +119,8 @@ class Transport(httpx.AsyncBaseTransport):
         The reply is whole when this returns, and its connection kept or closed. Lookup, connect and TLS
         handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
         caller's. A request goes out twice only when a kept connection closed before the first reply byte:
-        once, on a fresh connection, counted, ``resent`` in the reply. Raises AttemptError.
+        once, on a fresh connection, counted, ``resent`` in the reply. Raises AttemptError, or Shortage
+        where it could not be sent.
         """
         message = _message(destination, method, target, fields, body)
         return await self._exchange(destination, message, connect_timeout_ms / 1000)
@@ -114,8 +130,11 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> Kept | None:
         """``request`` on a kept connection, for who waits for many; None where none is kept.
 
-        It is sent with a few others: by the next `flush`, or when `BURST` of them are there.
+        It is sent with a few others: by the next `flush`, or by the next ``begin`` when `BURST` of them are
+        there. Until then nothing of it was sent, so it can still be cut without having been made.
         """
+        if len(self._begun) == BURST:
+            self.flush()
         connection = self._pool.take(destination, trio.current_time())
         if connection is None:
             return None
@@ -123,8 +142,6 @@ class Transport(httpx.AsyncBaseTransport):
         message = _message(destination, method, target, fields, body)
         connection.begin(message)
         self._begun.append(connection)
-        if len(self._begun) == BURST:
-            self.flush()
         return Kept(self, connection, destination, message)
 
     def flush(self) -> None:
@@ -147,7 +164,8 @@ class Transport(httpx.AsyncBaseTransport):
         return await self._use(fresh, destination, message)
 
     async def resend(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
-        """The one permitted resend, on a fresh connection. Raises AttemptError."""
+        """The one permitted resend, on a fresh connection. Raises AttemptError, or Shortage: then it is not
+        sent again now, and no receiver has answered the first."""
         self.counters.resent += 1
         fresh = await self._open(destination, connect_timeout_s)
         reply = await self._use(fresh, destination, message)
@@ -171,20 +189,42 @@ class Transport(httpx.AsyncBaseTransport):
 
     async def _open(self, destination: Destination, connect_timeout_s: float) -> Connection:
         doing = "looking up the name"
-        with trio.move_on_after(connect_timeout_s):
-            addresses = await self._resolver.lookup(destination.host, destination.port)
+        failures: list[OSError] = []
+        with trio.move_on_after(connect_timeout_s), _no_memory_is_a_shortage():
+            addresses = await self._lookup(destination)
             try:
                 check_all(destination.host, addresses, self._check)
             except TargetBlocked as error:
                 raise AttemptError("blocked", str(error)) from error
             doing = "connecting"
-            sock = await connect(addresses)
+            sock = await connect(addresses, failures, self._new_socket, self._give_up_some)
             if destination.scheme == "https":
                 doing = "in the TLS handshake"
                 sock = await start_tls(sock, self._ssl_context, destination.host)
             self.counters.opened += 1
             return Connection(sock, trio.current_time())
+        raise_if_short(failures)
         raise AttemptError("timeout", f"no connection in {connect_timeout_s:g} s, still {doing}")
+
+    async def _lookup(self, destination: Destination) -> list[Address]:
+        try:
+            return await self._resolver.lookup(destination.host, destination.port)
+        except Shortage as short:
+            if short.reason != "descriptors" or not self._give_up_some():
+                raise
+        return await self._resolver.lookup(destination.host, destination.port)
+
+    def _give_up_some(self) -> bool:
+        return self.give_up_idle(GIVE_UP) > 0
+
+    def give_up_idle(self, count: int) -> int:
+        """Close up to ``count`` kept connections, idle longest first, where descriptors are wanted elsewhere;
+        how many that were. The next exchange with their receivers connects anew."""
+        return self._pool.give_up(count)
+
+    def keeps(self, destination: Destination) -> bool:
+        """Whether a connection is kept, so that the next exchange probably needs no new one."""
+        return self._pool.keeps(destination)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """httpx's door to the same exchange; of its timeouts only ``connect`` counts.
@@ -212,6 +252,8 @@ class Transport(httpx.AsyncBaseTransport):
             reply = await self._exchange(destination, message, math.inf if timeout_s is None else timeout_s)
         except AttemptError as error:
             raise _HTTPX_ERRORS[error.kind](str(error), request=request) from error
+        except Shortage as short:
+            raise httpx.ConnectError(str(short), request=request) from short
         extensions = {"http_version": b"HTTP/1.1", "truncated": reply.truncated, "resent": reply.resent}
         stream = httpx.ByteStream(reply.body)
         return httpx.Response(reply.status, headers=reply.headers, stream=stream, extensions=extensions)
@@ -230,6 +272,15 @@ class Transport(httpx.AsyncBaseTransport):
         """Close what is idle; what is in use is closed at the end of its exchange."""
         self._closed = True
         self._pool.close_all()
+
+
+@contextmanager
+def _no_memory_is_a_shortage() -> Iterator[None]:
+    """For what comes before the first byte of a request."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Shortage("memory", "no memory to open a connection") from error
 
 
 _HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {

@@ -7,6 +7,9 @@ The window opens by one for each success and is halved at most once per time of 
 receiver says that it is too much or cannot be reached (additive increase, multiplicative decrease, after
 Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: nothing goes for ``HOLD_NS``, then
 one real attempt at a time, until one is answered.
+
+What counts as what is `verdict`. A reply counts by its status, also where the attempt failed after the status
+line was read: the receiver was there. A time-out counts only if it was long enough to mean anything.
 """
 
 from __future__ import annotations
@@ -24,6 +27,10 @@ DOWN_IN_A_ROW: Final = 10
 DOWN_OF_MIN: Final = 10  # outcomes that a share needs before it means anything
 DOWN_PERMILLE: Final = 700
 DOWN_SPAN_NS: Final = 300 * NS_PER_S
+TIMEOUT_TELLS_MS: Final = 1_000  # a shorter one is the task's choice, and tells nothing of the destination
+SHORT_PAUSE_MIN_NS: Final = 10_000_000
+SHORT_PAUSE_MAX_NS: Final = NS_PER_S
+SHORT_MAX_NS: Final = 120 * NS_PER_S  # twice as long as a port rests after its connection (TIME_WAIT)
 _SLOT_NS: Final = 10 * NS_PER_S  # outcomes are counted in slots of this length: bounded memory at any rate
 
 _UNREACHABLE: Final = frozenset({"dns", "connect", "tls", "timeout"})
@@ -31,18 +38,18 @@ _TOO_MUCH: Final = _UNREACHABLE | {"reset"}
 _GATEWAY: Final = frozenset({502, 503, 504})
 
 
-def unreachable(answer: Answer) -> bool:
-    """Whether this answer says that the destination itself could not be reached."""
-    if answer.error is not None:
-        return answer.error.partition(":")[0] in _UNREACHABLE
-    return answer.status in _GATEWAY
-
-
-def too_much(answer: Answer) -> bool:
-    """Whether this answer asks for fewer attempts at a time."""
-    if answer.error is not None:
-        return answer.error.partition(":")[0] in _TOO_MUCH
-    return answer.status == 429 or answer.status in _GATEWAY
+def verdict(answer: Answer) -> tuple[bool | None, bool]:
+    """(whether the destination could not be reached, None: this does not tell; whether it asks for fewer
+    attempts at a time).
+    """
+    if answer.status is not None:
+        down = answer.status in _GATEWAY
+        return down, down or answer.status == 429
+    assert answer.error is not None
+    kind = answer.error.partition(":")[0]
+    if kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS:
+        return None, False
+    return kind in _UNREACHABLE, kind in _TOO_MUCH
 
 
 class Bucket:
@@ -67,6 +74,10 @@ class Bucket:
         """Take a token that ``wait_ns`` said is there."""
         self._whole_ns = max(self._whole_ns, now_ns * self._count) + self._period_ns
 
+    def give_back(self) -> None:
+        """A token was taken for nothing."""
+        self._whole_ns -= self._period_ns
+
 
 class Window:
     """The state of one destination. ``held_ns``: since when it is held, None when it is open."""
@@ -78,6 +89,8 @@ class Window:
         self.in_flight = 0
         self.held_ns: int | None = None
         self.probes = 0  # attempts that failed since it is held
+        self.short_until_ns = 0  # no local port to it was free; no new connection is tried before
+        self._short_since_ns: int | None = None
         self._probe_at_ns = 0
         self._halved_ns = -1
         self._in_a_row = 0
@@ -107,20 +120,37 @@ class Window:
             self.bucket.take(now_ns)
 
     def cut(self) -> None:
-        """An attempt was cut short by ourselves: it says nothing of the destination."""
+        """An attempt was cut short by ourselves, or not made: it says nothing of the destination."""
         self.in_flight -= 1
+        if self.bucket is not None:
+            self.bucket.give_back()
+
+    def short(self, now_ns: int) -> bool:
+        """No local port to the destination was free for an attempt. True: it was not made, and others wait a
+        little; False: this lasts too long to be ours, and the attempt has failed.
+        """
+        if self._short_since_ns is None:
+            self._short_since_ns = now_ns
+        lasts_ns = now_ns - self._short_since_ns
+        self.short_until_ns = now_ns + max(SHORT_PAUSE_MIN_NS, min(lasts_ns, SHORT_PAUSE_MAX_NS))
+        return lasts_ns < SHORT_MAX_NS
 
     def end(self, answer: Answer, started_ns: int, now_ns: int) -> None:
         """An attempt that started at ``started_ns`` ended."""
         self.in_flight -= 1
-        down = unreachable(answer)
-        if too_much(answer):
+        if now_ns >= self.short_until_ns:
+            self._short_since_ns = None
+        down, crowded = verdict(answer)
+        if crowded:
             if started_ns > self._halved_ns:  # what was in flight at the last halving says nothing new
                 self._halved_ns = now_ns
                 self.size = max(1, self.size // 2)
-        elif answer.status is not None and answer.status < 300 and self.size < self.size_max:
-            self.size += 1
-        if not down:
+        elif answer.error is None and answer.status is not None and answer.status < 300:
+            self.size = min(self.size + 1, self.size_max)
+        if down is None:
+            if self.held_ns is not None:  # another may try, but not as often as such tasks come
+                self._probe_at_ns = max(self._probe_at_ns, now_ns + TIMEOUT_TELLS_MS * 1_000_000)
+        elif not down:
             self._in_a_row = 0
             if self.held_ns is not None:
                 self.held_ns, self.probes = None, 0

@@ -1,0 +1,149 @@
+"""Our own shortage: an attempt that cannot begin as this machine has no descriptor, thread, port or memory.
+
+No receiver can help that, so no attempt is counted: `Shortage` is raised before a byte of the request was
+sent, the dispatcher puts the task back (``core/records.py``, `Lapsed`), and `Brake` says how many attempts
+may be in flight until there is more. Which error of the system means which shortage is `reason_of`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import Final, Literal, get_args
+
+import trio
+
+from wheeltimer.delivery.seldom import Seldom
+from wheeltimer.errors import WheeltimerError
+
+Reason = Literal["descriptors", "threads", "ports", "memory", "watches"]
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+ADVICE: Final[dict[Reason, str]] = {
+    "descriptors": "raise LimitNOFILE (ulimit -n), or lower concurrency or connections_max",
+    "threads": "raise TasksMax (ulimit -u)",
+    "ports": "widen net.ipv4.ip_local_port_range",
+    "memory": "raise MemoryMax, or lower concurrency",
+    "watches": "raise fs.epoll.max_user_watches",
+}
+PAUSE_MIN_NS: Final = 10_000_000
+PAUSE_MAX_NS: Final = 1_000_000_000
+LOOKUP_DESCRIPTORS: Final = 2  # that the system's resolver may have open at a time: a file and a socket
+
+_BY_ERRNO: Final[dict[int, Reason]] = {
+    errno.EMFILE: "descriptors",
+    errno.ENFILE: "descriptors",
+    errno.ENOMEM: "memory",
+    errno.ENOBUFS: "memory",
+    errno.ENOSPC: "watches",  # of epoll; no socket call has it
+    errno.EADDRNOTAVAIL: "ports",
+    errno.EADDRINUSE: "ports",
+    errno.EAGAIN: "ports",  # of connect(2), in the place of EADDRNOTAVAIL
+}
+_log = logging.getLogger("wheeltimer.delivery")
+
+
+class Shortage(WheeltimerError):
+    """An attempt could not begin for want of something of our own; no byte of its request was sent."""
+
+    def __init__(self, reason: Reason, text: str) -> None:
+        super().__init__(text)
+        self.reason: Reason = reason
+
+
+def reason_of(error: BaseException) -> Reason | None:
+    """What is short where a system call or the interpreter failed so; None: that is another failure."""
+    if isinstance(error, MemoryError):
+        return "memory"
+    if isinstance(error, socket.gaierror):  # its errno is one of EAI_*; with EAI_SYSTEM it is a plain OSError
+        return "memory" if error.errno == socket.EAI_MEMORY else None
+    if isinstance(error, OSError):
+        return None if error.errno is None else _BY_ERRNO.get(error.errno)
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):
+        return "threads"
+    return None
+
+
+def reason_within(error: BaseException) -> Reason | None:
+    """`reason_of` an error, its causes and the members of groups; the first that is one."""
+    waiting, seen = [error], 0
+    while waiting and seen < 64:
+        error, seen = waiting.pop(0), seen + 1
+        reason = reason_of(error)
+        if reason is not None:
+            return reason
+        if isinstance(error, BaseExceptionGroup):
+            waiting += error.exceptions
+        if error.__cause__ is not None:
+            waiting.append(error.__cause__)
+    return None
+
+
+def no_descriptors(count: int = LOOKUP_DESCRIPTORS) -> bool:
+    """Whether the system gives no ``count`` descriptors now. About 2 us; for libraries that do not say so:
+    getaddrinfo calls a name unknown and OpenSSL a certificate untrusted where they cannot open their files.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(count):
+            opened.append(os.eventfd(0))
+    except OSError as error:
+        return reason_of(error) == "descriptors"
+    finally:
+        for fd in opened:
+            os.close(fd)
+    return False
+
+
+class Brake:
+    """How many attempts may be in flight while something of our own is short. Time: an argument, elapsed ns.
+
+    A lapse sets ``limit`` to what is in flight, where it stays for a pause. Then one more may go: where it
+    lapses too the pause is twice as long, up to `PAUSE_MAX_NS`; where it does not, twice as many may go after
+    half the pause. So a shortage that stays costs about one lapse a second, and one that is over is forgotten
+    within two. ``until_ns``: the end of the pause, None where nothing is short.
+    """
+
+    def __init__(self, concurrency: int, clock_s: Callable[[], float] = trio.current_time) -> None:
+        self._concurrency = self.limit = concurrency
+        self.until_ns: int | None = None
+        self.lapses: dict[Reason, int] = dict.fromkeys(REASONS, 0)
+        self._pause_ns = PAUSE_MIN_NS
+        self._step = 1  # how many more may go after the pause
+        self._calm = True  # nothing has lapsed since ``limit`` was last raised
+        self._lines = {reason: Seldom(_log, logging.WARNING, clock_s=clock_s) for reason in REASONS}
+
+    def count(self, reason: Reason) -> None:
+        """Count and log one lapse."""
+        self.lapses[reason] += 1
+        self._lines[reason].say(
+            "attempts not made, they are tried again short_of=%s lapsed=%d; %s",
+            reason, self.lapses[reason], ADVICE[reason],
+        )  # fmt: skip
+
+    def lapsed(self, in_flight: int, now_ns: int) -> None:
+        """An attempt lapsed; ``in_flight`` are left."""
+        self.limit = min(self.limit, in_flight)
+        if self.until_ns is None:
+            self._pause_ns = PAUSE_MIN_NS
+        elif self._calm:
+            self._pause_ns = min(2 * self._pause_ns, PAUSE_MAX_NS)
+        else:
+            return  # it began before the pause
+        self._calm, self._step = False, 1
+        self.until_ns = now_ns + self._pause_ns
+
+    def look(self, now_ns: int) -> int:
+        """``limit`` as it is now."""
+        while self.until_ns is not None and self.until_ns <= now_ns:
+            if self._calm:
+                self._step *= 2
+                self._pause_ns = max(self._pause_ns // 2, PAUSE_MIN_NS)
+            self._calm = True
+            self.limit += self._step
+            self.until_ns += self._pause_ns
+            if self.limit >= self._concurrency:
+                self.limit, self.until_ns = self._concurrency, None
+        return self.limit
