@@ -29,6 +29,8 @@ from wheeltimer.core.task import Task, key_of
 from wheeltimer.delivery import attempt as attempt_module
 from wheeltimer.delivery.arrivals import FLIGHTS_PER_TURN_MAX
 from wheeltimer.delivery.attempt import Again, Landing, Sender
+from wheeltimer.delivery.oddhead import status_of
+from wheeltimer.delivery.reply import HEAD_BYTES_MAX
 from wheeltimer.delivery.transport import BURST, Transport
 from wheeltimer.errors import StorageFailed
 
@@ -200,7 +202,7 @@ def test_what_is_no_reply_is_none_in_flight_either(name: str) -> None:
             server = await here.serve(after_one(raw))
             await run.warm(server)
             answer = await run.fly("a", server)
-            assert answer.status is None
+            assert answer.status == status_of(raw[:HEAD_BYTES_MAX])
             assert answer.error is not None
             assert answer.error.startswith(f"{kind}: ")
             assert run.transport.idle == 0

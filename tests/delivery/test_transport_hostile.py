@@ -21,6 +21,7 @@ from wheeltimer.delivery.reply import (
 H = b"HTTP/1.1 200 OK\r\n"
 TE = b"transfer-encoding: chunked\r\n"
 CHUNKED = H + TE + b"\r\n"
+LENGTH_3 = H + b"content-length: 3\r\n"
 MIB = 1 << 20
 
 
@@ -49,8 +50,6 @@ NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
     "last_chunk_missing": (CHUNKED + b"3\r\nabc\r\n", "reset"),
     "trailers_cut": (CHUNKED + b"3\r\nabc\r\n0\r\nx: y\r\n", "reset"),
     "two_lengths": (H + b"content-length: 3\r\ncontent-length: 4\r\n\r\nabcd", "protocol"),
-    "the_same_length_twice": (H + b"content-length: 3\r\ncontent-length: 3\r\n\r\nabc", "protocol"),
-    "list_of_lengths": (H + b"content-length: 3, 3\r\n\r\nabc", "protocol"),
     "signed_length": (H + b"content-length: +3\r\n\r\nabc", "protocol"),
     "negative_length": (H + b"content-length: -3\r\n\r\nabc", "protocol"),
     "huge_length": (H + b"content-length: 99999999999999999999\r\n\r\nabc", "protocol"),
@@ -63,23 +62,14 @@ NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
         H + TE + b"content-length: 3\r\n\r\n0\r\n\r\n",
         "protocol",
     ),
-    "length_in_a_trailer": (CHUNKED + b"0\r\ncontent-length: 3\r\n\r\n", "protocol"),
     "coding_gzip": (H + b"transfer-encoding: gzip\r\n\r\nabc", "protocol"),
     "coding_gzip_chunked": (H + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "protocol"),
     "coding_chunked_twice": (H + b"transfer-encoding: chunked\r\n" * 2 + b"\r\n0\r\n\r\n", "protocol"),
     "coding_almost_chunked": (H + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n", "protocol"),
-    "coding_with_vertical_tab": (H + b"transfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n", "protocol"),
     "chunk_size_no_number": (CHUNKED + b"zz\r\n", "protocol"),
     "chunk_size_negative": (CHUNKED + b"-1\r\n", "protocol"),
     "chunk_size_huge": (CHUNKED + b"fffffffffffffffff\r\n", "protocol"),
     "chunk_longer_than_it_says": (CHUNKED + b"3\r\nabcd\r\n0\r\n\r\n", "protocol"),
-    "chunk_lines_with_bare_lf": (CHUNKED + b"3\nabc\n0\n\n", "protocol"),
-    "lines_with_bare_lf": (b"HTTP/1.1 200 OK\ncontent-length: 0\n\n", "protocol"),
-    "bare_cr_in_a_value": (H + b"a: b\rc\r\n\r\n", "protocol"),
-    "nul_in_a_value": (H + b"a: b\0c\r\n\r\n", "protocol"),
-    "folded_line": (H + b"a: b\r\n c\r\ncontent-length: 0\r\n\r\n", "protocol"),
-    "space_before_colon": (H + b"content-length : 3\r\n\r\nabc", "protocol"),
-    "line_without_colon": (H + b"abc\r\n\r\n", "protocol"),
     "no_http": (b"220 mail.example ESMTP\r\n", "protocol"),
     "http_0_9": (b"<html>hello</html>", "protocol"),
     "http_2": (b"HTTP/2.0 200 OK\r\ncontent-length: 0\r\n\r\n", "protocol"),
@@ -89,12 +79,104 @@ NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
     "switched_protocols": (b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n" + OK, "protocol"),
     "interim_with_a_body": (b"HTTP/1.1 100 Continue\r\ncontent-length: 3\r\n\r\nabc" + OK, "protocol"),
     "interim_flood": (b"HTTP/1.1 102 Processing\r\n\r\n" * (INTERIM_REPLIES_MAX + 1) + OK, "protocol"),
-    "one_header_of_1_mib": (H + b"a: " + b"x" * MIB + b"\r\ncontent-length: 0\r\n\r\n", "protocol"),
-    "headers_of_1_mib": (H + b"abcdefgh: abcdef\r\n" * (MIB // 18) + b"\r\n", "protocol"),
-    "257_headers": (H + b"a: b\r\n" * 257 + b"\r\n", "protocol"),
     "reason_of_1_mib": (b"HTTP/1.1 200 " + b"x" * MIB + b"\r\n\r\n", "protocol"),
     "blank_lines": (b"\r\n" * MIB, "protocol"),
 }
+
+# Heads that are not by the book and have one meaning: (what comes, the body).
+ODD: dict[str, tuple[bytes, bytes]] = {
+    "lines_with_bare_lf": (b"HTTP/1.1 200 OK\ncontent-length: 3\n\nabc", b"abc"),
+    "some_lines_with_bare_lf": (b"HTTP/1.1 200 OK\r\na: b\ncontent-length: 3\r\n\nabc", b"abc"),
+    "bare_lf_and_no_length": (b"HTTP/1.1 200 OK\n\nabc", b"abc"),
+    "bare_lf_and_no_reason": (b"HTTP/1.0 200\n\n", b""),
+    "bare_lf_first": (b"\nHTTP/1.1 200 OK\ncontent-length: 3\n\nabc", b"abc"),
+    "interim_with_bare_lf": (b"HTTP/1.1 103 E\na: b\n\nHTTP/1.1 200 OK\ncontent-length: 3\n\nabc", b"abc"),
+    "interim_by_the_book": (b"HTTP/1.1 100 Go\r\n\r\nHTTP/1.1 200 OK\ncontent-length: 3\n\nabc", b"abc"),
+    "folded_line": (H + b"a: b\r\n c\r\n\td\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "folded_length": (H + b"content-length:\r\n 3\r\n\r\nabc", b"abc"),
+    "length_hidden_in_a_fold": (H + b"a: b\r\n content-length: 1\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "fold_first": (H + b" folded\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "the_same_length_twice": (H + b"content-length: 3\r\nContent-Length: 3\r\n\r\nabc", b"abc"),
+    "list_of_lengths": (H + b"content-length: 3, 3\r\n\r\nabc", b"abc"),
+    "space_before_colon": (H + b"content-length : 3\r\n\r\nabc", b"abc"),
+    "line_without_colon": (H + b"abc\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "name_that_is_no_token": (H + b"a@b c(: d\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "no_name": (H + b": d\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "bare_cr_in_a_value": (H + b"a: b\rc\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "nul_in_a_value": (H + b"a: b\0c\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "control_in_a_value": (H + b"a: b\1c\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "coding_with_vertical_tab": (H + b"transfer-encoding: \x0bchunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", b"abc"),
+    "coding_identity": (H + b"transfer-encoding: identity\r\ncontent-length: 3\r\n\r\nabc", b"abc"),
+    "chunk_lines_with_bare_lf": (CHUNKED + b"3\nabc\n0\n\n", b"abc"),
+    "all_lines_with_bare_lf": (CHUNKED.replace(b"\r", b"") + b"1\na\n2;x\nbc\n0\ny: z\n\n", b"abc"),
+    "space_after_a_chunk_size": (CHUNKED + b"3 \r\nabc\r\n0\r\n\r\n", b"abc"),
+    "odd_chunk_extension": (CHUNKED + b"3;a=\1\r\nabc\r\n0\r\n\r\n", b"abc"),
+    "length_in_a_trailer": (CHUNKED + b"3\r\nabc\r\n0\r\ncontent-length: 3\r\n\r\n", b"abc"),
+    "odd_trailer": (CHUNKED + b"3\r\nabc\r\n0\r\nx : y\r\n\r\n", b"abc"),
+    "300_cookies": (H + b"set-cookie: a=b\r\n" * 300 + b"content-length: 3\r\n\r\nabc", b"abc"),
+    "length_and_300_cookies": (LENGTH_3 + b"set-cookie: a=b\r\n" * 300 + b"\r\nabc", b"abc"),
+    "3000_cookies": (LENGTH_3 + b"set-cookie: a=b\r\n" * 3_000 + b"\r\nabc", b"abc"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("pieces", [False, True])
+def test_odd_but_harmless_head_counts_and_ends_the_connection(name: str, pieces: bool) -> None:
+    raw, body = ODD[name]
+
+    async def handle(wire: Wire) -> None:
+        await wire.request()
+        for piece in (raw[:-30], raw[-30:-2], raw[-2:-1], raw[-1:]) if pieces else (raw,):
+            await wire.send(piece) if piece else None
+
+    reply = trio.run(outcome, handle)  # it asserts that no connection is kept
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.truncated) == (200, body, False)
+
+
+ENDLESS_HEADS = {
+    "one_header": H + b"wheeltimer-retry: stop\r\na: " + b"x" * MIB + b"\r\ncontent-length: 0\r\n\r\n",
+    "many_headers": H + b"wheeltimer-retry: stop\r\n" + b"abcdefgh: abcdef\r\n" * (MIB // 18) + b"\r\n",
+    "bare_lf": b"HTTP/1.1 200 OK\n" + b"abcdefgh: abcdef\n" * (MIB // 17) + b"\n",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS_HEADS)
+def test_head_over_its_limit_counts_as_its_status(name: str) -> None:
+    reply = trio.run(outcome, once(ENDLESS_HEADS[name]))
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.truncated) == (200, b"", True)
+    if name == "one_header":
+        assert reply.headers == ((b"wheeltimer-retry", b"stop"),)
+
+
+UNSOUND = {
+    "two_lengths_with_bare_lf": b"HTTP/1.1 200 OK\ncontent-length: 3\ncontent-length: 4\n\nabcd",
+    "list_of_two_lengths": H + b"content-length: 3, 4\r\n\r\nabcd",
+    "chunked_beside_a_length_folded": H + TE + b"content-length:\r\n 3\r\n\r\n0\r\n\r\n",
+    "odd_coding_with_bare_lf": b"HTTP/1.1 200 OK\ntransfer-encoding: gzip, chunked\n\n0\n\n",
+    "odd_size_with_bare_lf": CHUNKED + b"3\nabc\nzz\n",
+    "chunk_longer_than_its_size": CHUNKED + b"3\nabcd\n0\n\n",
+    "endless_chunk_line": CHUNKED + b"3\nabc\n1;" + b"x" * 10_000,
+    "too_many_odd_chunks": CHUNKED + b"1\na\n" * 2_000 + b"0\n\n",
+    "too_many_fields_that_count": H + b"retry-after: 1\r\n" * 300 + b"\r\n",
+    "switched_protocols": H[:9] + b"101 X\n\n" + OK,
+    "trailer_with_bare_lf_that_never_ends": CHUNKED + b"3\nabc\n0\nx: y\n",
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_odd_head_whose_end_is_a_guess_is_no_reply_but_its_status_is_told(name: str) -> None:
+    async def check() -> None:
+        async with arena() as here:
+            server = await here.serve(once(UNSOUND[name]))
+            with trio.fail_after(5), pytest.raises(AttemptError) as caught:
+                await post(here.transport(), server.destination)
+            told = caught.value.reply
+            assert (told is None) == (name == "switched_protocols")
+            assert told is None or (told.status, told.truncated) == (200, True)
+
+    trio.run(check)
 
 
 @pytest.mark.parametrize("name", NO_REPLIES)

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.reply import AttemptError, Reply
+from wheeltimer.delivery.reply import AttemptError, Heard, Reply
 
 from .history import MS, Call, History
 
@@ -83,7 +83,7 @@ class Receivers:
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
-        connect_timeout_ms: int,
+        connect_timeout_ms: int, heard: Heard | None = None,
     ) -> Reply:  # fmt: skip
         call = _call_of(destination.host, fields, body, self.history.life)
         self.history.began(call)

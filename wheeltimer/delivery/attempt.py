@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 import trio
+from msgspec.structs import replace
 
 from wheeltimer.core.commands import split_url
 from wheeltimer.core.identity import webhook_id
@@ -24,7 +25,7 @@ from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.reply import AttemptError, Reply
+from wheeltimer.delivery.reply import AttemptError, Heard, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
 from wheeltimer.delivery.signature import sign
 from wheeltimer.delivery.transport import Kept, header_lines
@@ -51,7 +52,7 @@ class Exchange(Protocol):
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
-        connect_timeout_ms: int,
+        connect_timeout_ms: int, heard: Heard | None = None,
     ) -> Reply: ...  # fmt: skip
 
     def begin(
@@ -167,12 +168,13 @@ class Sending:
         return await self._bounded(self._kept.resend, self._connect_ms)
 
     async def _bounded(self, exchange: Callable[..., Awaitable[Reply]], *given: object) -> Answer:
+        heard = Heard()
         with trio.CancelScope(deadline=self.deadline_s):
             try:
-                return self._replied(await exchange(*given))
+                return self._replied(await exchange(*given, heard))
             except AttemptError as problem:
                 return self._failed(problem)
-        return self._failed(self._too_late(), self._timeout_ms)
+        return self._failed(self._too_late(heard.reply), self._timeout_ms)
 
     def fly(self, landed: Callable[[Landing], None]) -> bool:
         """By a kept connection, if there is one."""
@@ -209,18 +211,22 @@ class Sending:
         return True
 
     def overdue(self) -> None:
+        so_far = self._kept.connection.so_far()
         self._kept.cut()
-        self._landed(self._failed(self._too_late(), self._timeout_ms))
+        self._landed(self._failed(self._too_late(so_far), self._timeout_ms))
 
     def cut(self) -> None:
         self._kept.cut()
         self._landed(None)
 
-    def _too_late(self) -> AttemptError:
-        return AttemptError("timeout", f"no whole reply within {self._timeout_ms} ms")
+    def _too_late(self, so_far: Reply | None) -> AttemptError:
+        return AttemptError("timeout", f"no whole reply within {self._timeout_ms} ms", so_far)
 
     def _failed(self, problem: AttemptError, given_ms: int | None = None) -> Answer:
         """``given_ms``: the time-out that ran out, unless it was the one for a connection."""
+        if problem.reply is not None:  # its status may be final all the same
+            text = f"{problem.kind}: {problem}"
+            return replace(self._replied(problem.reply), error=text, given_ms=given_ms)
         started = self._started
         ms = (self._sender.now().elapsed_ns - started.elapsed_ns) // NS_PER_MS
         if problem.kind == "timeout" and given_ms is None:

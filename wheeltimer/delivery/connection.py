@@ -60,6 +60,10 @@ class Connection:
         """At least one byte of reply came in the present or last exchange."""
         return self._reader.wire_bytes > 0
 
+    def so_far(self) -> Reply | None:
+        """What has come of a reply that is not whole; None where its status line has not."""
+        return self._reader.so_far()
+
     def is_quiet(self) -> bool:
         """Nothing arrived since the last reply, not even its end. One system call; ``recv`` would do alone,
         but its exceptions cost 2 us, over TLS 6.
@@ -136,18 +140,31 @@ class Connection:
             size = self.sock.recv_into(_received)
         except _WOULD_BLOCK:
             return False
-        except ssl.SSLEOFError:
-            reader.end(clean=False)
         except ssl.SSLError as error:
-            raise AttemptError("tls", _tls_text(error)) from error
+            if not _is_cut(error):
+                raise AttemptError("tls", _tls_text(error), reader.so_far()) from error
+            reader.end(clean=False)
         except OSError as error:
-            raise AttemptError("reset", error.strerror or str(error)) from error
+            raise AttemptError("reset", error.strerror or str(error), reader.so_far()) from error
         else:
             if size:
                 reader.feed(bytes(_received[:size]))
             else:
                 reader.end(clean=True)
         return True
+
+
+def show_cut_streams(context: ssl.SSLContext) -> None:
+    """Have an end of the stream without TLS's own end (close_notify) be an error, not an end.
+
+    Python 3.11.0 to 3.11.3 set the option in every context, and then a reply that was cut off looks whole.
+    """
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+
+
+def _is_cut(error: ssl.SSLError) -> bool:
+    """The stream ended without TLS's own end; Python before 3.11.4 has no class for it with OpenSSL 3."""
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
 async def start_tls(
@@ -162,8 +179,10 @@ async def start_tls(
     tls: ssl.SSLSocket | None = None
     try:
         # A ragged end must show: it is how a cut reply without a length is told from a whole one.
+        # A dot at the end of the name is for the lookup alone (RFC 6066 section 3); no certificate has it.
+        name = host.removesuffix(".")
         tls = context.wrap_socket(
-            sock, server_hostname=host, do_handshake_on_connect=False, suppress_ragged_eofs=False
+            sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         while True:
             try:

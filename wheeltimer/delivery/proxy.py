@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from wheeltimer.delivery.pool import IDLE_PER_DESTINATION_MAX, IDLE_S, Destination
-from wheeltimer.delivery.reply import BODY_BYTES_MAX, AttemptError, Kind, Reply
+from wheeltimer.delivery.reply import BODY_BYTES_MAX, AttemptError, Heard, Kind, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_within
 
 
@@ -33,6 +33,7 @@ class ProxyTransport:
         fields: bytes,
         body: bytes,
         connect_timeout_ms: int,
+        heard: Heard | None = None,
     ) -> Reply:
         """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice.
 
@@ -40,15 +41,21 @@ class ProxyTransport:
         """
         lines = fields.split(b"\r\n")[:-1]
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        url = f"{destination.scheme}://{destination.authority}{target.decode('ascii')}"
+        authority = destination.authority
+        if destination.scheme == "https" and destination.host.endswith("."):  # no certificate has the dot
+            headers.append((b"host", authority.encode("ascii")))
+            authority = destination._replace(host=destination.host[:-1]).authority
+        url = f"{destination.scheme}://{authority}{target.decode('ascii')}"
         timeout = {"connect": connect_timeout_ms / 1000, "pool": connect_timeout_ms / 1000}
         request = httpx.Request(
             method.decode("ascii"), url, headers=headers, content=body, extensions={"timeout": timeout}
         )
         parts: list[bytes] = []
         size = 0
+        heard = heard or Heard()
         try:
             response = await self._stock.handle_async_request(request)
+            heard.reply = Reply(response.status_code, tuple(response.headers.raw), b"", True)
             try:
                 # Cancelled rather than left by ``break``: only so do httpx's nested generators all end.
                 with trio.CancelScope() as rest:
@@ -68,7 +75,8 @@ class ProxyTransport:
                 raise
             raise AttemptError("connect", str(error) or type(error).__name__) from error
         except httpx.TransportError as error:
-            raise AttemptError(_kind(error), str(error) or type(error).__name__) from error
+            text = str(error) or type(error).__name__
+            raise AttemptError(_kind(error), text, heard.reply) from error
         body_read = b"".join(parts)[:BODY_BYTES_MAX]
         return Reply(response.status_code, tuple(response.headers.raw), body_read, size > BODY_BYTES_MAX)
 

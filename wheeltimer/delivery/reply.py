@@ -1,8 +1,8 @@
 """A reply under caps: bytes in, one final reply out; pure, no socket.
 
-Replies are read by llhttp (``httptools``). It refuses what request smuggling is made of: two lengths, a
-length beside a transfer coding, bare CR or LF, white space before a colon, folded lines. Checked here on
-top: the version, the transfer coding, every cap, and that nothing follows the reply.
+Replies are read by llhttp (``httptools``) in its strict form. What it refuses is read once more by
+``oddhead.py``, which takes what has one meaning. Checked here on top: the version, the transfer coding, every
+cap, and that nothing follows the reply.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ import httptools
 import msgspec
 
 from wheeltimer.core.limits import REPLY_BYTES_MAX
+from wheeltimer.delivery.oddhead import OddParser, Unsound, status_of
 from wheeltimer.errors import WheeltimerError
 
 BODY_BYTES_MAX = REPLY_BYTES_MAX  # of a reply; the rest is not read and the connection is closed
 HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies included
 WIRE_BYTES_MAX = 8 * BODY_BYTES_MAX  # chunk framing and trailers included: a one-byte chunk costs six
-HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire
+HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire; with more, few are kept
+SEEN_BYTES_MAX = 2 * HEAD_BYTES_MAX  # of a reply that is not whole, kept so that it can be read once more
 INTERIM_REPLIES_MAX = 16  # 1xx before the reply itself
 
 Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol", "internal"]
 
 
 class AttemptError(WheeltimerError):
-    """An exchange that brought no reply; ``kind`` is one of a closed set, ``str()`` says what happened.
+    """An exchange that brought no whole reply; ``kind`` is one of a closed set, ``str()`` says what happened.
+    ``reply`` is what had come of one, None where no final status line had.
 
     ``blocked``: the address is not allowed. ``dns``, ``connect``, ``tls``: no connection. ``timeout``: none
     in time (a limit on the whole attempt is the caller's). ``reset``: closed or reset before the reply
     was whole. ``protocol``: what came is no acceptable HTTP/1.1 reply.
     """
 
-    def __init__(self, kind: Kind, text: str) -> None:
+    def __init__(self, kind: Kind, text: str, reply: Reply | None = None) -> None:
         super().__init__(text)
         self.kind: Kind = kind
+        self.reply = reply
 
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
@@ -48,6 +52,15 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     resent: bool = False
 
 
+class Heard:
+    """What had come of a reply when its exchange was cut short, for the caller that gave it up."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+
+
 class ReplyReader:
     """Bytes -> one final reply; pure. httptools calls the ``on_*`` methods from within ``feed``.
 
@@ -57,17 +70,17 @@ class ReplyReader:
 
     __slots__ = (
         "_body", "_body_bytes", "_codings", "_fault", "_final", "_has_length", "_headers", "_interim",
-        "_parser", "_status", "done", "full", "reusable", "wire_bytes",
+        "_parser", "_seen", "_status", "done", "full", "reusable", "wire_bytes",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | OddParser | None = httptools.HttpResponseParser(self)
         self.begin()
 
     def begin(self) -> None:
         self.wire_bytes = 0
         self.done = False  # the reply is whole
-        self.full = False  # a cap was reached after the final head: what is there is the reply
+        self.full = False  # a cap was reached after the status line: what is there is the reply
         self.reusable = False  # whole, kept alive, and nothing came after it
         self._status = 0
         self._final = False  # the head of the final reply is complete
@@ -78,10 +91,16 @@ class ReplyReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._fault = ""
+        self._seen: bytearray | None = None  # what came, where more is to come and may not be by the book
 
     def close(self) -> None:
         """Break the cycle of reader and parser, so that neither waits for the collector."""
         self._parser = None
+
+    @property
+    def head_is_whole(self) -> bool:
+        """The head of the final reply is complete."""
+        return self._final
 
     def feed(self, data: bytes) -> None:
         """Raises AttemptError("protocol") for what is no acceptable reply."""
@@ -92,28 +111,76 @@ class ReplyReader:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as error:
             raise AttemptError("protocol", "switched protocols without being asked") from error
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, Unsound) as error:
             self.reusable = False
             if not self.done:  # a reply that is whole stands, whatever follows it
-                raise AttemptError("protocol", f"bad reply: {error}") from error
+                self._read_again(f"bad reply: {error}", data)
+                return
         if self._fault:
-            raise AttemptError("protocol", self._fault)
+            self._read_again(self._fault, data)
+            return
         if not self._final:
+            self._keep(data)
             if self.wire_bytes > HEAD_BYTES_MAX:
-                raise AttemptError("protocol", f"reply head over {HEAD_BYTES_MAX} bytes")
+                self._cut_head()
         elif self._body_bytes > BODY_BYTES_MAX or (self.wire_bytes > WIRE_BYTES_MAX and not self.done):
             self.full = True
+        elif self._codings and not self.done:  # of bodies only a chunked one can be no reply
+            self._keep(data)
+
+    def _keep(self, data: bytes) -> None:
+        """Remember what came, as far as it may have to be read once more."""
+        if self._seen is None:
+            self._seen = bytearray()
+        if len(self._seen) <= SEEN_BYTES_MAX:
+            self._seen += data
+
+    def _read_again(self, text: str, data: bytes) -> None:
+        """Read all that came of this reply once more, as what is not by the book; ``data`` came last.
+
+        Raises AttemptError("protocol"), with ``text`` where nothing better is known.
+        """
+        seen = self._seen or bytearray()
+        if isinstance(self._parser, OddParser) or len(seen) > SEEN_BYTES_MAX:
+            raise self._error("protocol", text, data)
+        seen += data
+        self.begin()
+        self._parser = OddParser(self)
+        try:
+            self.feed(bytes(seen))
+        finally:
+            self._seen = seen
+
+    def _cut_head(self) -> None:
+        """The head is too long to be read: its status is the reply, if it has one. Raises AttemptError."""
+        reply = self.so_far()
+        if reply is None:
+            raise AttemptError("protocol", f"reply head over {HEAD_BYTES_MAX} bytes")
+        self._status = reply.status
+        self.full = True
 
     def end(self, clean: bool) -> None:
         """The stream ended, over TLS ``clean`` if it said so. Raises AttemptError when that is too early."""
         if not self._final:
-            raise AttemptError(
-                "reset", "closed in the reply head" if self.wire_bytes else "closed before the reply"
-            )
+            text = "closed in the reply head" if self.wire_bytes else "closed before the reply"
+            raise self._error("reset", text)
         if self._has_length or self._codings:
-            raise AttemptError("reset", f"closed in the reply body, after {self._body_bytes} bytes")
+            raise self._error("reset", f"closed in the reply body, after {self._body_bytes} bytes")
         self.done = clean
         self.full = not clean
+
+    def so_far(self) -> Reply | None:
+        """What has come of a reply that is not whole; None where its status line has not."""
+        status = self._status if self._final else status_of(self._seen or b"")
+        if status is None:
+            return None
+        return Reply(status, tuple(self._headers), b"".join(self._body)[:BODY_BYTES_MAX], True)
+
+    def _error(self, kind: Kind, text: str, data: bytes = b"") -> AttemptError:
+        """``data``: what came last, where it is not kept yet."""
+        if data and not self._final:
+            self._keep(data)
+        return AttemptError(kind, text, self.so_far())
 
     def reply(self) -> Reply:
         """Hand the reply over, once: an idle connection keeps none of it."""

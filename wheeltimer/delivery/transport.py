@@ -24,9 +24,9 @@ import httpx
 import msgspec
 import trio
 
-from wheeltimer.delivery.connection import Connection, start_tls
+from wheeltimer.delivery.connection import Connection, show_cut_streams, start_tls
 from wheeltimer.delivery.pool import IDLE_MAX, IDLE_PER_DESTINATION_MAX, IDLE_S, Counters, Destination, Pool
-from wheeltimer.delivery.reply import AttemptError, Kind, Reply
+from wheeltimer.delivery.reply import AttemptError, Heard, Kind, Reply
 from wheeltimer.delivery.resolve import (
     Address,
     Check,
@@ -99,6 +99,7 @@ class Transport(httpx.AsyncBaseTransport):
         self._check = check
         self._resolver = resolver or Resolver()
         self._ssl_context = ssl_context or ssl.create_default_context()
+        show_cut_streams(self._ssl_context)
         self._pool = Pool(idle_per_destination_max, idle_max, idle_s, self.counters)
         self._new_socket = new_socket
         self._begun: list[Connection] = []  # requests that are not sent yet
@@ -112,6 +113,7 @@ class Transport(httpx.AsyncBaseTransport):
         fields: bytes,
         body: bytes,
         connect_timeout_ms: int,
+        heard: Heard | None = None,
     ) -> Reply:
         """One exchange; ``fields`` from ``header_lines``, without host and content-length, which come from
         ``destination`` and ``body``; ``target`` is path and query, visible ASCII.
@@ -119,11 +121,11 @@ class Transport(httpx.AsyncBaseTransport):
         The reply is whole when this returns, and its connection kept or closed. Lookup, connect and TLS
         handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
         caller's. A request goes out twice only when a kept connection closed before the first reply byte:
-        once, on a fresh connection, counted, ``resent`` in the reply. Raises AttemptError, or Shortage
-        where it could not be sent.
+        once, on a fresh connection, counted, ``resent`` in the reply. ``heard`` has what had
+        come if the caller cancels. Raises AttemptError, or Shortage where it could not be sent.
         """
         message = _message(destination, method, target, fields, body)
-        return await self._exchange(destination, message, connect_timeout_ms / 1000)
+        return await self._exchange(destination, message, connect_timeout_ms / 1000, heard)
 
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
@@ -150,31 +152,39 @@ class Transport(httpx.AsyncBaseTransport):
             connection.push()
         self._begun.clear()
 
-    async def _exchange(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
+    async def _exchange(
+        self, destination: Destination, message: bytes, connect_timeout_s: float, heard: Heard | None = None
+    ) -> Reply:
         kept = self._pool.take(destination, trio.current_time())
         if kept is not None:
             self.counters.reused += 1
             try:
-                return await self._use(kept, destination, message)
+                return await self._use(kept, destination, message, heard)
             except AttemptError as error:
                 if error.kind != "reset" or kept.answered:
                     raise
-            return await self.resend(destination, message, connect_timeout_s)
+            return await self.resend(destination, message, connect_timeout_s, heard)
         fresh = await self._open(destination, connect_timeout_s)
-        return await self._use(fresh, destination, message)
+        return await self._use(fresh, destination, message, heard)
 
-    async def resend(self, destination: Destination, message: bytes, connect_timeout_s: float) -> Reply:
+    async def resend(
+        self, destination: Destination, message: bytes, connect_timeout_s: float, heard: Heard | None = None
+    ) -> Reply:
         """The one permitted resend, on a fresh connection. Raises AttemptError, or Shortage: then it is not
         sent again now, and no receiver has answered the first."""
         self.counters.resent += 1
         fresh = await self._open(destination, connect_timeout_s)
-        reply = await self._use(fresh, destination, message)
+        reply = await self._use(fresh, destination, message, heard)
         return msgspec.structs.replace(reply, resent=True)
 
-    async def _use(self, connection: Connection, destination: Destination, message: bytes) -> Reply:
+    async def _use(
+        self, connection: Connection, destination: Destination, message: bytes, heard: Heard | None
+    ) -> Reply:
         try:
             reply = await connection.exchange(message)
         except BaseException:  # cancelled too: a connection half used is no use to anybody
+            if heard is not None:
+                heard.reply = connection.so_far()
             connection.close()
             raise
         self.give_back(connection, destination)
@@ -327,6 +337,8 @@ class Kept:
         """Give up."""
         self.connection.close()
 
-    async def resend(self, connect_timeout_ms: int) -> Reply:
-        """Once more on a fresh connection. Raises AttemptError."""
-        return await self._transport.resend(self._destination, self._message, connect_timeout_ms / 1000)
+    async def resend(self, connect_timeout_ms: int, heard: Heard | None = None) -> Reply:
+        """Once more on a fresh connection; ``heard`` as in ``Transport.request``. Raises AttemptError."""
+        return await self._transport.resend(
+            self._destination, self._message, connect_timeout_ms / 1000, heard
+        )

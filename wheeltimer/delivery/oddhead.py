@@ -1,0 +1,215 @@
+"""Replies that llhttp refuses and that still have one meaning, read so that their status counts.
+
+The receiver has done its work when it answers, so a head that curl and browsers read must not make the task
+fail. A head with a sound status line is read here field by field and written anew, as llhttp takes it:
+
+* line ends of LF only, also in chunks (RFC 9112 section 2.2),
+* folded lines (5.2), white space before a colon, control characters in a value,
+* lines that are no fields, more fields than ``reply.HEADERS_MAX``,
+* the same content-length more than once, or as a list (6.3), the transfer coding ``identity``,
+* white space after the size of a chunk, any character in a chunk extension, a length in a trailer.
+
+Only the fields that a decision depends on are kept. The connection is closed after such a reply, so what
+follows it is never taken for another one. Where the end of the body would be a guess there is no reply: two
+different lengths, a length that is no number, a length beside a transfer coding, a coding other than chunked,
+a damaged chunk.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Protocol
+
+import httptools
+
+FIELDS_MAX: Final = 64  # of those that are kept
+CHUNKS_MAX: Final = 1_024  # 1.5 us each, all in one go
+CHUNK_LINE_BYTES_MAX: Final = 4_096
+
+# The beginning of a status line, up to the reason.
+_STATUS: Final = re.compile(rb"(?:\r?\n)*HTTP/1\.([01]) ([1-9][0-9]{2})(?=[ \r\n])")
+_SAMPLE: Final = b"HTTP/1.1 200 "
+_HEAD_END: Final = re.compile(rb"\n\r?\n")
+# A name, white space, a colon; the value with its folded lines.
+_FIELD: Final = re.compile(
+    rb"\n(content-length|transfer-encoding|content-encoding|retry-after|wheeltimer-retry)[ \t]*:"
+    rb"([^\n]*(?:\n[ \t][^\n]*)*)",
+    re.IGNORECASE,
+)
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+_CONTROLS: Final = bytes.maketrans(bytes(range(32)) + b"\x7f", b" " * 33)
+
+
+class Unsound(Exception):
+    """There is no status line, or the end of the body cannot be told; the text says which."""
+
+
+class Reader(Protocol):
+    """``ReplyReader``, as far as it is needed here; httptools calls its other ``on_*`` methods."""
+
+    @property
+    def head_is_whole(self) -> bool: ...
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_message_complete(self) -> None: ...
+
+
+def status_of(data: bytes | bytearray) -> int | None:
+    """The status of the first final status line, interim replies passed over; None: none is there yet."""
+    at = 0
+    while (line := _STATUS.match(data, at)) is not None:
+        status = int(line[2])
+        if status == 101 or data.find(b"\n", line.end()) < 0:
+            return None
+        if status >= 200:
+            return status
+        end = _HEAD_END.search(data, line.end())
+        if end is None:
+            return None
+        at = end.end()
+    return None
+
+
+def rewrite(data: bytes | bytearray, searched: int = 0) -> tuple[bytes, int, bool] | None:
+    """The head that ``data`` begins with: (as llhttp takes it, the offset behind it, whether a chunked body
+    follows); None: its end has not come. No end is before ``searched``. O(bytes). Raises Unsound.
+    """
+    line = _STATUS.match(data)
+    if line is None:
+        if _may_become(data):
+            return None
+        raise Unsound("no HTTP/1 status line")
+    if line[2] == b"101":
+        raise Unsound("switched protocols without being asked")
+    end = _HEAD_END.search(data, max(line.end(), searched))
+    if end is None:
+        return None
+    lengths: set[int] = set()
+    codings: list[bytes] = []
+    lines = [b"HTTP/1.%b %b \r\n" % (line[1], line[2])]
+    for count, field in enumerate(_FIELD.finditer(data, line.end(), end.start())):
+        if count == FIELDS_MAX:
+            raise Unsound(f"over {FIELDS_MAX} fields of those that a decision depends on")
+        name, value = field[1].lower(), field[2].translate(_CONTROLS).strip()
+        if name == b"content-length":
+            lengths.update(_length(item.strip()) for item in value.split(b","))
+        elif name == b"transfer-encoding":
+            codings += [item.strip().lower() for item in value.split(b",")]
+        else:
+            lines.append(b"%b: %b\r\n" % (name, value))
+    codings = [coding for coding in codings if coding not in (b"", b"identity")]
+    if codings and codings != [b"chunked"]:
+        raise Unsound("a transfer coding other than chunked")
+    if codings and lengths:
+        raise Unsound("a content-length beside a transfer coding: where the body ends would be a guess")
+    if len(lengths) > 1:
+        raise Unsound("two different lengths: where the body ends would be a guess")
+    lines += [b"content-length: %d\r\n" % length for length in lengths]
+    if codings:
+        lines.append(b"transfer-encoding: chunked\r\n")
+    return b"".join((*lines, b"\r\n")), end.end(), bool(codings)
+
+
+def _may_become(data: bytes | bytearray) -> bool:
+    """Whether this is the first part of a status line."""
+    begun = bytes(data[:4096].lstrip(b"\r\n"))
+    return _STATUS.match(begun + _SAMPLE[len(begun) :]) is not None
+
+
+def _length(text: bytes) -> int:
+    if not _LENGTH.fullmatch(text):
+        raise Unsound("a content-length that is no number")
+    return int(text)
+
+
+class OddParser:
+    """What ``ReplyReader`` uses of ``httptools.HttpResponseParser``, for a reply that this refuses."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._strict = httptools.HttpResponseParser(reader)
+        self._head = bytearray()
+        self._chunks: _Chunks | None = None
+
+    def feed_data(self, data: bytes) -> None:
+        """Raises Unsound, and what httptools raises."""
+        if not self._reader.head_is_whole:
+            searched = max(0, len(self._head) - 2)
+            self._head += data
+            while not self._reader.head_is_whole:
+                found = rewrite(self._head, searched)
+                if found is None:
+                    return
+                head, end, chunked = found
+                self._strict.feed_data(head)
+                del self._head[:end]
+                searched = 0
+                self._chunks = _Chunks(self._reader) if chunked else None
+            data = bytes(self._head)
+            self._head.clear()
+        if self._chunks is not None:
+            self._chunks.feed(data)
+        elif data:
+            self._strict.feed_data(data)
+
+    def get_status_code(self) -> int:
+        return self._strict.get_status_code()
+
+    def get_http_version(self) -> str:
+        return self._strict.get_http_version()
+
+    def should_keep_alive(self) -> bool:
+        return False
+
+
+class _Chunks:
+    """A chunked body (RFC 9112 section 7.1) whose lines may end in LF; trailers are not kept."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._rest = bytearray()
+        self._left = 0  # bytes of the present chunk that have not come
+        self._count = 0
+        self._next = "size"  # the next line: a size, "end" of a chunk (empty), a "trailer"; "done": none
+
+    def feed(self, data: bytes) -> None:
+        """Raises Unsound."""
+        self._rest += data
+        at = 0
+        while self._next != "done":
+            if self._left:
+                part = bytes(self._rest[at : at + self._left])
+                if not part:
+                    break
+                at += len(part)
+                self._left -= len(part)
+                self._reader.on_body(part)
+                continue
+            end = self._rest.find(b"\n", at)
+            if end < 0:
+                if len(self._rest) - at > CHUNK_LINE_BYTES_MAX:
+                    raise Unsound(f"a line of over {CHUNK_LINE_BYTES_MAX} bytes in a chunked body")
+                break
+            self._line(bytes(self._rest[at:end]).removesuffix(b"\r"))
+            at = end + 1
+        del self._rest[:at]
+
+    def _line(self, line: bytes) -> None:
+        if self._next == "size":
+            size = _CHUNK_SIZE.fullmatch(line)
+            if size is None:
+                raise Unsound("a chunk whose size is no number")
+            self._count += 1
+            if self._count > CHUNKS_MAX:
+                raise Unsound(f"over {CHUNKS_MAX} chunks in a reply that is not by the book")
+            self._left = int(size[1], 16)
+            self._next = "end" if self._left else "trailer"
+        elif self._next == "end":
+            if line:
+                raise Unsound("a chunk that is longer than its size")
+            self._next = "size"
+        elif not line:
+            self._next = "done"
+            self._reader.on_message_complete()
