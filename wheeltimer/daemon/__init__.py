@@ -13,4 +13,5 @@
     subscriptions.py, subscriber.py   events as they happen, and what was missed
     tls.py, guests.py, descriptors.py, farewell.py    who may stay, and how they end
     signals.py, notify.py, drain.py, soon.py    the process, its surroundings, its end
+    logs.py, deaths.py    what is logged, and how that never holds the loop
 """
