@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT_BYTES: Final = 1 << 16
-_NAMED_MAX: Final = 20  # tasks that are named; the report names them all
+_NAMED_MAX: Final = 10  # uncertain tasks that are printed; the report has all
 _KINDS: Final = (
     "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "counted",
     "trimmed",
@@ -188,4 +188,4 @@ def _show_repair(found: Repaired, report: Path) -> None:
     for key in found.uncertain[:_NAMED_MAX]:
         click.echo(f"uncertain: {show.clean(key)}")
     if len(found.uncertain) > _NAMED_MAX:
-        click.echo(f"uncertain: and {len(found.uncertain) - _NAMED_MAX} more, in the report")
+        click.echo(f"uncertain: and {len(found.uncertain) - _NAMED_MAX} more; {report} names all")

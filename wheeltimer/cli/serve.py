@@ -8,6 +8,7 @@ import sys
 import click
 
 from wheeltimer.cli import show, values
+from wheeltimer.daemon import logs
 from wheeltimer.settings import load
 
 
@@ -57,6 +58,7 @@ def serve(**flags: object) -> int:
       WHEELTIMER_TICK=1ms wheeltimer serve --config wheeltimer.toml
     """
     _hold_standard()
+    logs.begin()
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
 

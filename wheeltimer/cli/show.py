@@ -170,7 +170,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
 def reading_bar() -> Iterator[Callable[[int, int], None] | None]:
     """A bar for a person who waits while the journal is read; gone when it is read.
 
-    It is told bytes done and bytes in all.
+    It is told bytes done and bytes in all. What is written to ``sys.stderr`` meanwhile comes above the bar.
     """
     if not sys.stderr.isatty():
         yield None
@@ -182,9 +182,7 @@ def reading_bar() -> Iterator[Callable[[int, int], None] | None]:
     console = Console(stderr=True)
     shown_permille = -1
 
-    with Progress(
-        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False) as bar:
         task = bar.add_task("", total=1000)
 
         def progress(done_bytes: int, total_bytes: int) -> None:

@@ -14,4 +14,5 @@
     tls.py, guests.py, farewell.py    who may stay, and how they end
     descriptors.py, overflow.py       how descriptors are shared out, and clients for whom there is none
     signals.py, notify.py, drain.py, soon.py    the process, its surroundings, its end
+    logs.py, deaths.py    what is logged, and how that never holds the loop
 """

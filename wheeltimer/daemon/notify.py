@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import socket
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -19,6 +18,7 @@ import trio
 
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon.clock import monotonic_us
+from wheeltimer.daemon.logs import write_all
 
 WATCHES: Final = 2  # signs of life in the time that the manager waits for one, as systemd recommends
 _log = logging.getLogger("wheeltimer.notify")
@@ -70,12 +70,13 @@ class Notifier:
             _log.warning("service manager not told state=%s: %s", text.partition("\n")[0], error)
 
 
-def say(line: str) -> None:
-    """A line to standard output, at once. Where that cannot be written the log tells: a daemon serves all the
-    same whose output goes to a full disk, or to a program that has ended."""
+async def say(line: str) -> None:
+    """Write a line to standard output, in a thread: a pipe that nobody reads must not hold the loop.
+
+    Where it cannot be written, because the disk is full or the reader has ended, that is a log line.
+    """
+    data = f"{line}\n".encode(errors="surrogateescape")
     try:
-        print(line, flush=True)
+        await trio.to_thread.run_sync(write_all, 1, data, abandon_on_cancel=True)
     except OSError as error:
         _log.warning("standard output cannot be written: %s", error)
-        with contextlib.suppress(OSError):
-            sys.stdout.close()  # else the line is tried again at the end, and spoils the exit code

@@ -21,9 +21,10 @@ from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.errors import SettingsError
-from wheeltimer.settings import Rate, Settings
+from wheeltimer.settings import Rate, Settings, changed_keys
 
 _log = logging.getLogger("wheeltimer")
+KEYS_MAX: Final = 50  # that one line names
 _RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
 
 
@@ -33,11 +34,18 @@ def check_served(settings: Settings) -> None:
         raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
 
 
-def needs_restart(old: Settings, new: Settings) -> str:
-    """What to say of settings that changed and are not taken up: nothing, or their names, for a log line."""
-    names = [name for name in Settings.__struct_fields__ if getattr(old, name) != getattr(new, name)]
-    late = [name for name in names if name not in _RELOADED]
-    return f", after a restart: {', '.join(late)}" if late else ""
+def reload_line(given: Settings, before: Settings, now: Settings) -> str:
+    """Keys that changed since ``before``; and those, compared with what the start was ``given``, that need
+    a restart."""
+    late = [key for key in changed_keys(given, now) if key.partition(".")[0] not in _RELOADED]
+    line = f"changed={_some(changed_keys(before, now))}"
+    return f"{line}, after a restart: {_some(late)}" if late else line
+
+
+def _some(keys: list[str]) -> str:
+    """A line stays readable where a file with a thousand tokens comes."""
+    more = f",and {len(keys) - KEYS_MAX} more" if len(keys) > KEYS_MAX else ""
+    return ",".join(keys[:KEYS_MAX]) + more if keys else "none"
 
 
 def _bucket(rate: Rate | None) -> Bucket | None:

@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable
 
 import trio
@@ -19,11 +18,12 @@ import trio
 from wheeltimer import __version__
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import decision_bytes_needed
-from wheeltimer.core.records import Due, Paused
+from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
+from wheeltimer.daemon.deaths import Deaths
 from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
@@ -35,9 +35,9 @@ from wheeltimer.daemon.parts import (
     address_rule,
     check_served,
     keys_of,
-    needs_restart,
     policy_of,
     queue_of,
+    reload_line,
     tls_of,
     transport_of,
     window_of,
@@ -71,11 +71,6 @@ def main(
 
     ``progress`` is told of the recovery in bytes; ``reload`` reads the settings anew at SIGHUP.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    for name in ("httpx", "httpcore"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     check_served(settings)
     given, (settings, share) = settings, fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
@@ -164,6 +159,8 @@ class Daemon:
         self._timer = open_timer(clock)
         self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.go)
         ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task, due.late_ms)]
+        self._deaths = Deaths(self.engine)
+        ledger.listeners[Ended] = [self._deaths.ended]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
 
         def changed() -> None:
@@ -211,9 +208,10 @@ class Daemon:
                         inner.start_soon(self._recorded.run, self.journal.flush)
                         await inner.start(self._hangups)
                         inner.start_soon(_close_idle, self._transport)
+                        inner.start_soon(self._deaths.run)
                         alive_ns = lambda: self._ticker.alive_ns  # noqa: E731
                         inner.start_soon(self._notifier.watch, alive_ns, self.clock.elapsed_ns)
-                        self._say_ready(names, tasks)
+                        self._say_ready(inner, names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
             await self._server.end(self._end_journal)
@@ -254,6 +252,7 @@ class Daemon:
             async for number in received:
                 if self._requests.draining:
                     _log.warning("second signal, ending at once")
+                    logging.shutdown()  # waits for the log's reader, not for long
                     os._exit(128 + number)
                 self._requests.draining = True
                 self._notifier.stopping()
@@ -263,6 +262,7 @@ class Daemon:
 
     async def _hangups(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
+        before = self.given
         with trio.open_signal_receiver(signal.SIGHUP) as received:
             task_status.started()
             async for _ in received:
@@ -280,8 +280,8 @@ class Daemon:
                 self._sender.keys_of = keys_of(settings)
                 self._dispatcher.reconfigure(queue_of(settings), window_of(settings))
                 self._server.reload(access_of(settings), tls)
-                stale = needs_restart(self.given, settings)
-                _log.info("settings reloaded queues=%d%s", len(settings.queues), stale)
+                _log.info("settings reloaded %s", reload_line(self.given, before, settings))
+                before = settings
 
     async def _drain(self, work: trio.CancelScope) -> None:
         """Let what is under way end, for a while; then all work ends, and with it the daemon."""
@@ -312,10 +312,11 @@ class Daemon:
     def _since_began_ms(self) -> int:
         return (self.clock.elapsed_ns() - self._began_ns) // NS_PER_MS
 
-    def _say_ready(self, names: list[str], tasks: int) -> None:
-        say(
+    def _say_ready(self, nursery: trio.Nursery, names: list[str], tasks: int) -> None:
+        nursery.start_soon(
+            say,
             f"wheeltimer {__version__} ready listen={','.join(names)} tasks={tasks}"
-            f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}"
+            f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
         )
         self._notifier.ready()
         if self.settings.fsync == "off":

@@ -2,11 +2,13 @@
 
 Four layers, the first that speaks wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
 ``knobs.py`` says what can be set, ``values.py`` how one value is read, ``load.py`` how the layers become
-one ``Settings``. What a retry rule means is in ``core/retry.py``; what a limit protects, where it is used.
+one ``Settings``, ``changes.py`` what differs between two. What a retry rule means is in ``core/retry.py``;
+what a limit protects, where it is used.
 """
 
 from __future__ import annotations
 
+from wheeltimer.settings.changes import changed_keys
 from wheeltimer.settings.knobs import (
     Destination,
     Journal,
@@ -35,6 +37,7 @@ __all__ = [
     "Settings",
     "Tls",
     "Token",
+    "changed_keys",
     "knobs",
     "load",
     "parse_address",

@@ -1,0 +1,95 @@
+"""One log line for each dead task, and what keeps that bounded."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.clocks import ManualClock
+from wheeltimer.core import records as r
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.limits import Limits
+from wheeltimer.core.task import Attempt, State, Task
+from wheeltimer.daemon.deaths import LINES_MAX, PAIRS_MAX, PERIOD_S, Deaths
+
+URL = "https://User.example:8443/secret/path?key=secret"
+
+
+def dead(deaths: Deaths, engine: Engine, key: str, url: str = URL, state: State = State.DEAD) -> None:
+    """A task that ends after one attempt."""
+    task = Task(url, lsn=1, created_ms=0, due_given_ms=0, meta=b'"secret"', state=int(State.READY))
+    task.history = [Attempt(1, 1, 0, 0, 5, "failed", None, "connect: refused\nby a wall", "secret reply")]
+    engine.insert(key, task)
+    ended = r.Ended(key, 5, 1, int(state), 1, "attempts_used_up")
+    engine.apply(ended)
+    deaths.ended(ended)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine(Limits(), ManualClock().now(), 10_000_000, 64)
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    caplog.clear()
+    return said
+
+
+def test_a_task_that_dies_is_one_line_without_what_it_carried(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+    dead(deaths, engine, "orders/7")
+    dead(deaths, engine, 'orders/7 attempts=0 "x"')
+    dead(deaths, engine, "orders/8", state=State.EXPIRED)
+    plain, quoted = lines(caplog)
+    assert plain == (
+        'dead queue=orders id=7 attempts=1 error=attempts_used_up last="connect: refused\\nby a wall"'
+        " destination=https://user.example:8443"
+    )
+    assert r'id="7 attempts=0 \"x\"" attempts=1' in quoted
+
+
+def test_a_receiver_that_refuses_everything_fills_no_log(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+
+    async def run() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(deaths.run)
+            for n in range(100):
+                dead(deaths, engine, f"orders/{n}")
+            dead(deaths, engine, "billing/1")
+            dead(deaths, engine, "orders/other", "http://other.example/")
+            said = lines(caplog)
+            assert len(said) == LINES_MAX + 2, "a queue and a destination of its own each have their lines"
+            await trio.sleep(PERIOD_S + 1)
+            (rest,) = lines(caplog)
+            assert f"unsaid={100 - LINES_MAX} queue=orders destination=https://user.example:8443" in rest
+            dead(deaths, engine, "orders/again")
+            assert len(lines(caplog)) == 1, "the next minute has lines of its own"
+            nursery.cancel_scope.cancel()
+
+    trio.run(run, clock=MockClock(autojump_threshold=0))
+
+
+def test_many_queues_and_destinations_share_one_limit(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+    for n in range(10 * PAIRS_MAX):
+        dead(deaths, engine, f"q{n}/x", f"http://h{n}.example/")
+    assert len(lines(caplog)) == PAIRS_MAX + LINES_MAX
+
+    async def end() -> None:
+        with trio.move_on_after(0):
+            await deaths.run()
+
+    trio.run(end)
+    (rest,) = lines(caplog)
+    assert f"unsaid={9 * PAIRS_MAX - LINES_MAX} queue=* destination=*" in rest

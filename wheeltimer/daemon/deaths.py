@@ -1,0 +1,83 @@
+"""One log line for each task that ends ``dead``: which, after how many attempts, why, and where it went.
+
+Clients decide how many tasks die, so lines are limited for each queue and destination, and so are the pairs
+that are told apart; what was not written is counted. No body, header, meta or path of a URL is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Final
+
+import trio
+
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.records import Ended
+from wheeltimer.core.task import State, Task, split_key
+
+PERIOD_S: Final = 60
+LINES_MAX: Final = 10  # in a period, for each queue and destination
+PAIRS_MAX: Final = 100  # queues and destinations told apart in a period; the rest share one limit
+LAST_CHARS_MAX: Final = 200  # of the last attempt's error
+_DEAD: Final = int(State.DEAD)
+_OTHERS: Final = ("*", "*")
+_log = logging.getLogger("wheeltimer")
+
+
+class Deaths:
+    """Told of every end by the ledger; a nursery task in `run`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._seen: dict[tuple[str, str], int] = {}  # deaths of this period, by queue and destination
+
+    def ended(self, record: Ended) -> None:
+        """Call after the record was applied. 0.1 us for a task that is not dead."""
+        if record.state != _DEAD:
+            return
+        task = self._engine.get(record.key)
+        assert task is not None, "a dead task is kept whole"
+        queue, id = split_key(record.key)
+        destination = "/".join(task.url.partition("?")[0].split("/", 3)[:3]).lower()
+        pair = queue, destination
+        if pair not in self._seen and len(self._seen) >= PAIRS_MAX:
+            pair = _OTHERS
+        count = self._seen[pair] = self._seen.get(pair, 0) + 1
+        if count <= LINES_MAX:
+            _log.warning(
+                "dead queue=%s id=%s attempts=%d error=%s last=%s destination=%s",
+                queue, _word(id), record.attempts, record.reason, _word(_last(task)), destination,
+            )  # fmt: skip
+
+    async def run(self) -> None:
+        """Begin a new period again and again; until cancelled."""
+        try:
+            while True:
+                await trio.sleep(PERIOD_S)
+                self._tell_rest()
+        finally:
+            self._tell_rest()
+
+    def _tell_rest(self) -> None:
+        for (queue, destination), count in self._seen.items():
+            if count > LINES_MAX:
+                _log.warning(
+                    "dead unsaid=%d queue=%s destination=%s; said at most %d times in %d s",
+                    count - LINES_MAX, queue, destination, LINES_MAX, PERIOD_S,
+                )  # fmt: skip
+        self._seen.clear()
+
+
+def _last(task: Task) -> str:
+    """What the last attempt brought; "none" where there was none."""
+    if not task.history:
+        return "none"
+    attempt = task.history[-1]
+    return attempt.error[:LAST_CHARS_MAX] if attempt.error else f"{attempt.status}"
+
+
+def _word(text: str) -> str:
+    """As it is where it is one word, else quoted: a space in an id must not look like the next field."""
+    plain = text.isprintable() and text and not any(c in ' "=\\' for c in text)
+    return text if plain else json.dumps(text, ensure_ascii=False)
