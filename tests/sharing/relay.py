@@ -28,10 +28,12 @@ class Relay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for each in (self._listener, *self._sockets):
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join(START_S)  # before the others: it makes them
+        for each in self._sockets:
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        for thread in list(self._threads):
+        for thread in self._threads:
             thread.join(START_S)
         for each in (self._listener, *self._sockets):
             each.close()

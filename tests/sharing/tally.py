@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
+import msgspec
+
 from wheeltimer import Client
 
 URL: Final = "http://127.0.0.1:9/"
@@ -40,7 +42,7 @@ class Tally:
             print(f"asked {asked!r}, the reply is of {got!r}", file=sys.stderr)
 
     def failed(self) -> None:
-        """A request ended with the exception that is handled now; a reply of another kind is one."""
+        """A request ended with the exception that is handled now."""
         os.write(self._file, _FAILED)
         traceback.print_exc(limit=-3)
 
@@ -56,6 +58,8 @@ class Tally:
             except (Cut, KeyboardInterrupt):
                 self.cut()
                 continue
+            except msgspec.ValidationError as error:  # a reply of another kind of request
+                self.reply(asked, error)
             except Exception:  # noqa: BLE001 -- whatever a client raises is counted
                 self.failed()
             else:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -71,8 +72,7 @@ def play(command: list[str], kind: str, daemon: Daemon, tally: Path, requests: i
     with ended(
         [sys.executable, *command, str(requests), str(SEED)], environment(daemon, tally)
     ) as (process, log):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(LIMIT_S)
+        process.wait()
         said = log.read_text(errors="replace")
         judge(kind, tally, requests, said)
         assert process.poll() == 0, said[-5000:]
@@ -82,15 +82,22 @@ def play(command: list[str], kind: str, daemon: Daemon, tally: Path, requests: i
 def ended(
     command: list[str], env: dict[str, str], **how: Any
 ) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A process and all it started, in a group of its own that is killed at the end."""
+    """A process and all it started, in a group of its own that is killed at the end, or when time is up."""
     log = Path(env["HOME"]) / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=env, stderr=file, process_group=0, **how)
+
+    def kill() -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+    limit = threading.Timer(LIMIT_S, kill)
+    limit.start()
     try:
         yield process, log
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        limit.cancel()
+        kill()
         process.wait(START_S)
 
 
