@@ -17,7 +17,8 @@ networks and operators, translated once, in the shell that met it.
     │   └── StorageFailed      a read, write or sync failed                          exit 74
     ├── TargetBlocked          a callback address is not allowed by the settings
     ├── AttemptError           an exchange brought no reply (delivery/connection.py; becomes a value)
-    └── ServerUnreachable      a client found no daemon                              exit 69
+    ├── ServerUnreachable      a client found no daemon                              exit 69
+    └── ClientMisused          a client, or an iterator of it, was entered where it cannot answer
 """
 
 from __future__ import annotations
@@ -113,6 +114,17 @@ class TargetBlocked(WheeltimerError):
 
 
 class ServerUnreachable(WheeltimerError):
-    """No daemon answered at the address the client was given."""
+    """No daemon answered at the address the client was given.
+
+    ``lasting``: it is not that the daemon is away, so trying again does not help.
+    """
 
     exit_code = 69
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
+
+
+class ClientMisused(WheeltimerError, RuntimeError):
+    """A client was entered again inside its own exchange, or an iterator of it after a fork."""

@@ -25,7 +25,8 @@ SILENCE = object()
 class ScriptedServer:
     """Answers request number n with ``script[n]``: a dict, raw bytes, ``CLOSE`` or ``SILENCE``.
 
-    ``script`` may also be a function from request to answer. ``requests`` is what came in.
+    ``script`` may also be a function from request to answer. ``requests`` is what came in, without the
+    client's ``seq``, which a dict brings back as the daemon does; ``raw`` has the lines.
     """
 
     def __init__(self, script: Iterable[Any] | Callable[[Request], Any], path: Path | None = None) -> None:
@@ -71,14 +72,21 @@ class ScriptedServer:
         with connection.makefile("rb") as lines:
             for line in lines:
                 self.raw.append(line)
-                self.requests.append(json.loads(line))
+                request = json.loads(line)
+                seq = request.pop("seq", None)
+                self.requests.append(request)
                 answer = self._answer(self.requests[-1])
                 if answer is CLOSE:
                     return
                 if answer is SILENCE:
                     continue
-                data = answer if isinstance(answer, bytes) else json.dumps(answer).encode() + b"\n"
-                connection.sendall(data)
+                connection.sendall(answer if isinstance(answer, bytes) else reply_line(answer, seq))
+
+
+def reply_line(reply: Request, seq: object) -> bytes:
+    """A reply as the daemon writes it: compact, ``seq`` last."""
+    given = {} if seq is None else {"seq": seq}
+    return json.dumps(reply | given, separators=(",", ":")).encode() + b"\n"
 
 
 def _one_by_one(script: Iterable[Any]) -> Callable[[Request], Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.scripted import CLOSE, SILENCE, ScriptedServer
+from tests.client.scripted import CLOSE, SILENCE, ScriptedServer, reply_line
 from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
 from wheeltimer.client.connection import split_host_port
 from wheeltimer.core import commands
@@ -145,7 +145,7 @@ def test_a_token_is_shown_first_and_a_refused_one_closes_the_connection() -> Non
     assert [request["op"] for request in server.requests] == ["hello", "ping"]
     refusal = {"ok": False, "error": "unauthorized", "message": "no such token"}
     with ScriptedServer([refusal]) as server, pytest.raises(Refused, match="no such token"):
-        Client(server.address, token="wrong")
+        Client(server.address, token="wrong").ping()
 
 
 def test_unix_socket(tmp_path: Path) -> None:
@@ -154,22 +154,16 @@ def test_unix_socket(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "pieces",
-    [
-        (b'{"ok":tr', b'ue,"n":1}\n{"ok":true,"n":2}\n'),
-        (b'{"ok":true,"n":1}', b'\n{"ok":true,"n":2}\n'),
-        (b'{"ok":true,"n":1}\n{"ok":true,"n":2}', b"\n"),
-    ],
-    ids=["inside", "before its end", "the end alone"],
+    "cut", [len(b'{"ok":tr'), len(b'{"ok":true,"n":1,"seq":'), -1], ids=["inside", "its seq", "the end alone"]
 )
-def test_a_reply_in_pieces_and_two_in_one_piece(pieces: tuple[bytes, bytes]) -> None:
-    rest = iter(pieces)
-
-    def next_piece(_request: dict[str, Any]) -> bytes:
+def test_a_reply_in_pieces_and_two_in_one_piece(cut: int) -> None:
+    def piece(request: dict[str, Any]) -> bytes:
         time.sleep(0.02)  # so that the network keeps the pieces apart
-        return next(rest)
+        seqs = [json.loads(line)["seq"] for line in server.raw]
+        both = reply_line({"ok": True, "n": 1}, seqs[0]) + reply_line({"ok": True, "n": 2}, seqs[0] + 1)
+        return both[:cut] if len(seqs) == 1 else both[cut:]
 
-    with ScriptedServer(next_piece) as server, Client(server.address, timeout_ms=5000) as client:
+    with ScriptedServer(piece) as server, Client(server.address, timeout=5) as client:
         replies = list(client.request_many([{"op": "ping"}, {"op": "ping"}]))
     assert [reply["n"] for reply in replies] == [1, 2]
 
@@ -186,7 +180,7 @@ def _free_port() -> int:
 def test_nobody_listens(tmp_path: Path) -> None:
     for address in (f"127.0.0.1:{_free_port()}", f"unix:{tmp_path}/none", f"unix:/{'x' * 200}", "a..b:1"):
         with pytest.raises(ServerUnreachable, match="wheeltimer serve") as caught:
-            Client(address)
+            Client(address, reconnect=0).ping()
         assert address in str(caught.value)
         assert caught.value.exit_code == 69
 
@@ -207,7 +201,7 @@ def test_what_is_no_daemon_is_said_to_be_none(answer: bytes) -> None:
 @pytest.mark.parametrize("answer", [CLOSE, b"half a line", *NO_REPLIES])
 def test_a_write_whose_answer_is_lost_has_an_unknown_outcome(answer: object) -> None:
     closing = [OK, CLOSE] if answer is CLOSE else [OK, answer, CLOSE]
-    with ScriptedServer(closing) as server, Client(server.address, timeout_ms=200, reconnect_ms=0) as client:
+    with ScriptedServer(closing) as server, Client(server.address, timeout=0.2, reconnect=0) as client:
         client.request("ping")
         with pytest.raises(OutcomeUnknown, match="may or may not"):
             client.schedule("http://x/", id="a")
@@ -218,7 +212,7 @@ def test_a_write_whose_answer_is_lost_has_an_unknown_outcome(answer: object) -> 
 
 
 def test_a_read_whose_answer_is_lost_changed_nothing() -> None:
-    with ScriptedServer([CLOSE]) as server, Client(server.address, reconnect_ms=0) as client:
+    with ScriptedServer([CLOSE]) as server, Client(server.address, reconnect=0) as client:
         with pytest.raises(ServerUnreachable, match=r"closed the connection.*send it again") as caught:
             client.get("a")
         assert not isinstance(caught.value, OutcomeUnknown)
@@ -227,7 +221,7 @@ def test_a_read_whose_answer_is_lost_changed_nothing() -> None:
 def test_a_daemon_that_says_nothing_is_given_up_after_the_timeout() -> None:
     with (
         ScriptedServer([SILENCE]) as server,
-        Client(server.address, timeout_ms=100, reconnect_ms=0) as client,
+        Client(server.address, timeout=0.1, reconnect=0) as client,
     ):
         begin = time.monotonic()
         with pytest.raises(OutcomeUnknown, match=r"no answer within 0\.1 s"):
@@ -250,7 +244,7 @@ def test_what_the_daemon_said_before_it_hung_up_is_read() -> None:
         thread.start()
         host, port = listener.getsockname()
         with (
-            Client(f"{host}:{port}", timeout_ms=5000) as client,
+            Client(f"{host}:{port}", timeout=5) as client,
             pytest.raises(Refused, match="131072"),
         ):
             client.schedule("http://x/", body="x" * 30_000_000)
@@ -288,8 +282,8 @@ def test_never_more_than_depth_ahead() -> None:
 def test_a_deep_pipeline_does_not_stand_still_when_the_daemon_waits_for_its_reader() -> None:
     """12 MB either way through socket buffers of some hundred KB, against a server that only blocks."""
     padding = "x" * 20_000
-    script = (json.dumps({"ok": True, "n": n, "padding": padding}).encode() + b"\n" for n in range(600))
-    with ScriptedServer(script) as server, Client(server.address, timeout_ms=10_000) as client:
+    script = ({"ok": True, "n": n, "padding": padding} for n in range(600))
+    with ScriptedServer(script) as server, Client(server.address, timeout=10) as client:
         many = client.request_many(({"op": "ping", "padding": padding} for _ in range(600)), depth=600)
         assert [reply["n"] for reply in many] == list(range(600))
 

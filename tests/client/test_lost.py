@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
-from tests.client.scripted import CLOSE, SILENCE, Request, ScriptedServer
+from tests.client.scripted import CLOSE, SILENCE, Request, ScriptedServer, reply_line
 from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
 from wheeltimer.errors import Refused, ServerUnreachable
 
@@ -84,7 +84,7 @@ def run(request: pytest.FixtureRequest) -> Callable[..., Any]:
 def test_what_does_no_harm_twice_is_sent_again(run: Any, call: Call, how: object) -> None:
     # Where the server keeps the connection open after its half line, the client's patience ends it.
     with ScriptedServer(Flaky(2, 3, how=how)) as server:
-        run(server.address, lambda c: c.ping(), call, lambda c: c.ping(), timeout_ms=200)
+        run(server.address, lambda c: c.ping(), call, lambda c: c.ping(), timeout=0.2)
     first, lost, again, done, last = server.requests
     assert first["op"] == last["op"] == "ping"
     assert lost == again == done, "the same request, its id too"
@@ -123,7 +123,8 @@ def test_what_was_never_sent_goes_out_when_there_is_a_connection(run: Any, call:
             if not self.requests:
                 with connection.makefile("rb") as lines:
                     self.requests.append(json.loads(lines.readline()))
-                    connection.sendall(json.dumps(_answer(self.requests[0])).encode() + b"\n")
+                    seq = self.requests[0].pop("seq")
+                    connection.sendall(reply_line(_answer(self.requests[0]), seq))
                 return
             super()._serve(connection)
 
@@ -148,7 +149,7 @@ def test_no_connection_for_too_long(run: Any) -> None:
                 client, lambda c: c.schedule("http://x/", id="a"), OutcomeUnknown, "not back within"
             )
 
-        run(server.address, lambda c: c.ping(), gone, reconnect_ms=200)
+        run(server.address, lambda c: c.ping(), gone, reconnect=0.2)
 
 
 def test_a_read_that_is_given_up_is_no_unknown_outcome(run: Any) -> None:
@@ -156,7 +157,7 @@ def test_a_read_that_is_given_up_is_no_unknown_outcome(run: Any) -> None:
         return _raised(client, lambda c: c.get("a"), ServerUnreachable, "send it again")
 
     with ScriptedServer([CLOSE]) as server:
-        run(server.address, lost, reconnect_ms=0)
+        run(server.address, lost, reconnect=0)
 
 
 def test_silence_is_given_up(run: Any) -> None:
@@ -165,7 +166,7 @@ def test_silence_is_given_up(run: Any) -> None:
         def lost(client: Any) -> Any:
             return _raised(client, lambda c: c.cancel("a"), OutcomeUnknown, "cancel")
 
-        run(server.address, lost, timeout_ms=100, reconnect_ms=250)
+        run(server.address, lost, timeout=0.1, reconnect=0.25)
     assert 2 <= len(server.requests) <= 5
 
 
@@ -178,7 +179,7 @@ def test_the_token_is_shown_on_every_connection(run: Any) -> None:
 def test_a_refused_token_says_so(run: Any) -> None:
     refusal = {"ok": False, "error": "unauthorized", "message": "no such token"}
     with ScriptedServer([refusal]) as server, pytest.raises(Refused, match="no such token"):
-        run(server.address, token="wrong")
+        run(server.address, lambda c: c.ping(), token="wrong")
 
 
 def test_a_refusal_is_raised_as_itself_and_the_connection_goes_on(run: Any) -> None:
@@ -315,17 +316,16 @@ def _subscribed(run: Any, server: str, count: int, **fields: Any) -> list[Any]:
                 if len(found) == count:
                     break
 
-    run(server, take, reconnect_ms=2000)
+    run(server, take, reconnect=2)
     return found
 
 
 class Events(ScriptedServer):
-    """Every connection gets its own piece of script and is then closed; the client's own is left open."""
+    """Every connection gets its own piece of script, whose first line is the reply, and is then closed."""
 
     def __init__(self, *pieces: bytes) -> None:
         super().__init__([])
         self.pieces = list(pieces)
-        self.held: list[Any] = []
 
     def _run(self) -> None:
         while not self._closing:
@@ -333,15 +333,13 @@ class Events(ScriptedServer):
                 connection, _ = self._listener.accept()
             except OSError:
                 break
-            if not self.held:  # the one that requests go over
-                self.held.append(connection)
-                continue
             with connection, connection.makefile("rb") as lines:
-                self.requests.append(json.loads(lines.readline()))
+                request = json.loads(lines.readline())
+                seq = request.pop("seq")
+                self.requests.append(request)
                 if self.pieces:
-                    connection.sendall(self.pieces.pop(0))
-        for connection in self.held:
-            connection.close()
+                    first, _, rest = self.pieces.pop(0).partition(b"\n")
+                    connection.sendall((reply_line(json.loads(first), seq) if first else b"") + rest)
 
 
 def test_a_subscription_resumes_where_it_was(run: Any) -> None:

@@ -40,7 +40,7 @@ def write(folder: Path, ca: trustme.CA = CA) -> str:
 
 def client(daemon: Daemon, folder: Path, ca: str = "ca.pem", cert: str | None = None) -> Client:
     own = None if cert is None else str(folder / cert)
-    return Client(daemon.listen[1], tls=tls_context(str(folder / ca), own), reconnect_ms=0, timeout_ms=5000)
+    return Client(daemon.listen[1], tls=tls_context(str(folder / ca), own), reconnect=0, timeout=5)
 
 
 def test_both_clients_speak_through_tls(home: Home) -> None:

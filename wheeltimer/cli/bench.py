@@ -31,7 +31,7 @@ PART_MS_MAX: Final = 60_000  # a daemon that is slower than this is measured by 
 _NEVER: Final = "1d"  # due long after they are cancelled
 _FIRST_MS: Final = 1_000  # before the first callback: they are all scheduled by then
 _GRACE_MS: Final = 10_000  # a callback this late will not come any more
-_CLEAR_MS: Final = 30_000  # for how long the daemon may be away when all is cancelled at the end
+_CLEAR_S: Final = 30  # for how long the daemon may be away when all is cancelled at the end
 _EXIT_MISSED: Final = 1
 
 
@@ -136,7 +136,7 @@ def _told() -> Iterator[Callable[[str], None]]:
 def _clear(session: Session, queue: str, group: str) -> None:
     """Cancel all of it; what cannot be said to the daemon any more is said to the user."""
     try:
-        with session.connect(reconnect_ms=_CLEAR_MS) as client:
+        with session.connect(reconnect_s=_CLEAR_S) as client:
             client.cancel(group=group, queue=queue)
     except (Refused, ServerUnreachable) as error:
         click.echo(f"not cancelled ({error}): wheeltimer cancel --queue {queue} --group {group}", err=True)

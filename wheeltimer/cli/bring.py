@@ -36,7 +36,7 @@ def import_(session: Session, file: IO[bytes]) -> int:
       generate | wheeltimer import - --json
     """
     work = _Import()
-    with session.connect(reconnect_ms=30_000) as client, _bar(file) as told:
+    with session.connect(reconnect_s=30) as client, _bar(file) as told:
         for result in client.schedule_many(work.tasks(file, told)):
             work.took(result)
     if session.as_json:

@@ -20,7 +20,6 @@ from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
 
 T = TypeVar("T")
-_TIMEOUT_MS: Final = 30_000
 _LARGE_BYTES: Final = Limits().body_bytes_max
 
 
@@ -33,12 +32,10 @@ class Session(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     cert_file: str | None = None
 
-    def connect(self, reconnect_ms: int = 0) -> Client:
+    def connect(self, reconnect_s: float = 0) -> Client:
         """A client, for commands that ask more than once."""
         tls = tls_context(self.ca_file, self.cert_file) if self.server.startswith("tls:") else None
-        return Client(
-            self.server, token=self.token, tls=tls, timeout_ms=_TIMEOUT_MS, reconnect_ms=reconnect_ms
-        )
+        return Client(self.server, token=self.token, tls=tls, reconnect=reconnect_s)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
         """One request. With ``--json`` the reply is printed as it came, and None is returned."""

@@ -14,7 +14,7 @@ from wheeltimer.client.results import Event
 from wheeltimer.core.events import TYPES
 from wheeltimer.errors import Refused
 
-PATIENCE_MS: Final = 300_000  # how long a daemon may be away before it is given up
+PATIENCE_S: Final = 300  # how long a daemon may be away before it is given up
 
 
 @click.command()
@@ -44,7 +44,7 @@ def tail(
     cursor = from_
     try:
         with (
-            session.connect(reconnect_ms=PATIENCE_MS) as client,
+            session.connect(reconnect_s=PATIENCE_S) as client,
             client.subscribe(from_=from_, queue=queue, group=group, types=types or None) as events,
         ):
             cursor = events.cursor

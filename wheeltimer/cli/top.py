@@ -19,7 +19,7 @@ import msgspec
 from wheeltimer.cli import show
 from wheeltimer.cli import stats as once
 from wheeltimer.cli.connect import Session, with_session
-from wheeltimer.cli.tail import PATIENCE_MS
+from wheeltimer.cli.tail import PATIENCE_S
 from wheeltimer.client.pipeline import refused
 from wheeltimer.core.task import STATE_WORDS
 from wheeltimer.core.units import HOUR_MS, parse_duration_ms
@@ -84,7 +84,7 @@ def _lines(session: Session, every_ms: int, count: int | None) -> Iterator[bytes
             with session.connect() as client:
                 reply, line = client.exchange("stats")
         except ServerUnreachable as error:
-            if answered_s is None or time.monotonic() - answered_s > PATIENCE_MS / 1000:
+            if answered_s is None or time.monotonic() - answered_s > PATIENCE_S:
                 raise
             yield error
         else:

@@ -1,14 +1,14 @@
 """``AsyncClient``: the same protocol for Trio and asyncio. Any number of tasks may share one.
 
-Requests of all tasks go out on one connection, each as it comes; one nursery task reads the answers and hands
-them to whoever waits. What is sent again after a lost connection is decided in ``pipeline.py``. The methods
-are those of ``blocking.Client``.
+Requests of all tasks go out on one connection, see ``async_channel.py``. The methods are those of
+``blocking.Client``.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import math
+import os
 import ssl
 import time
 from collections import deque
@@ -17,28 +17,34 @@ from types import TracebackType
 from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from wheeltimer.client import results
+from wheeltimer.client.async_channel import AsyncChannel, event_loop
 from wheeltimer.client.blocking import Moment, Span
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     DEPTH,
+    PASSING,
     Call,
+    Caller,
     NoReply,
-    Pipeline,
     Reply,
     with_id,
 )
-from wheeltimer.client.stream import GONE, Lines, connect
-from wheeltimer.client.subscription import PASSING, Resume
+from wheeltimer.client.place import Seconds, place
+from wheeltimer.client.stream import GONE, connect
+from wheeltimer.client.subscription import Resume
 from wheeltimer.errors import Refused, ServerUnreachable
 
 
 class AsyncClient:
-    """``async with AsyncClient() as client``: see ``Client`` for the arguments and what is raised."""
+    """The daemon as methods, for Trio and asyncio: see ``Client`` for the arguments and what is raised.
+
+    It connects at first use: making one does no I/O. ``async with`` or ``aclose`` closes it. Tasks may share
+    one, each event loop and each process has its own connection, and a task that is cancelled leaves the
+    others' replies where they belong.
+    """
 
     def __init__(
         self,
@@ -46,46 +52,36 @@ class AsyncClient:
         *,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
-        timeout_ms: int = 30_000,
-        reconnect_ms: int = 30_000,
+        timeout: Seconds | None = None,
+        reconnect: Seconds | None = None,
+        timeout_ms: int | None = None,
+        reconnect_ms: int | None = None,
     ) -> None:
         self.server = server
-        self._token = token
-        self._tls = tls
-        self._timeout_ms = timeout_ms
-        self._reconnect_ms = reconnect_ms
-        self._pipeline = Pipeline(server)
-        self._lines: Lines | None = None  # None: there is no connection just now
-        self._over: ServerUnreachable | None = None  # why nothing can be asked any more
-        self._lost_s: float | None = None  # when the connection was lost, until the next answer
-        self._wanted: anyio.Event  # somebody asks while there is no connection
-        self._group: TaskGroup | None = None
+        self._place = place(server, token, tls, timeout, reconnect, timeout_ms, reconnect_ms)
+        self._channels: dict[tuple[int, object], AsyncChannel] = {}  # by process and event loop
+        self._closed = False
 
     async def __aenter__(self) -> AsyncClient:
-        assert self._group is None, "a client is entered once"
-        lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
-        self._wanted = anyio.Event()
-        self._group = await anyio.create_task_group().__aenter__()
-        self._group.start_soon(self._run, lines)
-        self._lines = lines
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over = ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
-        assert self._group is not None
-        self._group.cancel_scope.cancel()
-        self._group.cancel_scope.shield = True
-        # The block's own exception stays what it is; a task group would wrap it.
-        await self._group.__aexit__(None, None, None)
-        self._pipeline.give_up("the client was closed")
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection, for good."""
+        self._closed = True
+        channel = self._channels.get((os.getpid(), event_loop()))
+        if channel is not None:
+            await channel.aclose()
 
     # -- requests as they are -------------------------------------------------------------------
 
     async def request(self, op: str, **fields: Any) -> Reply:
         """Send one request and return its reply as it came; a refusal is raised."""
-        return (await self._finish(await self._begin(op, fields))).check()
+        return (await self._channel().ask(op, fields)).check()
 
     # -- one method for each op -----------------------------------------------------------------
 
@@ -108,13 +104,18 @@ class AsyncClient:
         self, tasks: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]], depth: int = DEPTH
     ) -> AsyncIterator[results.ScheduleReply | Refused | ServerUnreachable]:
         """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order."""
+        channel = self._channel()
+        stream = Caller(single=False)
         ahead: deque[Call] = deque()
-        async for task in _each(tasks):
-            ahead.append(await self._begin("schedule", with_id(task)))
-            if len(ahead) >= depth:
-                yield await self._scheduled(ahead.popleft())
-        while ahead:
-            yield await self._scheduled(ahead.popleft())
+        try:
+            async for task in _each(tasks):
+                ahead.append(await channel.begin("schedule", with_id(task), stream))
+                if len(ahead) >= depth:
+                    yield await _scheduled(channel, ahead.popleft())
+            while ahead:
+                yield await _scheduled(channel, ahead.popleft())
+        finally:
+            stream.left = True
 
     async def get(self, id: str, *, queue: str | None = None) -> results.TaskInfo:
         """The task itself."""
@@ -186,9 +187,9 @@ class AsyncClient:
         while True:
             lines = None
             try:
-                lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
-                await lines.send(resume.request().request)
-                with anyio.fail_after(self._timeout_ms / 1000):
+                lines = await connect(self._place)
+                await lines.send(resume.request())
+                with anyio.fail_after(self._place.timeout_s):
                     resume.begun(await lines.read())
                 first = False
                 while True:
@@ -199,7 +200,7 @@ class AsyncClient:
                 if isinstance(error, Refused) and (first or error.code not in PASSING):
                     raise
                 lost_s = min(lost_s, time.monotonic())
-                if first or time.monotonic() - lost_s >= self._reconnect_ms / 1000:
+                if first or time.monotonic() - lost_s >= self._place.reconnect_s:
                     raise ServerUnreachable(f"subscribe: connection lost ({error!r})") from error
             finally:
                 if lines is not None:
@@ -210,98 +211,34 @@ class AsyncClient:
 
     # -- calls on their way ---------------------------------------------------------------------
 
+    def _channel(self) -> AsyncChannel:
+        """That of this process and event loop; one that came through a fork is left to its owner there."""
+        key = (os.getpid(), event_loop())
+        channel = self._channels.get(key)
+        if channel is None:
+            if self._closed:
+                raise self._place.over()
+            for other in [*self._channels]:
+                if other[0] != key[0] and (inherited := self._channels.pop(other, None)) is not None:
+                    inherited.forget()
+            channel = AsyncChannel(self._place, functools.partial(self._ended, key))
+            self._channels[key] = channel
+        return channel
+
+    def _ended(self, key: tuple[int, object]) -> None:
+        self._channels.pop(key, None)
+
     async def _ask(self, kind: type[results.R], op: str, **fields: Any) -> results.R:
-        return (await self._finish(await self._begin(op, fields))).result(kind)
+        return (await self._channel().ask(op, fields)).result(kind)
 
-    async def _begin(self, op: str, fields: Reply) -> Call:
-        """Send a request; on a lost connection it goes out with the next one."""
-        if self._over is not None:
-            raise self._over
-        assert self._group is not None, "a client is used inside its `async with`"
-        answered = anyio.Event()
-        call = self._pipeline.add(op, fields, answered.set)
-        call.answered = answered
-        self._wanted.set()
-        lines = self._lines
-        if lines is not None:
-            call.sent = True
-            with contextlib.suppress(*GONE):  # whoever reads sees it too, and what to do then
-                await lines.send(call.request)
-        return call
 
-    async def _finish(self, call: Call) -> Call:
-        """Wait for the answer; a connection that brings nothing for too long is given up."""
-        while not call.done:
-            with anyio.move_on_after(self._timeout_ms / 1000):
-                await call.answered.wait()
-            if not call.done and self._lines is not None:
-                await self._lines.close()
-                await checkpoint()
-        return call
-
-    async def _scheduled(self, call: Call) -> results.ScheduleReply | Refused | ServerUnreachable:
-        try:
-            return (await self._finish(call)).result(results.ScheduleReply)
-        except (Refused, ServerUnreachable) as error:
-            return error
-
-    async def _run(self, lines: Lines | None) -> None:
-        """Read answers, connection after connection."""
-        while True:
-            if lines is not None:
-                try:
-                    await self._read(lines)
-                finally:
-                    with anyio.CancelScope(shield=True):
-                        await lines.close()
-            if self._over is not None:
-                return
-            if not self._pipeline.calls:
-                self._lost_s = None
-                self._wanted = anyio.Event()
-                await self._wanted.wait()
-            lines = await self._reconnect()
-
-    async def _read(self, lines: Lines) -> None:
-        """Hand out the answers of one connection until it is lost."""
-        line, final = b"", None
-        why: object = "its storage failed"
-        try:
-            while self._pipeline.take(line := await lines.read()) is not None:
-                self._lost_s = None
-        except GONE as error:
-            why = str(error) or "the daemon closed the connection"
-        except NoReply as error:
-            why, final = f"not a reply: {error}", self._pipeline.no_daemon(line)
-        self._lines = None
-        if final is not None or not self._reconnect_ms:
-            self._over = ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
-            self._pipeline.give_up(why, final)
-            return
-        if self._lost_s is None:
-            self._lost_s = time.monotonic()
-        self._pipeline.lost(why)
-
-    async def _reconnect(self) -> Lines | None:
-        """Try until there is a connection or it took too long; then all that waits goes out, or ends."""
-        if self._lost_s is None:
-            self._lost_s = time.monotonic()
-        wait_s = BACKOFF_FIRST_S
-        while time.monotonic() - self._lost_s <= self._reconnect_ms / 1000:
-            try:
-                lines = await connect(self.server, self._token, self._timeout_ms, self._tls)
-            except (ServerUnreachable, Refused):
-                await anyio.sleep(wait_s)
-                wait_s = min(2 * wait_s, BACKOFF_MAX_S)
-                continue
-            self._lines = lines
-            with contextlib.suppress(*GONE):  # whoever reads sees it too
-                # A call that begins while this is sent comes after it.
-                await lines.send(self._pipeline.outgoing())
-            return lines
-        self._pipeline.give_up(f"and not back within {self._reconnect_ms / 1000:g} s")
-        self._lost_s = None  # the next request tries anew
-        return None
+async def _scheduled(
+    channel: AsyncChannel, call: Call
+) -> results.ScheduleReply | Refused | ServerUnreachable:
+    try:
+        return (await channel.finish(call)).result(results.ScheduleReply)
+    except (Refused, ServerUnreachable) as error:
+        return error
 
 
 async def _each(tasks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:

@@ -7,8 +7,8 @@ came. What is sent again after a lost connection is decided in ``pipeline.py``; 
 
 from __future__ import annotations
 
+import os
 import ssl
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
@@ -16,17 +16,9 @@ from types import TracebackType
 from typing import Any
 
 from wheeltimer.client import results
-from wheeltimer.client.connection import LineConnection
-from wheeltimer.client.pipeline import (
-    BACKOFF_FIRST_S,
-    BACKOFF_MAX_S,
-    DEPTH,
-    Call,
-    NoReply,
-    Pipeline,
-    Reply,
-    with_id,
-)
+from wheeltimer.client.channel import Channel
+from wheeltimer.client.pipeline import DEPTH, Call, Caller, Reply, with_id
+from wheeltimer.client.place import Seconds, place
 from wheeltimer.client.subscription import Subscription
 from wheeltimer.errors import Refused, ServerUnreachable
 
@@ -37,14 +29,20 @@ Moment = int | str | datetime
 
 
 class Client:
-    """A connection to the daemon; a context manager. Not safe between threads.
+    """The daemon as methods; a context manager. It connects at first use: making one does no I/O.
 
     ``server``: ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``. ``token``: shown with
     ``hello`` before anything else. ``tls``: for ``tls:`` servers; the system's authorities unless given.
-    ``timeout_ms``: for connecting, and for a stretch without a single byte.
-    ``reconnect_ms``: for how long a connection that was lost is tried anew before requests fail; 0: never.
+    ``timeout``: for connecting, and for a stretch without a single byte; seconds or a ``timedelta``, 30 s.
+    ``reconnect``: for how long a daemon that is away, or a connection that was lost, is tried anew before
+    requests fail; 0: never. ``timeout_ms`` and ``reconnect_ms`` are their deprecated names, in ms.
     Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or ``OutcomeUnknown``,
     and ``BadValue`` before anything is sent for a value that the protocol has no form for.
+
+    Threads and greenlets may share one; a request waits for that of another. A child process makes a
+    connection of its own. A request that an exception interrupts (a signal handler's too) ends with it, and
+    the next one connects anew. A second request inside the first one, from a signal handler or a finalizer,
+    raises ``ClientMisused``; so does an iterator that a child inherited.
     """
 
     def __init__(
@@ -53,18 +51,15 @@ class Client:
         *,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
-        timeout_ms: int = 30_000,
-        reconnect_ms: int = 30_000,
+        timeout: Seconds | None = None,
+        reconnect: Seconds | None = None,
+        timeout_ms: int | None = None,
+        reconnect_ms: int | None = None,
     ) -> None:
         self.server = server
-        self._token = token
-        self._tls = tls
-        self._timeout_ms = timeout_ms
-        self._reconnect_ms = reconnect_ms
-        self._pipeline = Pipeline(server)
-        self._over: ServerUnreachable | None = None  # why nothing can be asked any more
-        self._lost_s: float | None = None  # when the connection was lost, until the next answer
-        self._connection = self._connect()
+        self._place = place(server, token, tls, timeout, reconnect, timeout_ms, reconnect_ms)
+        self._channels: dict[int, Channel] = {}  # by process: one, and after a fork for a moment its parent's
+        self._closed = False
 
     def __enter__(self) -> Client:
         return self
@@ -75,19 +70,21 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
-        self._over = ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
-        self._connection.close()
+        """Close the connection, for good."""
+        self._closed = True
+        channel = self._channels.get(os.getpid())
+        if channel is not None:
+            channel.close()
 
     # -- requests as they are -------------------------------------------------------------------
 
     def request(self, op: str, **fields: Any) -> Reply:
         """Send one request and return its reply; a field that is None is left out."""
-        return self._finish(self._begin(op, fields)).check()
+        return self._channel().ask(op, fields).check()
 
     def exchange(self, op: str, **fields: Any) -> tuple[Reply, bytes]:
         """The same with the line that the reply came in, its own bytes; a refusal is returned, not raised."""
-        return self._finish(self._begin(op, fields)).raw()
+        return self._channel().ask(op, fields).raw()
 
     def request_many(self, requests: Iterable[Reply], depth: int = DEPTH) -> Iterator[Reply]:
         """Send requests (each with its ``op``) up to ``depth`` ahead; yield the replies in order.
@@ -213,103 +210,38 @@ class Client:
         journal no longer holds what comes next.
         """
         fields = {"queue": queue, "group": group, "types": None if types is None else [*types]}
-        return Subscription(self._connect, fields, from_, self._reconnect_ms)
+        return Subscription(self._place, fields, from_)
 
     # -- calls on their way ---------------------------------------------------------------------
 
+    def _channel(self) -> Channel:
+        """That of this process; one that came through a fork is closed here, and left to its owner there."""
+        pid = os.getpid()
+        channel = self._channels.get(pid)
+        if channel is None:
+            if self._closed:
+                raise self._place.over()
+            channel = self._channels.setdefault(pid, Channel(self._place))  # one for all threads
+            for other in [*self._channels]:
+                if other != pid and (inherited := self._channels.pop(other, None)) is not None:
+                    inherited.forget()
+        return channel
+
     def _ask(self, kind: type[results.R], op: str, **fields: Any) -> results.R:
-        return self._finish(self._begin(op, fields)).result(kind)
-
-    def _begin(self, op: str, fields: Reply) -> Call:
-        """Put a request in line; on a lost connection it goes out with the next one."""
-        if self._over is not None:
-            raise self._over
-        if not self._pipeline.calls and not self._connection.closed and self._connection.gone:
-            self._lose("the daemon closed the connection")  # while nothing was asked, so nothing is lost
-            if self._over is not None:
-                raise self._over
-        call = self._pipeline.add(op, fields)
-        if not self._connection.closed:
-            self._connection.put(call.request)
-            call.sent = True
-        return call
-
-    def _finish(self, call: Call) -> Call:
-        """Read until this call has its answer."""
-        while not call.done:
-            if self._connection.closed:
-                self._reconnect()
-                continue
-            line = b""
-            try:
-                line = self._connection.read_line()
-                if self._pipeline.take(line) is None:
-                    self._lose("its storage failed")
-                else:
-                    self._lost_s = None
-            except OSError as error:
-                self._lose(error)
-            except NoReply as error:
-                self._lose(f"not a reply: {error}", self._pipeline.no_daemon(line))
-        return call
+        return self._channel().ask(op, fields).result(kind)
 
     def _stream(self, requests: Iterable[Mapping[str, Any]], depth: int) -> Iterator[Call]:
         assert depth > 0
+        channel = self._channel()
+        stream = Caller(single=False)
         ahead: deque[Call] = deque()
-        for request in requests:
-            fields = dict(request)
-            ahead.append(self._begin(str(fields.pop("op")), fields))
-            if len(ahead) >= depth:
-                yield self._finish(ahead.popleft())
-        while ahead:
-            yield self._finish(ahead.popleft())
-
-    def _lose(self, why: object, final: ServerUnreachable | None = None) -> None:
-        """The connection is gone: a late answer would be taken for the next request's."""
-        self._connection.close()
-        if final is not None or not self._reconnect_ms:
-            self.close()
-            self._pipeline.give_up(why, final)
-            return
-        if self._lost_s is None:
-            self._lost_s = time.monotonic()
-        self._pipeline.lost(why)
-
-    def _reconnect(self) -> None:
-        """Try until there is a connection or it took too long; then all that waits goes out, or ends."""
-        if self._lost_s is None:
-            self._lost_s = time.monotonic()
-        wait_s = BACKOFF_FIRST_S
-        while True:
-            if time.monotonic() - self._lost_s > self._reconnect_ms / 1000:
-                self._pipeline.give_up(f"and not back within {self._reconnect_ms / 1000:g} s")
-                self._lost_s = None  # the next request tries anew
-                return
-            try:
-                self._connection = self._connect()
-            except ServerUnreachable:
-                time.sleep(wait_s)
-                wait_s = min(2 * wait_s, BACKOFF_MAX_S)
-                continue
-            self._connection.put(self._pipeline.outgoing())
-            return
-
-    def _connect(self) -> LineConnection:
-        """A connection on which the token was shown. Raises ServerUnreachable, Refused."""
-        connection = LineConnection(self.server, self._timeout_ms, self._tls)
-        if self._token is not None:
-            hello = Pipeline(self.server)
-            call = hello.add("hello", {"token": self._token})
-            connection.put(call.request)
-            line = b""
-            try:
-                line = connection.read_line()
-                hello.take(line)
-                call.check()
-            except (OSError, NoReply) as error:
-                connection.close()
-                raise hello.no_daemon(line) or ServerUnreachable(f"hello: {error}") from error
-            except BaseException:
-                connection.close()
-                raise
-        return connection
+        try:
+            for request in requests:
+                fields = dict(request)
+                ahead.append(channel.begin(str(fields.pop("op")), fields, stream))
+                if len(ahead) >= depth:
+                    yield channel.finish(ahead.popleft())
+            while ahead:
+                yield channel.finish(ahead.popleft())
+        finally:
+            stream.left = True

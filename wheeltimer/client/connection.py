@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import select
 import socket
 import ssl
 import time
 from typing import Final
 
-from wheeltimer.errors import BadValue, ServerUnreachable
+from wheeltimer.errors import BadValue, ClientMisused, ServerUnreachable
 
 REPLY_BYTES_MAX: Final = 64 << 20
 """The longest reply: a ``list`` of 1,000 tasks, each with 8 KiB of headers and its other fields."""
@@ -26,14 +27,15 @@ _DEFAULT_PORT: Final = 8463
 class LineConnection:
     """A stream of lines to ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``.
 
-    ``timeout_ms`` bounds the connect, and later every stretch in which no byte moves either way.
+    ``timeout_s`` bounds the connect, and later every stretch in which no byte moves either way.
     Raises ``ServerUnreachable`` with the operating system's reason, ``BadValue`` for an address that is
-    none.
+    none. It is of the process that made it: in another nothing is read from it or sent.
     """
 
-    def __init__(self, server: str, timeout_ms: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, server: str, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
         self.server = server
-        self._timeout_s = timeout_ms / 1000
+        self._timeout_s = timeout_s
+        self._pid = os.getpid()
         self._out = bytearray()
         self._in = bytearray()
         self._scanned = 0
@@ -46,29 +48,32 @@ class LineConnection:
         self._poll.register(self._socket)
 
     def close(self) -> None:
-        """Close the socket; replies that were not read are lost."""
-        self._socket.close()
+        """Close the descriptor and send nothing, not even TLS's close_notify; unread replies are lost.
 
-    @property
-    def closed(self) -> bool:
-        """Whether ``close`` was called."""
-        return self._socket.fileno() < 0
+        In a child the parent's connection stays as it is.
+        """
+        self._socket.close()  # of an SSLSocket too, this is close(2) alone
+
+    def interrupt(self) -> None:
+        """End the connection under a thread that waits for it, which then closes it."""
+        with contextlib.suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     @property
     def gone(self) -> bool:
-        """Whether the daemon has hung up without a word, asked where no answer is awaited."""
+        """Whether the connection is of no use: asked where nothing is awaited, so all that comes is its end.
+
+        A daemon may say why it hangs up; that answers no later request.
+        """
+        if self._in:
+            return True
         try:
-            if isinstance(self._socket, ssl.SSLSocket):  # it cannot peek
-                data = self._socket.recv(_READ_BYTES)
-                self._in += data
-                return data == b""
-            return self._socket.recv(1, socket.MSG_PEEK) == b""
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            return False
-        except BlockingIOError:
+            self._socket.recv(1)
+        except (*_AGAIN, BlockingIOError):
             return False
         except OSError:
-            return True
+            pass
+        return True
 
     def put(self, lines: bytes) -> None:
         """Take whole lines to be sent; sends nothing by itself."""
@@ -99,11 +104,13 @@ class LineConnection:
 
     def _exchange(self, wait_s: float | None) -> bool:
         """Move bytes in whichever direction goes; False when none did."""
+        self._at_home()
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return self._receive()  # decrypted already: the poll does not see it
         interest = select.POLLIN | (select.POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
         ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
+        self._at_home()  # a signal handler may have forked
         if not ready:
             return False
         _, events = ready[0]
@@ -115,6 +122,10 @@ class LineConnection:
                 sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
                 del self._out[:sent]
         return True
+
+    def _at_home(self) -> None:
+        if os.getpid() != self._pid:
+            raise ClientMisused("this process was forked inside a request, whose reply is its parent's")
 
     def _receive(self) -> bool:
         """Take what is there; False where that is no whole record of TLS."""
@@ -133,10 +144,11 @@ def unreachable(server: str, error: BaseException) -> ServerUnreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServerUnreachable(
             f"the certificate at {server} is not trusted ({error.verify_message});"
-            " name the PEM of whom to trust with --ca-file, and the host as the certificate has it"
+            " name the PEM of whom to trust with --ca-file, and the host as the certificate has it",
+            lasting=True,
         )
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return ServerUnreachable(f"what answers at {server} speaks no TLS; leave out tls:")
+        return ServerUnreachable(f"what answers at {server} speaks no TLS; leave out tls:", lasting=True)
     reason = getattr(error, "strerror", None) or str(error) or "no answer"
     return ServerUnreachable(
         f"no daemon answers at {server} ({reason}); start one with `wheeltimer serve`,"

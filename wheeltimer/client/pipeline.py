@@ -1,12 +1,18 @@
-"""The protocol as both clients speak it, without a socket: lines, whose answer a line is, what is sent again.
+"""The protocol as both clients speak it, without a socket: lines, whose reply one is, what is sent again.
 
-A connection answers in the order of the requests, so a queue of calls is all the state there is. When it is
-lost, calls whose request does no harm twice stay in the queue, to go out again on the next connection; the
-others end with :class:`OutcomeUnknown`. Sockets are in ``connection.py`` and ``stream.py``.
+A connection answers in the order of the requests, and each request carries a ``seq`` that its reply must
+bring back: a reply with another one ends the connection. When it is lost, calls whose request does no harm
+twice go out again on the next connection; the others end with :class:`OutcomeUnknown`. The client's own
+``seq`` is taken out of the reply, and that of the caller put back. Sockets are in ``connection.py`` and
+``stream.py``.
+
+The blocking client may be interrupted between any two steps, and repairs with ``lost``. Each method here
+changes the queues in an order that leaves a call in one of them, or in both, until it is done.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections import deque
@@ -23,14 +29,28 @@ Reply = dict[str, Any]
 T = TypeVar("T")
 
 READS: Final = frozenset(("hello", "ping", "get", "list", "forecast", "stats"))
+PASSING: Final = ("full", "storage", "unavailable")  # refusals of a connection that are tried again
 BACKOFF_FIRST_S: Final = 0.05  # before the second try to connect; doubled each time
 BACKOFF_MAX_S: Final = 1.0
 DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
+_SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
 _MS: Final = timedelta(milliseconds=1)
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class _Head(msgspec.Struct, gc=False):
+    """What is read of every reply."""
+
+    ok: bool
+    error: str | None = None
+    seq: int | float | str | None = None
+
+
+_head: Final = msgspec.json.Decoder(_Head).decode
 
 
 class OutcomeUnknown(ServerUnreachable):
@@ -42,28 +62,48 @@ class OutcomeUnknown(ServerUnreachable):
 
 
 class NoReply(Exception):
-    """What came is no reply of a daemon."""
+    """What came is no reply of a daemon, or not the reply that is due."""
+
+
+class Caller:
+    """For whom calls are made: one request (``single``), or a stream of them.
+
+    ``left``: the caller was interrupted, or its generator closed; its calls are not sent again.
+    """
+
+    __slots__ = ("left", "single")
+
+    def __init__(self, single: bool = True) -> None:
+        self.single = single
+        self.left = False
 
 
 class Call:
     """One request on its way. ``line`` is its reply once ``done``, or ``error`` says why there is none."""
 
-    __slots__ = ("again", "answered", "done", "error", "line", "op", "reply", "request", "sent", "told")
+    __slots__ = (
+        "again", "answered", "caller", "done", "error", "given", "line", "ok", "op", "request", "sent", "seq",
+        "told",
+    )  # fmt: skip
 
-    def __init__(self, op: str, request: bytes, again: bool, told: Callable[[], None] | None) -> None:
+    def __init__(self, op: str, request: bytes, seq: int, again: bool) -> None:
         self.op = op
         self.request = request
+        self.seq = seq
+        self.given: bytes | None = None  # the caller's own seq, as JSON
         self.again = again  # whether sending it twice does no harm
-        self.sent = False  # on the connection that there is, or was
+        self.caller = Caller()
+        self.sent = False  # whether it may have reached a daemon
         self.done = False
+        self.ok = False
         self.line = b""
-        self.reply: Reply = {}
         self.error: Exception | None = None
-        self.told = told  # called once it is done
+        self.told: Callable[[], None] | None = None  # called once it is done
         self.answered: Any = None  # what its waiter waits for
 
     def end(self, error: Exception | None = None) -> None:
-        self.done, self.error = True, error
+        self.error = error
+        self.done = True
         if self.told is not None:
             self.told()
 
@@ -71,96 +111,146 @@ class Call:
         """The reply and its line; raises the error that stands for it."""
         if self.error is not None:
             raise self.error
-        return self.reply, self.line
+        try:
+            return _decode(self.line), self.line
+        except msgspec.MsgspecError as error:
+            raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
 
     def check(self) -> Reply:
         """The reply; a refusal is raised."""
         reply, _ = self.raw()
-        if not reply["ok"]:
+        if not self.ok:
             raise refused(reply)
         return reply
 
     def result(self, kind: type[T]) -> T:
         """The reply as a struct; a refusal is raised."""
-        self.check()
-        return msgspec.json.decode(self.line, type=kind)
+        if not self.ok:
+            self.check()
+        try:
+            return msgspec.json.decode(self.line, type=kind)
+        except msgspec.MsgspecError as error:
+            raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
 
 
 class Pipeline:
-    """Calls without an answer, in the order in which they went out."""
+    """Calls without an answer: ``calls`` are on the connection, in order; ``fresh`` are still to be sent."""
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.calls: deque[Call] = deque()
-        self._greeted = False  # whether it has shown that it is a daemon
+        self.fresh: deque[Call] = deque()
+        self._numbers = itertools.count(random.getrandbits(_SEQ_BITS))
+        self.greeted = False  # whether it has shown that it is a daemon
 
-    def add(self, op: str, fields: Reply, told: Callable[[], None] | None = None) -> Call:
-        """A new call, last in the queue. Raises BadValue for a value that the protocol has no form for."""
+    def make(self, op: str, fields: Reply) -> Call:
+        """A call, in no queue yet. Raises BadValue for a value that the protocol has no form for."""
         request = {name: plain(name, value) for name, value in fields.items() if value is not None}
+        seq = next(self._numbers)
         again = op in READS or op == "cancel"
         if op == "schedule":
             again = "id" in request and request.get("on_conflict") != "replace"
+        given = request.pop("seq", None)
         try:
-            line = _encode({"op": op, **request}) + b"\n"
+            call = Call(op, _encode({"op": op, "seq": seq, **request}) + b"\n", seq, again)
+            if given is not None:
+                call.given = _encode(given)
         except (TypeError, UnicodeEncodeError) as error:  # the second: half of a surrogate pair
             raise BadValue(f"{op}: {error}") from error
-        call = Call(op, line, again, told)
-        self.calls.append(call)
+        if call.given is not None and call.given[:1] not in b'"-0123456789':
+            raise BadValue("seq: a number or a string expected", "seq")
         return call
+
+    def outgoing(self) -> bytes:
+        """The lines of the calls that are still to be sent, which are on the connection from now on."""
+        if not self.fresh:
+            return b""
+        lines = []
+        while self.fresh:
+            call = self.fresh[0]
+            if not call.caller.left:
+                call.sent = True
+                self.calls.append(call)
+                lines.append(call.request)
+            self.fresh.popleft()
+        return b"".join(lines)
 
     def take(self, line: bytes) -> Call | None:
         """The call that a line answers; None where the daemon said that its storage failed, so it is open.
 
-        Raises NoReply.
+        A refusal without ``seq`` is of a request that could not be read, or of the connection: it is the
+        answer of the oldest call. Raises NoReply.
         """
         try:
-            reply = _decode(line)
-            if not isinstance(reply.get("ok"), bool):
-                raise NoReply("there is no ok in it")
+            head = _head(line)
         except msgspec.DecodeError as error:
             raise NoReply(str(error)) from error
-        self._greeted = True
+        self.greeted = True
         if not self.calls:
             raise NoReply("nothing was asked")
-        if reply.get("error") == "storage" and self.calls[0].again:
+        call = self.calls[0]
+        if head.seq == call.seq:
+            line = _without_seq(line, call)
+        elif head.seq is not None or head.ok:
+            raise NoReply(f"a reply with seq {_cut(head.seq)}, where {call.seq} was due")
+        if head.error == "storage" and call.again:
             return None
-        call = self.calls.popleft()
-        call.reply, call.line = reply, line
+        call.line, call.ok = line, head.ok
         call.end()
+        self.calls.popleft()
         return call
 
     def no_daemon(self, line: bytes) -> ServerUnreachable | None:
         """What to raise for an answer that is no reply where it was the first one, else None."""
-        if self._greeted:
+        if self.greeted:
             return None
         said = (
             f"it said {line[:_SHOWN_BYTES]!r}" if line else "it hung up (a listener for TLS is tls:HOST:PORT)"
         )
         return ServerUnreachable(
-            f"what answers at {self.server} does not speak wheeltimer's protocol; {said}"
+            f"what answers at {self.server} does not speak wheeltimer's protocol; {said}", lasting=True
         )
 
     def lost(self, why: object) -> None:
-        """The connection is lost: calls that went out and must not go out twice end."""
-        for call in [call for call in self.calls if call.sent and not call.again]:
-            self.calls.remove(call)
-            call.end(self._unknown(call, why))
+        """The connection is lost: what went out and must not go out twice ends, the rest is to be sent again.
 
-    def outgoing(self) -> bytes:
-        """The lines of all calls, for a new connection."""
+        May be called again where it was interrupted.
+        """
+        waiting = set(self.fresh)
+        again = []
         for call in self.calls:
-            call.sent = True
-        return b"".join(call.request for call in self.calls)
+            if call.done or call.caller.left:
+                continue
+            if not call.again:
+                call.end(self._unknown(call, why))
+            elif call not in waiting:
+                again.append(call)
+        self.fresh.extendleft(reversed(again))
+        self.calls.clear()
 
-    def give_up(self, why: object, error: Exception | None = None) -> None:
-        """No connection is to be had: end all calls."""
-        while self.calls:
-            call = self.calls.popleft()
-            call.end(error or self._unknown(call, why))
+    def leave(self) -> None:
+        """The caller of a single request was interrupted: it is not sent (again)."""
+        for call in (*self.calls, *self.fresh):
+            if call.caller.single:
+                call.caller.left = True
+
+    def give_up(
+        self, why: object, final: Exception | None = None, unsent: Exception | None = None
+    ) -> None:
+        """No connection is to be had: end all calls, with ``final`` where it is given.
+
+        ``unsent``: why there was none for the calls that were never sent.
+        """
+        for queue in (self.calls, self.fresh):
+            while queue:
+                call = queue[0]
+                if not call.done:
+                    call.end(final or (None if call.sent else unsent) or self._unknown(call, why))
+                queue.popleft()
 
     def _unknown(self, call: Call, why: object) -> ServerUnreachable:
         problem = f"{call.op}: connection to {self.server} lost ({why})"
-        if not self._greeted and not self.server.startswith(("tls:", "unix:")):
+        if not self.greeted and not self.server.startswith(("tls:", "unix:")):
             problem += "; where it listens for TLS write tls:HOST:PORT"
         if call.op in READS:
             return ServerUnreachable(f"{problem}; it changes nothing, send it again")
@@ -168,6 +258,26 @@ class Pipeline:
             f"{problem}; the daemon may or may not have carried it out:"
             " look with `get`, or send it again with the same id"
         )
+
+
+def _without_seq(line: bytes, call: Call) -> bytes:
+    """The reply's own bytes without our ``seq``, and with that of the caller where one was given.
+
+    The daemon writes it last. The end of the line tells: a quote that a comma precedes opens a name, so it
+    cannot be the inside of a string.
+    """
+    mark = b',"seq":%d}' % call.seq
+    if line.endswith(mark):
+        rest = line[: -len(mark)]
+    else:
+        members = _members(line)
+        del members["seq"]
+        rest = _encode(members)[:-1]
+    return rest + (b"}" if call.given is None else b',"seq":' + call.given + b"}")
+
+
+def _cut(value: object) -> str:
+    return repr(value)[:_SHOWN_BYTES]
 
 
 def with_id(task: Mapping[str, Any]) -> Reply:

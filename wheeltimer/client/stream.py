@@ -16,6 +16,7 @@ from wheeltimer.client.connection import (
     unreachable,
 )
 from wheeltimer.client.pipeline import NoReply, Pipeline
+from wheeltimer.client.place import Place
 from wheeltimer.errors import ServerUnreachable
 
 READ_BYTES: Final = 1 << 16
@@ -25,9 +26,9 @@ GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourc
 class Lines:
     """One connection: whole lines in, lines out. Raises what anyio raises, ``NoReply`` for one too long."""
 
-    def __init__(self, stream: ByteStream, timeout_ms: int) -> None:
+    def __init__(self, stream: ByteStream, timeout_s: float) -> None:
         self._stream = stream
-        self._timeout_s = timeout_ms / 1000
+        self._timeout_s = timeout_s
         self._in = bytearray()
         self._scanned = 0
         self._sending = anyio.Lock()
@@ -58,23 +59,27 @@ class Lines:
     async def close(self) -> None:
         await anyio.aclose_forcefully(self._stream)
 
+    def forget(self) -> None:
+        """In a child: close(2) of its descriptor alone."""
+        raw = self._stream.extra(SocketAttribute.raw_socket)
+        getattr(raw, "_sock", raw).close()  # asyncio wraps it and hides close
 
-async def connect(
-    server: str, token: str | None, timeout_ms: int, tls: ssl.SSLContext | None = None
-) -> Lines:
+
+async def connect(place: Place) -> Lines:
     """A connection on which the token was shown. Raises ServerUnreachable, Refused, BadValue."""
     try:
-        with anyio.fail_after(timeout_ms / 1000):
-            lines = Lines(await _open(server, tls), timeout_ms)
+        with anyio.fail_after(place.timeout_s):
+            lines = Lines(await _open(place.server, place.tls), place.timeout_s)
     except (OSError, UnicodeError, anyio.BrokenResourceError, anyio.EndOfStream) as error:
-        raise unreachable(server, error) from error
-    if token is None:
+        raise unreachable(place.server, error) from error
+    if place.token is None:
         return lines
-    hello, line = Pipeline(server), b""
-    call = hello.add("hello", {"token": token})
+    hello, line = Pipeline(place.server), b""
+    call = hello.make("hello", {"token": place.token})
+    hello.fresh.append(call)
     try:
-        with anyio.fail_after(timeout_ms / 1000):
-            await lines.send(call.request)
+        with anyio.fail_after(place.timeout_s):
+            await lines.send(hello.outgoing())
             line = await lines.read()
         hello.take(line)
         call.check()
@@ -82,7 +87,8 @@ async def connect(
         await lines.close()
         raise hello.no_daemon(line) or ServerUnreachable(f"hello: {error}") from error
     except BaseException:
-        await lines.close()
+        with anyio.CancelScope(shield=True):
+            await lines.close()
         raise
     return lines
 

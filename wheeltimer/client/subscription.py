@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Final
 
 import msgspec
 
+from wheeltimer.client.channel import OF_THE_PARENT, Turn
 from wheeltimer.client.connection import LineConnection
-from wheeltimer.client.pipeline import BACKOFF_FIRST_S, BACKOFF_MAX_S, Call, NoReply, Pipeline, refused
+from wheeltimer.client.pipeline import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    PASSING,
+    Call,
+    NoReply,
+    Pipeline,
+)
+from wheeltimer.client.place import Place
 from wheeltimer.client.results import Event
 from wheeltimer.core.replies import SubscribeReply
-from wheeltimer.errors import Refused, ServerUnreachable
+from wheeltimer.errors import ClientMisused, Refused, ServerUnreachable
 
-PASSING: Final = ("full", "storage")  # refusals of a reconnect that are tried again
 _event: Final = msgspec.json.Decoder(Event).decode
 _reply: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -27,22 +36,21 @@ class Resume:
         self.cursor = cursor
         """Of the last event, or of where it began: what to subscribe from."""
         self._fields = fields
-        self._got = False  # whether this connection brought anything
+        self._pipeline = Pipeline("")
+        self._call: Call | None = None
 
-    def request(self) -> Call:
-        """The request that goes on from the cursor."""
-        self._got = False
-        return Pipeline("").add("subscribe", {**self._fields, "from": self.cursor})
+    def request(self) -> bytes:
+        """The request that goes on from the cursor, for a new connection."""
+        self._pipeline = Pipeline("")
+        self._call = self._pipeline.make("subscribe", {**self._fields, "from": self.cursor})
+        self._pipeline.fresh.append(self._call)
+        return self._pipeline.outgoing()
 
     def begun(self, line: bytes) -> None:
         """Take the reply. Raises Refused, NoReply."""
-        try:
-            reply = _reply(line)
-        except msgspec.DecodeError as error:
-            raise NoReply(str(error)) from error
-        if not reply.get("ok"):
-            raise refused(reply)
-        self.cursor = msgspec.convert(reply, SubscribeReply, strict=False).cursor
+        assert self._call is not None
+        self._pipeline.take(line)
+        self.cursor = self._call.result(SubscribeReply).cursor
 
     def event(self, line: bytes) -> Event:
         """Take a line. Raises ConnectionError where it is to be asked for again, NoReply."""
@@ -63,21 +71,20 @@ class Subscription:
 
     Ends only by ``close``. Raises ``Refused`` (``lagged``: what comes next is no longer kept; its
     ``extra["cursor"]`` is where to begin anew) and ``ServerUnreachable`` where no connection is to be had
-    for ``reconnect_ms``. ``cursor`` is that of the last event that was yielded.
+    for ``reconnect``. ``cursor`` is that of the last event that was yielded. Where ``next`` is left by an
+    exception, the next one connects anew and goes on behind the last event that was yielded. Threads that
+    share one get each event once. Of the process that made it: in a child it raises ``ClientMisused``.
     """
 
-    def __init__(
-        self,
-        connect: Callable[[], LineConnection],
-        fields: dict[str, Any],
-        cursor: str | None,
-        reconnect_ms: int,
-    ) -> None:
-        self._connect = connect
-        self._reconnect_ms = reconnect_ms
+    def __init__(self, place: Place, fields: dict[str, Any], cursor: str | None) -> None:
+        self._place = place
         self._resume = Resume(fields, cursor)
         self._connection: LineConnection | None = None
         self._closed = False
+        self._pid = os.getpid()
+        self._turn = Turn()
+        self._busy = False  # between calls of ``next``: the last one was left in the middle
+        self._yielded: str | None = None  # the cursor when ``next`` began
         self.line = b""
         """The event that was yielded last, as it came."""
         try:
@@ -96,8 +103,9 @@ class Subscription:
     @property
     def cursor(self) -> str:
         """Subscribing from here brings what comes after the last event that was yielded."""
-        assert self._resume.cursor is not None
-        return self._resume.cursor
+        cursor = self._yielded if self._busy else self._resume.cursor
+        assert cursor is not None
+        return cursor
 
     def close(self) -> None:
         """Close the connection; the iterator ends."""
@@ -108,6 +116,26 @@ class Subscription:
         return self
 
     def __next__(self) -> Event:
+        if os.getpid() != self._pid:
+            raise ClientMisused(OF_THE_PARENT)
+        self._turn.check()
+        with self._turn.lock:
+            try:
+                self._turn.begin()
+                if self._busy:
+                    self._drop()
+                    self._resume.cursor = self._yielded
+                self._yielded = self._resume.cursor
+                self._busy = True
+                event = self._next()
+                self._busy = False
+            finally:
+                self._turn.end()
+        if event is None:
+            raise StopIteration
+        return event
+
+    def _next(self) -> Event | None:
         lost_s: float | None = None
         wait_s = 0.0
         while not self._closed:
@@ -124,17 +152,17 @@ class Subscription:
                 self._drop()
                 now_s = time.monotonic()
                 lost_s = now_s if lost_s is None else lost_s
-                if now_s - lost_s >= self._reconnect_ms / 1000:
+                if now_s - lost_s >= self._place.reconnect_s:
                     raise ServerUnreachable(
                         f"subscribe: connection lost ({error}), not back in time"
                     ) from error
                 wait_s = min(max(2 * wait_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
-        raise StopIteration
+        return None
 
     def _begin(self) -> None:
-        connection = self._connect()
+        connection = self._place.connect()
         try:
-            connection.put(self._resume.request().request)
+            connection.put(self._resume.request())
             self._resume.begun(connection.read_line())
         except NoReply as error:
             connection.close()

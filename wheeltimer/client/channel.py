@@ -1,0 +1,247 @@
+"""``Channel``: what one process has of a blocking client: a connection, the calls on it, and their lock.
+
+An *exchange* is: take the lock, send what is to be sent, read replies until one call has its own, release
+the lock. Each reply that is read goes to its call, so calls of other threads and streams are answered on the
+way. The lock is never held across a ``yield``.
+
+An exchange may be left by an exception at any bytecode: a signal handler raises, a greenlet is killed. Bytes
+may then be half read, so the connection is closed. ``_busy`` tells the next exchange of one that could not
+do so itself; the ``seq`` of every reply is checked besides (``pipeline.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from typing import Final
+
+from wheeltimer.client.connection import LineConnection
+from wheeltimer.client.pipeline import (
+    BACKOFF_FIRST_S,
+    BACKOFF_MAX_S,
+    PASSING,
+    Call,
+    Caller,
+    NoReply,
+    Pipeline,
+    Reply,
+)
+from wheeltimer.client.place import Place
+from wheeltimer.errors import ClientMisused, Refused, ServerUnreachable
+
+_AGAIN_INSIDE: Final = (
+    "this client is in the middle of a request of the same thread or greenlet: a signal handler or a"
+    " finalizer that calls it needs a client of its own"
+)
+OF_THE_PARENT: Final = (
+    "this iterator was begun before a fork, and its replies belong to the parent process; begin one here"
+)
+
+
+def may_pass(error: ServerUnreachable | Refused, pipeline: Pipeline) -> bool:
+    """Whether another try to connect can help, as far as an error of one tells."""
+    if isinstance(error, Refused):
+        return error.code in PASSING
+    return pipeline.greeted or not error.lasting
+
+
+def longer(wait_s: float) -> float:
+    """How long to wait before the next try to connect."""
+    return min(max(2 * wait_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
+
+
+class Turn:
+    """A lock that knows its owner, so that a second entry by the owner is an error and not a deadlock.
+
+    Taken with ``with turn.lock``, which no signal can come in the middle of. Lock and owners are of one kind:
+    where gevent has replaced both, owners are greenlets.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._ident = threading.get_ident
+        self._owner = 0
+
+    def check(self) -> None:
+        """Raises ClientMisused where the lock is held by who asks."""
+        if self._owner == self._ident() and self.lock.locked():
+            raise ClientMisused(_AGAIN_INSIDE)
+
+    def begin(self) -> None:
+        """The lock was taken."""
+        self._owner = self._ident()
+
+    def end(self) -> None:
+        """The lock is let go next."""
+        self._owner = 0
+
+
+class Channel:
+    """The connection and the calls of one process; safe between threads, greenlets and interrupts."""
+
+    def __init__(self, place: Place) -> None:
+        self.pid = os.getpid()
+        self._place = place
+        self._pipeline = Pipeline(place.server)
+        self._turn = Turn()
+        self._busy = False  # between exchanges: the last one was left in the middle
+        self._connection: LineConnection | None = None
+        self._over: ServerUnreachable | None = None  # why nothing can be asked any more
+        self._lost_s: float | None = None  # when the connection was lost, until the next answer
+        self._wait_s = 0.0  # before the next try to connect
+        self._unreached: Exception | None = None  # why the last try failed
+
+    def ask(self, op: str, fields: Reply) -> Call:
+        """One request and its answer."""
+        call = self._pipeline.make(op, fields)
+        self._exchange(call)
+        return call
+
+    def begin(self, op: str, fields: Reply, stream: Caller) -> Call:
+        """A request of a stream: it goes out with the next exchange."""
+        self._same_process()
+        if self._over is not None:
+            raise self._over
+        call = self._pipeline.make(op, fields)
+        call.caller = stream
+        self._pipeline.fresh.append(call)
+        return call
+
+    def finish(self, call: Call) -> Call:
+        """Wait for the answer of a call that was begun."""
+        self._same_process()
+        if not call.done:
+            self._exchange(call)
+        return call
+
+    def close(self) -> None:
+        """Close the connection; what still waits for an answer ends."""
+        self._over = self._place.over()
+        if self._connection is not None:
+            self._connection.interrupt()  # an exchange that is in the middle ends by itself
+        try:
+            self._turn.check()
+        except ClientMisused:
+            return
+        with self._turn.lock:
+            self._pipeline.give_up("the client was closed")
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def forget(self) -> None:
+        """In a child: close its copy of the socket, without a word; the connection is the parent's."""
+        if self._connection is not None:
+            self._connection.close()
+
+    # -- inside an exchange ----------------------------------------------------------------------
+
+    def _same_process(self) -> None:
+        if os.getpid() != self.pid:
+            raise ClientMisused(OF_THE_PARENT)
+
+    def _exchange(self, call: Call) -> None:
+        """Send and read until this call is done."""
+        self._turn.check()
+        with self._turn.lock:
+            try:
+                self._turn.begin()
+                if self._busy:
+                    self._break_off()
+                self._busy = True
+                if self._over is not None:
+                    self._busy = False
+                    raise self._over
+                self._prepare(call)
+                while not call.done:
+                    self._step()
+                self._busy = False
+            except BaseException:
+                call.caller.left = True
+                if self._busy:
+                    self._break_off()
+                    self._busy = False
+                raise
+            finally:
+                self._turn.end()
+
+    def _prepare(self, call: Call) -> None:
+        pipeline = self._pipeline
+        if not pipeline.calls and not pipeline.fresh:
+            self._lost_s, self._wait_s = None, 0.0
+        if not pipeline.calls and self._connection is not None and self._connection.gone:
+            self._lose("the daemon closed the connection")  # while nothing was asked, so nothing is lost
+            if self._over is not None:
+                raise self._over
+        if call.caller.single:
+            pipeline.fresh.append(call)
+
+    def _step(self) -> None:
+        """Read one reply, or try once to connect."""
+        if self._over is not None:
+            self._pipeline.give_up("the client was closed")
+            return
+        if self._connection is None:
+            self._connect()
+            return
+        line = b""
+        try:
+            self._connection.put(self._pipeline.outgoing())
+            line = self._connection.read_line()
+            if self._pipeline.take(line) is None:
+                self._lose("its storage failed")
+            else:
+                self._lost_s, self._wait_s = None, 0.0
+        except OSError as error:
+            self._lose(error)
+        except NoReply as error:
+            self._lose(f"not a reply: {error}", self._pipeline.no_daemon(line))
+
+    def _lose(self, why: object, final: ServerUnreachable | None = None) -> None:
+        """The connection is gone: a late answer would be taken for the next request's."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._over is not None:
+            return  # it was closed meanwhile
+        if final is not None or not self._place.reconnect_s:
+            self._over = self._place.over()
+            self._pipeline.give_up(why, final)
+        else:
+            if self._lost_s is None:
+                self._lost_s = time.monotonic()
+            else:  # lost again before any answer
+                self._wait_s = longer(self._wait_s)
+            self._pipeline.lost(why)
+
+    def _break_off(self) -> None:
+        """An exchange was left in the middle: nothing of its connection can be used. May be done twice."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._lost_s, self._wait_s = None, 0.0
+        self._pipeline.leave()
+        self._pipeline.lost("another request on it was interrupted")
+
+    def _connect(self) -> None:
+        """Try once; where it took too long, all that waits ends. The next request tries anew."""
+        now_s = time.monotonic()
+        if self._lost_s is None:
+            self._lost_s = now_s
+        elif now_s - self._lost_s > self._place.reconnect_s:
+            self._give_up(self._unreached)
+            return
+        time.sleep(self._wait_s)
+        try:
+            self._connection = self._place.connect()
+        except (ServerUnreachable, Refused) as error:
+            if not self._place.reconnect_s or not may_pass(error, self._pipeline):
+                self._give_up(error)
+                return
+            self._unreached = error
+            self._wait_s = longer(self._wait_s)
+
+    def _give_up(self, error: Exception | None) -> None:
+        self._pipeline.give_up(f"and not back within {self._place.reconnect_s:g} s", unsent=error)
+        self._lost_s, self._wait_s, self._unreached = None, 0.0, None

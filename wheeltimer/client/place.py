@@ -1,0 +1,89 @@
+"""``Place``: where the daemon is, how a client shows itself there, and how long it waits."""
+
+from __future__ import annotations
+
+import ssl
+import warnings
+from datetime import timedelta
+from typing import Final
+
+from msgspec import Struct
+
+from wheeltimer.client.connection import LineConnection, split_host_port
+from wheeltimer.client.pipeline import NoReply, Pipeline
+from wheeltimer.errors import BadValue, ServerUnreachable
+
+Seconds = float | timedelta
+"""A setting of a client: seconds, or a ``timedelta``."""
+
+WAIT_S: Final = 30.0  # timeout and reconnect, unless given
+_WAIT_MAX_S: Final = 365 * 86_400.0
+
+
+class Place(Struct, frozen=True):
+    """Where the daemon is and how long it is waited for."""
+
+    server: str
+    token: str | None = None
+    tls: ssl.SSLContext | None = None
+    timeout_s: float = WAIT_S
+    reconnect_s: float = WAIT_S
+
+    def connect(self) -> LineConnection:
+        """A connection on which the token was shown. Raises ServerUnreachable, Refused, BadValue."""
+        connection = LineConnection(self.server, self.timeout_s, self.tls)
+        if self.token is None:
+            return connection
+        hello, line = Pipeline(self.server), b""
+        call = hello.make("hello", {"token": self.token})
+        hello.fresh.append(call)
+        try:
+            connection.put(hello.outgoing())
+            line = connection.read_line()
+            hello.take(line)
+            call.check()
+        except (OSError, NoReply) as error:
+            connection.close()
+            raise hello.no_daemon(line) or ServerUnreachable(f"hello: {error}") from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def over(self) -> ServerUnreachable:
+        """What is raised where nothing can be asked any more."""
+        return ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
+
+
+def place(
+    server: str,
+    token: str | None,
+    tls: ssl.SSLContext | None,
+    timeout: Seconds | None,
+    reconnect: Seconds | None,
+    timeout_ms: int | None,
+    reconnect_ms: int | None,
+) -> Place:
+    """The arguments of a client, checked. Raises BadValue; does no I/O."""
+    if not server.startswith("unix:"):
+        split_host_port(server.removeprefix("tls:"))
+    timeout_s = _seconds("timeout", timeout, timeout_ms)
+    if not timeout_s:
+        raise BadValue("timeout: more than 0 s expected", "timeout")
+    return Place(server, token, tls, timeout_s, _seconds("reconnect", reconnect, reconnect_ms))
+
+
+def _seconds(name: str, value: Seconds | None, value_ms: int | None) -> float:
+    if value_ms is not None:
+        if value is not None:
+            raise BadValue(f"{name}: either {name} or {name}_ms expected, not both", name)
+        warnings.warn(
+            f"{name}_ms is deprecated; write {name}=SECONDS or {name}=timedelta(...)", DeprecationWarning, 4
+        )
+        value = value_ms / 1000
+    elif value is None:
+        return WAIT_S
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if not 0 <= seconds <= _WAIT_MAX_S:
+        raise BadValue(f"{name}: 0 to {_WAIT_MAX_S:g} s expected", name)
+    return seconds
