@@ -1,0 +1,336 @@
+"""recipes/python.md: its programs as they stand there, under the servers that it names; a real daemon."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from standardwebhooks.webhooks import Webhook
+
+from tests.process.conftest import home
+from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, until
+from tests.process.tools import missing
+from tests.recipes.world import EXAMPLE, Page, instant_ms
+
+__all__ = ["home"]  # a fixture of the process tests
+PAGE = Page("python.md")
+COMMANDS = [line for block in PAGE.of("sh") for line in block.splitlines()]
+HERE = {"reconnect=5": "reconnect=0.2", "countdown=5": "countdown=0.1"}  # what is waited for, shorter
+MINUTE_MS = 60_000
+SECRET: str = PAGE.config.split('"')[1]
+
+
+def need_module(*names: str) -> None:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            missing(f"{name} is not installed (extra recipes)")
+
+
+class Place:
+    """A folder with the page's programs, their processes, and a daemon that they find by its variable."""
+
+    def __init__(self, home: Home) -> None:
+        self.folder = home.folder
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)  # a server can be asked at once
+        self.port: int = self.listener.getsockname()[1]
+        self.daemon: Daemon = home.start("--fsync", "off", config=SMALL + PAGE.config)
+        for program in PAGE.of("python"):
+            name = program.splitlines()[0].removeprefix("# ")
+            (self.folder / name).write_text(self._here(program))
+        self.started: list[subprocess.Popen[bytes]] = []
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("WHEELTIMER_")}
+        self.env = kept | {
+            "WHEELTIMER_SERVER": self.daemon.listen[0], "WEBHOOK_SECRETS": SECRET, "SECRET_KEY": "of a test",
+            "HOME": str(self.folder), "PYTHONPATH": str(self.folder),
+        }  # fmt: skip
+
+    def _here(self, program: str) -> str:
+        """A program of the page that calls our receiver, and gives up sooner what fails."""
+        for shown, here in HERE.items():
+            program = program.replace(shown, here)
+        return program.replace(EXAMPLE, f"127.0.0.1:{self.port}")
+
+    def __enter__(self) -> Place:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(START_S)
+        self.listener.close()
+
+    def command(self, word: str) -> list[str]:
+        """The page's line that has this word; its program is of this installation."""
+        (line,) = [line for line in COMMANDS if word in line]
+        program, *words = shlex.split(line)
+        return [sys.executable, *([] if program == "python" else ["-m", program]), *words]
+
+    def run(self, word: str) -> None:
+        """A command of the page, to its end."""
+        self.python(*self.command(word)[1:])
+
+    def python(self, *words: str) -> None:
+        """A program to its end; it says nothing on standard error."""
+        done = subprocess.run(
+            [sys.executable, *words], cwd=self.folder, env=self.env, capture_output=True, timeout=START_S,
+            check=False,
+        )  # fmt: skip
+        assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
+
+    def start(self, word: str, listen: str = "", **env: str) -> subprocess.Popen[bytes]:
+        """A server of the page. ``listen``: its flag for a socket that it inherits, ``{}`` for the number."""
+        words = self.command(word)
+        if EXAMPLE in words:  # what it listens at is on the page
+            at = words.index(EXAMPLE)
+            del words[at - 1 : at + 1]
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [*words, *listen.format(self.listener.fileno()).split()], cwd=self.folder, env=self.env | env,
+                stdout=log, stderr=log, process_group=0, pass_fds=[self.listener.fileno()],
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "servers.log"
+
+    def said(self, words: str) -> None:
+        """Wait until a server has logged this."""
+        for _ in until():
+            if words in self.log.read_text(errors="replace"):
+                return
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        """SIGTERM, and a clean end."""
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(START_S) in (0, -signal.SIGTERM), self.log.read_text()
+
+    @contextlib.contextmanager
+    def asks(self) -> Iterator[Connection]:
+        with self.daemon.connect() as connection:
+            yield connection
+
+    def task(self, id: str) -> dict[str, Any]:
+        """A task of the page's queue, or the refusal."""
+        with self.asks() as connection:
+            return connection.ask("get", id=id, queue="orders").get("task", {})  # type: ignore[no-any-return]
+
+    def connected(self, count: int) -> None:
+        """Wait until there are so many connections."""
+        with self.asks() as connection:
+            for _ in until():
+                if connection.done("stats")["connections"] == count:
+                    return
+
+    def count(self, state: str) -> int:
+        with self.asks() as connection:
+            return int(connection.done("stats")["tasks"][state])
+
+
+    def call(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """One request of a visitor."""
+        with contextlib.closing(
+            http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+        ) as visitor:
+            visitor.request(method, path, body, headers or {})
+            reply = visitor.getresponse()
+            return reply.status, reply.read()
+
+
+@pytest.fixture
+def place(home: Home) -> Iterator[Place]:
+    with Place(home) as place:
+        yield place
+
+
+# --- Django ----------------------------------------------------------------------------------------
+
+
+def test_django_schedules_after_the_commit_once_and_never_after_a_rollback(place: Place, home: Home) -> None:
+    need_module("django", "gunicorn")
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    place.run("create_tables")
+    shop = place.start("shop:application", "--bind fd://{}")
+    for number in (1, 2, 3, 4):  # as many as come to every worker
+        began_ms = time.time_ns() // 1_000_000
+        status, said = place.call("POST", "/orders", b"quantity=3", form)
+        assert (status, json.loads(said)) == (200, {"order": number}), place.log.read_text()
+        task = place.task(f"order-{number}")
+        assert began_ms + 30 * MINUTE_MS <= task["due"] <= time.time_ns() // 1_000_000 + 30 * MINUTE_MS
+        assert task["body"] == {"order": number}
+    assert place.call("POST", "/orders", b"quantity=11", form)[0] == 400
+    assert place.count("scheduled") == 4, "what was rolled back was scheduled"
+    for _ in range(2):
+        assert place.call("POST", "/orders/1/pay")[0] == 200
+        assert place.task("order-1")["state"] == "cancelled"
+    place.run("sweep")
+    assert (place.count("scheduled"), place.count("cancelled")) == (3, 1)
+
+    place.daemon.kill()
+    assert place.call("POST", "/orders", b"quantity=1", form) == (200, b'{"order": 5}')
+    place.daemon = home.start("--fsync", "off", config=SMALL + PAGE.config, listen=place.daemon.listen)
+    assert place.task("order-5") == {}
+    place.run("sweep")
+    assert place.task("order-5")["version"] == 1
+    assert place.count("scheduled") == 4
+    place.stop(shop)
+
+
+# --- FastAPI ---------------------------------------------------------------------------------------
+
+
+def test_fastapi_has_one_client_from_its_start_to_its_end(place: Place) -> None:
+    need_module("fastapi", "uvicorn")
+    api = place.start("api:app", "--fd {}")
+    with ThreadPoolExecutor(8) as visitors:
+        replies = list(visitors.map(lambda n: place.call("POST", f"/reminders/{n}"), range(40)))
+    for number, (status, said) in enumerate(replies):
+        assert status == 200, said
+        assert instant_ms(json.loads(said)["due"]) == place.task(f"reminder-{number}")["due"]
+    place.connected(2)  # the application's one, and that of the question
+    status, said = place.call("PUT", "/reminders/7")
+    assert (status, instant_ms(json.loads(said)["due"])) == (200, place.task("reminder-7")["due"])
+    assert place.task("reminder-7")["version"] == 2
+    assert place.call("PUT", "/reminders/1000")[0] == 404
+    for _ in range(2):
+        assert place.call("DELETE", "/reminders/7")[0] == 200
+    assert place.task("reminder-7")["state"] == "cancelled"
+    place.stop(api)
+    assert "Application shutdown complete" in place.log.read_text()
+    place.connected(1)
+
+
+# --- Celery ----------------------------------------------------------------------------------------
+
+
+def test_a_celery_task_that_its_soft_time_limit_interrupts_in_a_request_is_run_again(place: Place) -> None:
+    """The daemon is stopped (SIGSTOP), so the limit comes while the client waits for a reply."""
+    need_module("celery")
+    folder = {name: str(place.folder / "broker") for name in ("data_folder_in", "data_folder_out")}
+    (place.folder / "broker").mkdir()
+    folder["control_folder"] = str(place.folder / "control")
+    (place.folder / "celeryconfig.py").write_text(
+        f"broker_url = 'filesystem://'\nbroker_transport_options = {folder!r}\n"
+    )
+    worker = place.start("celery")
+
+    def send(call: str) -> None:
+        place.python("-c", f"import jobs; {call}")
+
+    def scheduled(count: int) -> None:
+        for _ in until():
+            if place.count("scheduled") == count:
+                return
+
+    send("[jobs.shipped.delay(n) for n in range(20)]")
+    scheduled(20)
+    place.daemon.signal(signal.SIGSTOP)
+    send("jobs.shipped.apply_async((20,), soft_time_limit=0.5)")
+    place.said("Soft time limit (0.5s) exceeded")
+    place.daemon.signal(signal.SIGCONT)
+    scheduled(21)
+    send("[jobs.shipped.delay(n) for n in range(15, 40)]")
+    scheduled(40)
+    for number in range(40):
+        task = place.task(f"shipped-{number}")
+        assert (task["body"], task["version"]) == ({"order": number}, 1)
+    place.stop(worker)
+
+
+# --- the receiver ----------------------------------------------------------------------------------
+
+
+def signed(body: bytes, *, id: str, secret: str = SECRET, age_s: int = 0) -> dict[str, str]:
+    """Headers as the scheme's own library makes them."""
+    at = datetime.fromtimestamp(int(time.time()) - age_s, UTC)
+    signature = Webhook(secret).sign(id, at, body.decode())
+    names = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    return dict(zip(names, (id, str(int(at.timestamp())), signature), strict=True))
+
+
+@pytest.fixture
+def receiver(place: Place) -> Place:
+    need_module("gunicorn")
+    place.start("receiver:application", "--bind fd://{}", WEBHOOK_SECRETS=f"{OTHER} {SECRET}")
+    return place
+
+
+def closed(place: Place) -> list[int]:
+    """What the receiver has done."""
+    with contextlib.closing(sqlite3.connect(place.folder / "receiver.sqlite3")) as database:
+        return sorted(number for (number,) in database.execute("SELECT number FROM closed"))
+
+
+OTHER = "whsec_" + base64.b64encode(b"another secret, 24 bytes").decode()
+
+
+def test_the_receiver_takes_callbacks_and_does_a_repeated_one_once(receiver: Place) -> None:
+    """The second task is called three times: its ``success`` is never said. The receiver sees one message."""
+    url = f"http://127.0.0.1:{receiver.port}/unpaid"
+    retry = {"kind": "list", "delays": ["10ms", "10ms"]}
+    with receiver.asks() as connection:
+        for number in (1, 2):
+            more = {"success": {"text": "never"}, "retry": retry} if number == 2 else {}
+            connection.done(
+                "schedule", id=f"order-{number}", queue="orders", url=url, body={"order": number}, **more
+            )
+        for _ in until():
+            if receiver.task("order-2")["state"] == "dead" and receiver.task("order-1")["state"] == "done":
+                break
+    assert receiver.task("order-2")["attempts"] == 3
+    assert closed(receiver) == [1, 2]
+
+
+def test_a_wrong_signature_is_401_and_leaves_nothing_behind(receiver: Place) -> None:
+    body = b'{"order":5}'
+    right = signed(body, id="wt_1")
+    wrong = [
+        {}, {**right, "webhook-signature": ""}, {**right, "webhook-id": "wt_2"},
+        {**right, "webhook-signature": right["webhook-signature"].replace("v1,", "v2,")},
+        {**right, "webhook-signature": "v1,\u00e9"}, {**right, "webhook-timestamp": "9" * 4000},
+        {**right, "webhook-timestamp": "-1"}, {**right, "webhook-timestamp": "\u00b2"},
+        signed(body, id="wt_1", secret="whsec_" + base64.b64encode(b"x" * 24).decode()),
+        signed(body, id="wt_1", age_s=400), signed(body, id="wt_1", age_s=-400),
+        signed(body + b" ", id="wt_1"),
+    ]  # fmt: skip
+    for headers in wrong:
+        assert receiver.call("POST", "/unpaid", body, headers)[0] == 401, (headers, receiver.log.read_text())
+    assert receiver.call("POST", "/unpaid", b"", signed(body, id="wt_1"))[0] == 401
+    assert receiver.call("POST", "/unpaid", body, right)[0] == 204, receiver.log.read_text()
+    assert closed(receiver) == [5]
+
+
+def test_a_message_whose_work_failed_is_not_remembered_and_one_that_came_twice_at_once_is_done_once(
+    receiver: Place,
+) -> None:
+    no_number = b'{"order":{}}'
+    assert receiver.call("POST", "/unpaid", no_number, signed(no_number, id="wt_1"))[0] == 500
+    body = b'{"order":6}'
+    with ThreadPoolExecutor(4) as pool:
+        calls = [
+            pool.submit(receiver.call, "POST", "/unpaid", body, signed(body, id="wt_1", secret=secret))
+            for secret in (SECRET, OTHER) * 4
+        ]
+    assert [each.result()[0] for each in calls] == [204] * 8
+    assert closed(receiver) == [6]

@@ -1,0 +1,284 @@
+"""``python -m tests.sharing.kinds KIND COUNT SEED``: one client, used as programs of this kind use it.
+
+``WHEELTIMER_SERVER`` is the daemon, ``SHARING_TALLY`` the file of the tally. About COUNT requests are made.
+Each kind makes its client, and uses it, before the threads or processes that share it exist.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import anyio
+
+from tests.sharing.places import CutAfterCalls
+from tests.sharing.tally import REQUESTS, URL, VARIABLE, Cut, Tally
+from wheeltimer import AsyncClient, Client
+
+WORKERS: Final = 4
+LIMIT_S: Final = float(os.environ.get("SHARING_LIMIT_S", "60"))
+SERVER: Final = os.environ["WHEELTIMER_SERVER"]
+STREAMED: Final = 10  # tasks of a worker's last pipeline
+KINDS: Final[dict[str, Callable[[int, random.Random], None]]] = {}
+CLIENT: Client  # of this process, or of the process that it was forked from
+TALLY: Tally
+
+
+def kind(name: str) -> Callable[[Callable[[int, random.Random], None]], None]:
+    def add(play: Callable[[int, random.Random], None]) -> None:
+        KINDS[name] = play
+
+    return add
+
+
+def work(name: str, requests: int) -> None:
+    """What a thread or process does with the client that it shares."""
+    for number in range(requests // REQUESTS):
+        TALLY.use(CLIENT, f"{name}-{number}")
+
+
+@kind("threads")
+def _threads(requests: int, chance: random.Random) -> None:
+    """One of them has a pipeline open meanwhile: the lock must not be held between its replies."""
+
+    def play(name: str) -> None:
+        work(name, requests // WORKERS - STREAMED)
+        TALLY.stream(CLIENT, f"{name}-stream", STREAMED)
+
+    threads = [threading.Thread(target=play, args=(f"thread-{n}",)) for n in range(WORKERS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _pool(pool: Executor, requests: int) -> None:
+    with pool:
+        each = requests // (2 * WORKERS)
+        futures = [pool.submit(work, f"job-{n}", each) for n in range(2 * WORKERS)]
+        for future in futures:
+            future.result()
+
+
+@kind("ThreadPoolExecutor")
+def _thread_pool(requests: int, chance: random.Random) -> None:
+    _pool(ThreadPoolExecutor(WORKERS), requests)
+
+
+@kind("ProcessPoolExecutor, fork")
+def _process_pool(requests: int, chance: random.Random) -> None:
+    _pool(ProcessPoolExecutor(WORKERS, multiprocessing.get_context("fork")), requests)
+
+
+@kind("multiprocessing, spawn")
+def _spawn(requests: int, chance: random.Random) -> None:
+    """A spawned process imports the program anew: its client is its own."""
+    context = multiprocessing.get_context("spawn")
+    children = [
+        context.Process(target=spawned, args=(f"child-{n}", requests // WORKERS)) for n in range(WORKERS)
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+
+
+def spawned(name: str, requests: int) -> None:
+    open_client()
+    work(name, requests)
+
+
+@kind("os.fork")
+def _fork(requests: int, chance: random.Random) -> None:
+    """The parent works beside its children, and a child has a child."""
+    with _children(WORKERS - 1, requests // (WORKERS + 1)):
+        work("parent", requests // (WORKERS + 1))
+    work("parent-later", REQUESTS)
+
+
+@contextlib.contextmanager
+def _children(number: int, requests: int) -> Iterator[None]:
+    """Forked children that work; the first of them has a child of its own in the middle of its work."""
+    pids = []
+    for n in range(number):
+        pid = os.fork()
+        if not pid:
+            code = 1
+            try:
+                work(f"child-{n}", requests)
+                if n == 0:
+                    with _children(1, requests):
+                        work("child-0-later", REQUESTS)
+                code = 0
+            finally:
+                os._exit(code)
+        pids.append(pid)
+    yield
+    for pid in pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@kind("fork, parent idle")
+def _fork_idle(requests: int, chance: random.Random) -> None:
+    """The test looks at what was sent on the parent's connection while only the children work."""
+    work("parent-before", REQUESTS)
+    _tell("before")
+    with _children(2, requests // 3):
+        pass
+    _tell("after")
+    work("parent-after", REQUESTS)
+
+
+def _tell(phase: str) -> None:
+    print(phase, flush=True)
+    assert sys.stdin.readline() == f"{phase}\n"
+
+
+# --- interrupted -----------------------------------------------------------------------------------
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Cut
+
+
+def _alarmed(requests: int, chance: random.Random, name: str) -> None:
+    """Requests that SIGALRM interrupts at random instants, about every second one."""
+    for number in range(requests // REQUESTS):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, *(chance.uniform(50e-6, 2e-3) for _ in range(2)))
+            TALLY.use(CLIENT, f"{name}-{number}")
+        except (Cut, KeyboardInterrupt):
+            TALLY.cut()  # between two requests
+        finally:
+            _no_alarm()
+
+
+def _no_alarm() -> None:
+    while True:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except (Cut, KeyboardInterrupt):
+            continue
+        return
+
+
+@kind("alarm raises")
+def _alarm(requests: int, chance: random.Random) -> None:
+    """As a soft time limit does."""
+    signal.signal(signal.SIGALRM, _raise)
+    _alarmed(requests, chance, "alarm")
+
+
+@kind("KeyboardInterrupt")
+def _keyboard_interrupt(requests: int, chance: random.Random) -> None:
+    """The main thread is interrupted; two others go on with the same client."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    threads = [threading.Thread(target=work, args=(f"thread-{n}", requests // 4)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    _alarmed(requests // 2, chance, "main")
+    for thread in threads:
+        thread.join()
+
+
+@kind("an exception after any call")
+def _after_any_call(requests: int, chance: random.Random) -> None:
+    """At each place of the client's code where Python runs signal handlers; client new, or used before."""
+    global CLIENT
+    step = 1 if requests > 5000 else 5
+    for new in (True, False):
+        cut = chance.randrange(step)
+        while True:
+            if new:
+                CLIENT = Client(SERVER)
+            name = f"after-{new}-{cut}"
+            trace = CutAfterCalls(cut)
+            TALLY.ask(name, partial(trace.run, partial(_schedule_once, name)))
+            TALLY.use(CLIENT, name)
+            if new:
+                CLIENT.close()
+            if not trace.raised:
+                break  # the request has no more such places
+            cut += step
+
+
+def _schedule_once(name: str) -> str:
+    return CLIENT.schedule(URL, delay="1h", id=name, group=name).id
+
+
+# --- asynchronous ----------------------------------------------------------------------------------
+
+
+async def _tasks(requests: int, chance: random.Random) -> None:
+    """Tasks that share an AsyncClient; a time limit cancels about every second request."""
+
+    async def ask(asked: object, request: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            with anyio.move_on_after(chance.uniform(0, 10e-3)):
+                try:
+                    got = await request()
+                except Exception:  # noqa: BLE001
+                    TALLY.failed()
+                else:
+                    TALLY.reply(asked, got)
+                return
+            TALLY.cut()
+
+    async def play(client: AsyncClient, name: str) -> None:
+        for number in range(requests // WORKERS // 2):
+            await ask(f"{name}-{number}", lambda: _schedule(client, f"{name}-{number}"))  # noqa: B023
+            await ask(f"{name}-{number}", lambda: _get(client, f"{name}-{number}"))  # noqa: B023
+
+    async with AsyncClient(SERVER) as client, anyio.create_task_group() as group:
+        for n in range(WORKERS):
+            group.start_soon(play, client, f"task-{n}")
+
+
+async def _schedule(client: AsyncClient, name: str) -> str:
+    return (await client.schedule(URL, delay="1h", id=name)).id
+
+
+async def _get(client: AsyncClient, name: str) -> str:
+    return (await client.get(name)).id
+
+
+@kind("asyncio, cancelled")
+def _asyncio(requests: int, chance: random.Random) -> None:
+    anyio.run(_tasks, requests, chance, backend="asyncio")
+
+
+@kind("trio, cancelled")
+def _trio(requests: int, chance: random.Random) -> None:
+    anyio.run(_tasks, requests, chance, backend="trio")
+
+
+def open_client() -> None:
+    """Make what the kinds use, and use it: what is shared is a connection that is open."""
+    global CLIENT, TALLY
+    TALLY = Tally(Path(os.environ[VARIABLE]))
+    CLIENT = Client(SERVER)
+    CLIENT.ping()
+
+
+def main(name: str, requests: str, seed: str) -> None:
+    faulthandler.dump_traceback_later(LIMIT_S, exit=True)  # a lock that is never given back
+    open_client()
+    KINDS[name](int(requests), random.Random(int(seed)))
+    faulthandler.cancel_dump_traceback_later()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
