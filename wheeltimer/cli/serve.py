@@ -8,7 +8,8 @@ import sys
 import click
 
 from wheeltimer.cli import show, values
-from wheeltimer.settings import load
+from wheeltimer.errors import SettingsError
+from wheeltimer.settings import Settings, load
 
 
 @click.command()
@@ -45,7 +46,8 @@ from wheeltimer.settings import load
 @click.option("--concurrency", metavar="N", help="Attempts in flight, all destinations.  [default: 512]")
 @click.option("--max-tasks", metavar="N", help="Live tasks; more are refused.  [default: 10000000]")
 @click.option("--insecure", is_flag=True, help="A listener that other machines reach is meant.")
-def serve(**flags: object) -> int:
+@click.option("--check", is_flag=True, help="Read all settings, print what is wrong, and end: 0, or 78.")
+def serve(check: bool, **flags: object) -> int:
     """Run the daemon, until SIGTERM or Ctrl-C.
 
     It prints one line to standard output when it accepts connections; logs go to standard error.
@@ -55,13 +57,32 @@ def serve(**flags: object) -> int:
       wheeltimer serve
       wheeltimer serve --listen unix:/run/wheeltimer.sock --data-dir /var/lib/wheeltimer
       WHEELTIMER_TICK=1ms wheeltimer serve --config wheeltimer.toml
+      wheeltimer serve --config wheeltimer.toml --check
     """
+    if check:
+        return _check(load(flags, os.environ))
+    if sys.platform != "linux":  # before anything is imported that exists there alone
+        raise SettingsError(
+            f"serve: the daemon runs on Linux, and this is {sys.platform}; clients run anywhere: name a"
+            " daemon with --server"
+        )
     _hold_standard()
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
 
     with show.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))
+
+
+def _check(settings: Settings) -> int:
+    """Say that the settings would do. What a start alone can tell (a port, the data folder) is not tried."""
+    if settings.tls is not None:
+        from wheeltimer.daemon.tls import server_context
+
+        server_context(settings.tls)  # certificate and key are read, and belong together
+    listen, config = ",".join(map(str, settings.listen)), settings.config_file or "none"
+    click.echo(f"settings: no error; listen={listen} data={settings.data_dir} config={config}")
+    return 0
 
 
 def _hold_standard() -> None:
