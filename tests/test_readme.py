@@ -56,6 +56,8 @@ ELSEWHERE: Final = {  # (page, command or what it begins with): (file, what stan
 }
 NOT_RUN: Final = {  # (page, command): why, and what is checked instead
     ("README.md", TESTS): "is what runs this: it stands in .ci/run, on a fresh clone, as below",
+    ("README.md", ".venv/bin/pytest -q -m quick"): "is a part of that one; .ci/run calls it, as below",
+    ("README.md", "python -m benchmarks pairs --against DIR"): "takes minutes; test_benchmarks.py runs it",
     ("README.md", "./bench.sh"): "takes hours; tests/test_benchmarks.py runs its parts in small",
     ("operations.md", "./bench.sh"): "the same",
     ("operations.md", "python -m benchmarks memory"): "takes minutes; that it exists is checked below",
@@ -108,6 +110,7 @@ def test_every_recipe_has_a_test_of_its_own() -> None:
 
 def test_ci_runs_exactly_the_readmes_test_command() -> None:
     assert TESTS in CI
+    assert '"$venv/bin/pytest" -q -m quick' in CI
     assert INSTALL.removesuffix(" && ") == TESTS.replace("'.[test]'", ".").rpartition(" && ")[0]
 
 
@@ -177,6 +180,28 @@ def test_it_is_ready_when_it_prints_the_line_that_is_shown(reader: Any) -> None:
     assert plain(here) == plain(shown)
 
 
+RECEIVE = ".venv/bin/wheeltimer receive --port 9000"
+FIRST = (
+    ".venv/bin/wheeltimer schedule http://127.0.0.1:9000/hook --in 5s --body '{\"hello\": \"world\"}'"
+)
+
+
+@plays("README.md", RECEIVE, FIRST)
+def test_the_first_schedule_has_a_receiver_and_its_callback_is_seen(reader: Reader) -> None:
+    child = reader.shell.type(RECEIVE.replace("9000", "0"))
+    try:
+        assert child.stdout is not None
+        url = re.findall(r"http://\S+\d", child.stdout.readline())[0]
+        assert reader.run(FIRST.replace("http://127.0.0.1:9000", url).replace("5s", "1ms"))
+        line = child.stdout.readline()
+    finally:
+        os.killpg(child.pid, signal.SIGINT)
+        child.communicate(timeout=START_S)
+    assert "POST  /hook  id=" in line
+    assert 'attempt=1' in line
+    assert line.endswith('{"hello": "world"}\n')
+
+
 ORDER = (
     ".venv/bin/wheeltimer schedule http://127.0.0.1:9000/hook --in 30m --id order-42"
     " --body '{\"order\": 42}'",
@@ -222,13 +247,16 @@ def test_the_session_by_hand_is_played_with_nc(reader: Reader) -> None:
 
 
 @plays("README.md", "wheeltimer import FILE.ndjson", "wheeltimer bench", "wheeltimer protocol schema",
-       "wheeltimer serve --help", 'eval "$(wheeltimer completion bash)"')  # fmt: skip
+       "wheeltimer serve --help", "wheeltimer serve --check", "wheeltimer ping",
+       'eval "$(wheeltimer completion bash)"')  # fmt: skip
 def test_the_commands_that_it_names_run(reader: Reader) -> None:
     (reader.folder / "FILE.ndjson").write_text('{"id":"one","url":"http://127.0.0.1:9000/","delay":"1h"}\n')
     assert reader.run("wheeltimer import FILE.ndjson") == "scheduled: 1\n"
     assert "lateness" in reader.run("wheeltimer bench --tasks 50 --round-trips 5 --callbacks 5")
     assert "$defs" in json.loads(reader.run("wheeltimer protocol schema"))
     assert "--listen" in reader.run("wheeltimer serve --help")
+    assert "no error" in reader.run("wheeltimer serve --check")
+    assert "answers after" in reader.run("wheeltimer ping")
     completed = reader.run('eval "$(wheeltimer completion bash)"; complete -p wheeltimer')
     assert "wheeltimer" in completed
 

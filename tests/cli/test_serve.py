@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from tests.cli.test_main import one_line
+from tests.client.scripted import ScriptedServer
 from wheeltimer import errors
 from wheeltimer.cli import main, show
 from wheeltimer.settings import Address, Settings
@@ -173,3 +174,77 @@ def test_a_person_who_waits_for_the_recovery_sees_how_far_it_is(
     assert "100%" in before.err
     assert (before.out, after.out) == ("", "")
     assert "reading" not in after.err
+
+
+# --- --check, and where there is no daemon ---------------------------------------------------------
+
+
+def test_check_reads_all_settings_and_starts_nothing(daemon: Daemon, tmp_path: Path) -> None:
+    file = tmp_path / "wheeltimer.toml"
+    file.write_text("tick = '5ms'\n")
+    result = serve("--config", str(file), "--data-dir", str(tmp_path / "data"), "--check")
+    said = f"settings: no error; listen=127.0.0.1:8463 data={tmp_path}/data config={file}\n"
+    assert (result.exit_code, result.stdout, result.stderr) == (0, said, "")
+    assert daemon.settings == []
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("tik = 5\n", "did you mean tick?"),
+        ("listen = ['0.0.0.0:1']\n", "--insecure"),
+        ("[queues.a]\nsecret_files = ['/no/such/file']\n", "/no/such/file"),
+        ("[tls]\ncert = 'here'\nkey = 'here'\n", "tls.cert"),
+    ],
+    ids=["unknown", "open", "secret", "tls"],
+)
+def test_check_names_what_is_wrong_and_exits_78(
+    daemon: Daemon, tmp_path: Path, text: str, named: str
+) -> None:
+    (tmp_path / "here").touch()
+    (tmp_path / "wheeltimer.toml").write_text(text)
+    result = serve("--config", str(tmp_path / "wheeltimer.toml"), "--check")
+    assert result.exit_code == 78
+    assert named in one_line(result)
+
+
+_ELSEWHERE = """
+import sys, select, signal
+# Before the platform is another: these ask the system itself for what it has.
+import asyncio, click, httpx, platformdirs, http.server, ssl, subprocess, tempfile
+sys.platform = {platform!r}
+sys.argv = ["wheeltimer", *{args!r}]
+if {bare!r}:  # a system without these: the standard library has a module for each only where it works
+    for module in ("fcntl", "resource", "pwd", "grp", "termios"):
+        sys.modules[module] = None
+    for name in ("poll", "epoll"):
+        delattr(select, name)
+    for name in ("SIGHUP", "SIGALRM", "setitimer"):
+        delattr(signal, name)
+from wheeltimer.cli import main
+main()
+"""
+
+
+def elsewhere(platform: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """The command on another system, as far as Python shows it."""
+    script = _ELSEWHERE.format(platform=platform, args=args, bare=platform == "win32")
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_elsewhere_than_on_linux_serve_is_one_line_that_says_so(platform: str) -> None:
+    done = elsewhere(platform, "serve")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == (
+        f"wheeltimer: serve: the daemon runs on Linux, and this is {platform}; clients run anywhere: name a"
+        " daemon with --server\n"
+    )
+
+
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+def test_clients_run_anywhere(platform: str) -> None:
+    with ScriptedServer([{"ok": True, "now": 7}]) as server:
+        done = elsewhere(platform, "ping", "--json", "--server", server.address)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,10 +1,11 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
-``tail.py`` (events), ``top.py`` (a live screen), ``bring.py`` (import), ``stats.py``, ``journal.py`` (the
-data folder), ``protocol.py`` (for machines), ``token.py``, ``bench.py`` and ``demo.py`` (with a receiver
-from ``receiver.py``); ``values.py`` reads options, ``show.py`` draws, ``connect.py`` holds what every client
-command has. Trio and httpx are imported by the functions that need them: ``wheeltimer --help`` answers at
+``tail.py`` (events), ``top.py`` (a live screen), ``bring.py`` (import), ``stats.py``, ``ping.py``,
+``journal.py`` (the data folder), ``protocol.py`` (for machines), ``token.py``, ``receive.py`` (a receiver to
+look at), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``); ``values.py`` reads options,
+``show.py`` draws, ``connect.py`` holds what every client command has.
+Trio and httpx are imported by the functions that need them: ``wheeltimer --help`` answers at
 once.
 """
 
@@ -23,8 +24,10 @@ from wheeltimer.cli import (
     demo,
     ends,
     journal,
+    ping,
     protocol,
     queues,
+    receive,
     serve,
     show,
     stats,
@@ -107,6 +110,7 @@ for _command in (
     queues.pause,
     queues.resume,
     queues.forecast,
+    ping.ping,
     stats.stats,
     tail.tail,
     top.top,
@@ -117,5 +121,6 @@ for _command in (
     token.token,
     bench.bench,
     demo.demo,
+    receive.receive,
 ):
     main.add_command(_command)

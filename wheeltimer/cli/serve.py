@@ -9,7 +9,8 @@ import click
 
 from wheeltimer.cli import show, values
 from wheeltimer.daemon import logs
-from wheeltimer.settings import load
+from wheeltimer.errors import SettingsError
+from wheeltimer.settings import Settings, load
 
 
 @click.command()
@@ -46,7 +47,8 @@ from wheeltimer.settings import load
 @click.option("--concurrency", metavar="N", help="Attempts in flight, all destinations.  [default: 512]")
 @click.option("--max-tasks", metavar="N", help="Live tasks; more are refused.  [default: 10000000]")
 @click.option("--insecure", is_flag=True, help="A listener that other machines reach is meant.")
-def serve(**flags: object) -> int:
+@click.option("--check", is_flag=True, help="Read all settings, print what is wrong, and end: 0, or 78.")
+def serve(check: bool, **flags: object) -> int:
     """Run the daemon, until SIGTERM or Ctrl-C.
 
     It prints one line to standard output when it accepts connections; logs go to standard error.
@@ -56,7 +58,15 @@ def serve(**flags: object) -> int:
       wheeltimer serve
       wheeltimer serve --listen unix:/run/wheeltimer.sock --data-dir /var/lib/wheeltimer
       WHEELTIMER_TICK=1ms wheeltimer serve --config wheeltimer.toml
+      wheeltimer serve --config wheeltimer.toml --check
     """
+    if check:
+        return _check(load(flags, os.environ))
+    if sys.platform != "linux":  # before anything is imported that exists there alone
+        raise SettingsError(
+            f"serve: the daemon runs on Linux, and this is {sys.platform}; clients run anywhere: name a"
+            " daemon with --server"
+        )
     _hold_standard()
     logs.begin()
     settings = load(flags, os.environ)
@@ -64,6 +74,17 @@ def serve(**flags: object) -> int:
 
     with show.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))
+
+
+def _check(settings: Settings) -> int:
+    """Say that the settings would do. What a start alone can tell (a port, the data folder) is not tried."""
+    from wheeltimer.daemon.parts import check_served, tls_of
+
+    check_served(settings)
+    tls_of(settings)  # certificate and key are read, and belong together
+    listen, config = ",".join(map(str, settings.listen)), settings.config_file or "none"
+    click.echo(f"settings: no error; listen={listen} data={settings.data_dir} config={config}")
+    return 0
 
 
 def _hold_standard() -> None:
