@@ -401,6 +401,33 @@ MUTANTS: Final = (
         "one-task-too-many", "core/deciding.py", "if engine.live >= limits.tasks_max:",
         "if engine.live > limits.tasks_max:", "tests/core/test_deciding.py",
     ),
+    Mutant(
+        "seconds-are-taken", "core/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
+        "value_ms < SECONDS_BELOW // 100 <= now_ms:", "tests/core/test_seconds.py",
+    ),
+    Mutant(
+        "an-unset-clock-refuses-instants", "core/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
+        "value_ms < SECONDS_BELOW:", "tests/core/test_seconds.py",
+    ),
+    Mutant(
+        "stored-instants-are-checked", "core/units.py", "if 0 <= value_ms <= INSTANT_MS_MAX:",
+        "if SECONDS_BELOW <= value_ms <= INSTANT_MS_MAX:", "tests/daemon/test_old_values.py",
+    ),
+    Mutant(
+        "stored-hooks-are-checked", "core/deciding.py",
+        'if command.on_dead is not None:\n        policy.check_target(command.on_dead, "on_dead")',
+        'if task.on_dead is not None:\n        policy.check_target(task.on_dead, "on_dead")',
+        "tests/daemon/test_old_values.py",
+    ),
+    Mutant(
+        "an-address-with-a-dot-is-a-name", "core/hosts.py", "if name != host and ends_in_number(name):",
+        "if False:", "tests/core/test_hosts.py",
+    ),
+    Mutant(
+        "hook-ids-pass-in-a-run", "core/intake.py",
+        'or (("/done/" in text or "/dead/" in text) and any(map(is_hook_id, ids)))', "or False",
+        "tests/core/test_hook_ids.py tests/core/test_intake.py",
+    ),
     # -- delivery ------------------------------------------------------------------------------------
     Mutant(
         "resend-after-a-reply-began", "delivery/transport.py", 'if error.kind != "reset" or kept.answered:',

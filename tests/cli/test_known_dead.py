@@ -69,8 +69,8 @@ def test_import_counts_known_dead_tasks_names_their_lines_and_exits_1(tmp_path: 
     assert result.stdout == "scheduled: 1, known: 4, of these dead or expired: 2\n"
     assert json.loads(as_json.stdout) == {"scheduled": 1, "known": 4, "known_dead": 2, "refused": 0}
     first, second, way_out = result.stderr.splitlines()
-    assert first == "line 1: nothing runs, dead-1 is known and dead"
-    assert second == "line 3: nothing runs, expired-3 is known and expired"
+    assert first == "line 1: nothing runs, the task of this id is dead"
+    assert second == "line 3: nothing runs, the task of this id is expired"
     assert "`wheeltimer redrive`" in way_out
     assert '"on_conflict":"replace"' in way_out
 

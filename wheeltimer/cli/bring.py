@@ -14,7 +14,6 @@ import msgspec
 
 from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
-from wheeltimer.client.results import ScheduleReply
 from wheeltimer.errors import Refused, ServerUnreachable
 
 SHOWN_MAX: Final = 20  # lines that went wrong and are named; the rest is counted
@@ -95,11 +94,11 @@ class _Import:
             code = result.code if isinstance(result, Refused) else "unknown"
             self._refuse(number, f"{code}: {result}")
         else:
-            assert isinstance(result, ScheduleReply)
-            self.counts["known" if result.duplicate else "scheduled"] += 1
-            if result.duplicate and result.state in ("dead", "expired"):
+            known, state = getattr(result, "duplicate", False), getattr(result, "state", "")
+            self.counts["known" if known else "scheduled"] += 1
+            if known and state in ("dead", "expired"):
                 self.counts["known_dead"] += 1
-                self._complain(number, f"nothing runs, {result.id} is known and {result.state}")
+                self._complain(number, f"nothing runs, the task of this id is {state}")
 
     def _refuse(self, number: int, why: str) -> None:
         self.counts["refused"] += 1

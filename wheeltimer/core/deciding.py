@@ -69,7 +69,7 @@ def schedule(
     row = engine.table.get(key)
     if row is not None:
         return _known(engine, command, key, unpack(row), task, wall_ms)
-    if is_hook_id(id):
+    if "/d" in id and is_hook_id(id):  # 25 ns for most ids; the call is 190
         raise BadValue("id: hooks have ids that end in /done/NUMBER or /dead/NUMBER; choose another", "id")
     if engine.live >= limits.tasks_max:
         raise full(engine)

@@ -122,7 +122,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
         not (text.isascii() and text.isprintable())
         or not 0 < min(map(len, ids)) <= max(map(len, ids)) <= limits.id_bytes_max
         or not 0 <= min(delays) <= max(delays) <= limits.delay_max_ms
-        or ("/d" in text and any(map(is_hook_id, ids)))
+        or (("/done/" in text or "/dead/" in text) and any(map(is_hook_id, ids)))
         or not policy.all_pass(urls)
         or not all(name in engine.queues and name not in policy.queues for name in queues)
     ):
