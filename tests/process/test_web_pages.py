@@ -1,4 +1,4 @@
-"""A web page and a daemon of this machine: the ``fetch`` of a real engine sends it commands, and none is obeyed.
+"""A web page and a daemon of this machine: the ``fetch`` of a real engine sends commands; none is obeyed.
 
 All forms of first bytes that are known: ``tests/daemon/test_first_bytes.py``.
 """
