@@ -314,6 +314,25 @@ MUTANTS: Final = (
     ),
     # -- rules ---------------------------------------------------------------------------------------
     Mutant(
+        "a-web-page-commands-the-daemon", "daemon/connection.py", 'first[:1] != b"{"', 'b" HTTP/" in first',
+        "tests/daemon/test_first_bytes.py",
+    ),
+    Mutant(
+        "a-field-that-stands-twice-counts-once", "core/twice.py",
+        """raw.count(b'"') != 2 * len(members)""", """raw.count(b'"') < 2 * len(members)""",
+        "tests/core/test_twice.py",
+    ),
+    Mutant(
+        "a-run-takes-a-field-that-stands-twice", "core/intake.py",
+        """whole.count(b'"') != _quotes""", """whole.count(b'"') < _quotes""",
+        "tests/core/test_twice.py -k run",
+    ),
+    Mutant(
+        "a-revoked-token-works-on", "daemon/bulk.py",
+        "            grant = _granted(command, visitor)\n            sees =",
+        "            grant = None\n            sees =", "tests/daemon/test_rights_in_slices.py",
+    ),
+    Mutant(
         "one-attempt-too-many", "core/retry.py", "if failed >= plan.attempts:", "if failed > plan.attempts:",
         "tests/core/test_retry.py",
     ),

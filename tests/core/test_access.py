@@ -156,3 +156,29 @@ def test_a_quota_over_very_many_queues_counts_once_in_a_second() -> None:
     with pytest.raises(Refused):
         quota.check(engine, 1, 1, access.RECOUNT_MS - 1)
     quota.check(engine, 1, 1, access.RECOUNT_MS)
+
+
+def test_a_token_that_is_not_known_is_told_apart_from_none() -> None:
+    one = Access([Grant(name="a", sha256=digest_of("a"), scopes=frozenset({"read"}), queues=("*",))])
+    visitor = Visitor(one)
+
+    def said() -> str:
+        assert visitor.unknown
+        assert visitor.grant is not None
+        with pytest.raises(Refused) as refused:
+            access.check(visitor.grant, c.Stats())
+        assert refused.value.code == visitor.unauthorized().code == "unauthorized"
+        assert str(refused.value) == str(visitor.unauthorized())
+        return str(refused.value)
+
+    assert said() == "this daemon asks for a token: send hello with one that it knows first"
+    with pytest.raises(Refused, match="is not known here, or no longer") as refused:
+        visitor.show("s3cret", one)
+    assert said() == str(refused.value)
+    assert "s3cret" not in said()
+    visitor.show("a", one)
+    assert not visitor.unknown
+    visitor.again(Access([Grant(name="b", sha256=digest_of("b"), scopes=frozenset({"read"}))]))
+    assert "or no longer" in said()
+    visitor.again(Access())
+    assert not visitor.unknown

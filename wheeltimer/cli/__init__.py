@@ -67,7 +67,9 @@ class _Main(click.Group):
             if type(error) is click.BadParameter and isinstance(error.param, click.Option):
                 _fail(f"{error.param.opts[0]}: {error.message}", _EXIT_USAGE)
             command = error.ctx.command_path if error.ctx else "wheeltimer"
-            _fail(f"{error.format_message().rstrip('.')}. Try `{command} --help`.", _EXIT_USAGE)
+            message = error.format_message().rstrip(".")
+            stop = "" if message.endswith("?") else "."  # "Did you mean ...?"
+            _fail(f"{message}{stop} Try `{command} --help`.", _EXIT_USAGE)
         except click.ClickException as error:
             _fail(error.format_message(), error.exit_code)
         except click.Abort:
