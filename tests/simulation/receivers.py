@@ -141,6 +141,12 @@ class Receivers:
     def flush(self) -> None:
         """As ``Transport`` has it: nothing was begun."""
 
+    def keeps(self, destination: object) -> bool:
+        return False
+
+    def give_up_idle(self, count: int) -> int:
+        return 0
+
     def close_idle(self) -> None:
         """As ``Transport`` has it."""
 
