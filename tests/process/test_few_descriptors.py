@@ -17,7 +17,7 @@ import pytest
 from tests.process.daemon import SMALL, Connection, Daemon, Home, until
 from tests.process.tools import need
 
-FILLS, FILL = 60, "x" * 60_000  # 3.6 MB: four segments more
+FILLS, FILL = 40, "x" * 60_000  # 2.4 MB: three segments more
 URL = "http://127.0.0.1:9/never"
 
 
@@ -28,8 +28,9 @@ class Crowd:
         self.came: Counter[str] = Counter()
         self._after_s = answer_after_s  # None: never
         self._loop = asyncio.new_event_loop()
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "0.0.0.0", 0, backlog=4096))
-        self.port = server.sockets[0].getsockname()[1]
+        serving = asyncio.start_server(self._serve, "0.0.0.0", 0, backlog=4096)
+        self._server = self._loop.run_until_complete(serving)
+        self.port = self._server.sockets[0].getsockname()[1]
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
 
@@ -42,6 +43,7 @@ class Crowd:
     def __exit__(self, *error: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        self._server.close()
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
         self._loop.run_until_complete(asyncio.sleep(0.05))
@@ -119,7 +121,7 @@ def test_receivers_that_never_answer_take_no_descriptor_of_the_journal_nor_of_cl
     """Killed in the middle: every start meets the same crowd."""
     with Crowd(answer_after_s=None) as crowd:
         for life in range(2):
-            daemon = start(home, 300)
+            daemon = start(home, 300, "[journal]\nsegment_bytes = 4194304\n")  # room for a hundred outcomes
             with daemon.connect() as client:
                 if not life:
                     store(
