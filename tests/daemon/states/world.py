@@ -200,7 +200,7 @@ def _placed(cell: Callable[[], Cell]) -> Iterator[None]:
         patch.object(
             run, "transport_of", lambda settings, rule: transport.Transport(rule.check, ssl_context=_TLS)
         ),
-        patch.object(transport, "connect", lambda addresses: cell().connect(addresses)),
+        patch.object(transport, "connect", lambda addresses, *given: cell().connect(addresses)),
     ):
         yield
 
