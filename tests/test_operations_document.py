@@ -17,7 +17,7 @@ from tests.process.tools import missing, need
 from wheeltimer import errors
 from wheeltimer.core import commands
 from wheeltimer.core.units import format_duration
-from wheeltimer.daemon.descriptors import OWN, PER_ATTEMPT
+from wheeltimer.daemon.descriptors import LEAST, OWN, share
 from wheeltimer.settings.knobs import (
     Destination,
     Journal,
@@ -116,7 +116,19 @@ def test_every_limit_that_it_names_is_a_setting() -> None:
     for name in re.findall(r"`(\w+_max)`", TEXT):
         assert name in names, name
     assert f"attempts in flight twice over (kept connections), and {OWN}" in UNIT
-    assert PER_ATTEMPT == 2
+
+
+def test_the_table_of_descriptors_is_what_the_defaults_get(tmp_path: Path) -> None:
+    """And where it says that all fits, nothing is lowered."""
+    (shown,) = re.findall(r"^  \| `LimitNOFILE` .*\n  \|[-|]+\n((?:  \|.*\n)+)", TEXT, re.MULTILINE)
+    rows = [
+        [int(cell.replace(",", "")) for cell in line.strip(" |").split("|")] for line in shown.splitlines()
+    ]
+    assert rows[0][0] == LEAST
+    given = Settings(data_dir=tmp_path)
+    for limit, *cells in rows:
+        assert cells == list(share(limit, given)[:3]), limit
+    assert share(rows[-1][0], given)[:3:2] == (given.concurrency, given.limits.connections_max)
 
 
 def test_the_unit_is_valid_and_shut_tight(tmp_path: Path) -> None:

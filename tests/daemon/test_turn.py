@@ -13,6 +13,7 @@ from trio.testing import MockClock, trio_test
 from tests.daemon.test_connection_ends import schedule, site
 from tests.daemon.worlds import Stopwatch, settle
 from wheeltimer.daemon.listeners import Paced
+from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.turn import HUSH_NS, LIGHT_NEAR_NS, SHORT_FACTOR, SLICE_LINES_MAX, SLICE_NS, Turn
 
 
@@ -193,7 +194,7 @@ async def test_who_comes_in_waits_in_line_with_those_who_bring_much(
     turn, said = Turn(), list[str]()
     (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = plain.socket.getsockname()[1]
-    async with Paced(plain, turn) as listener, trio.open_nursery() as nursery:
+    async with Paced(plain, turn, Overflow()) as listener, trio.open_nursery() as nursery:
 
         async def enters() -> None:
             async with await listener.accept():

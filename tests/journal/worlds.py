@@ -70,6 +70,12 @@ class MemoryDisk(Disk):
         self.open_files[self.last_fd] = (path, self.files[path])
         return self.last_fd
 
+    def hold(self, folder: Path) -> None:
+        self._call("hold", folder)
+
+    def let_go(self) -> None:
+        """Nothing is held: what is told to fail fails at once."""
+
     def make_folder(self, path: Path) -> None:
         self._call("make_folder", path)
 

@@ -160,6 +160,12 @@ class SimDisk(Disk):
             raise FileNotFoundError(errno.ENOENT, "no such file", str(path))
         return file
 
+    def hold(self, folder: Path) -> None:
+        self._alive()
+
+    def let_go(self) -> None:
+        """Nothing is held: a process without descriptors fails at once."""
+
     def make_folder(self, path: Path) -> None:
         self._alive()
 

@@ -252,7 +252,7 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
     """Puts the world where production looks for the outside, and makes chance and Trio follow the seed."""
 
     async def open_listeners(
-        addresses: object, turn: object, unix_mode: int
+        addresses: object, turn: object, overflow: object, unix_mode: int
     ) -> tuple[list[tuple[Door, str]], list[str]]:
         await trio.lowlevel.checkpoint()
         return [(world().door, "tcp")], []
@@ -269,7 +269,7 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
     with (
         patch.multiple(
             run, Journal=SimpleNamespace(open=open_journal), open_listeners=open_listeners, gc=nothing,
-            transport_of=lambda settings, rule: world().receivers,
+            transport_of=lambda settings, rule, idle_max: world().receivers,
         ),
         patch.object(turn, "time", watch),
         patch.object(requests, "time", watch),

@@ -14,12 +14,13 @@ TURNED_AWAY_MAX: Final = 64  # told why at once; each has a descriptor for as lo
 class Door:
     """Turns clients away: with a reason, or at once where too many are being told one."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = TURNED_AWAY_MAX) -> None:
+        self._most = most
         self._telling = 0
 
     async def turn_away(self, stream: trio.SocketStream, reason: bytes) -> None:
         """Say why, then close; a storm of clients that cannot stay must not use up the descriptors."""
-        if self._telling >= TURNED_AWAY_MAX:
+        if self._telling >= self._most:
             await trio.aclose_forcefully(stream)
             return
         self._telling += 1
@@ -29,13 +30,13 @@ class Door:
             self._telling -= 1
 
 
-async def send_last(stream: trio.SocketStream, data: bytes) -> None:
+async def send_last(stream: trio.SocketStream, data: bytes, grace_s: float = CLOSE_GRACE_S) -> None:
     """Send the last bytes of a connection and its end, and wait a moment until they are read.
 
     What the client still sends is read and dropped: closing a socket with unread input resets the
     connection, and the client might lose the very reply that tells it why.
     """
-    with trio.move_on_after(CLOSE_GRACE_S):
+    with trio.move_on_after(grace_s):
         try:
             await stream.send_all(data)
             await stream.send_eof()

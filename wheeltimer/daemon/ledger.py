@@ -25,6 +25,10 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
+WAYS_OUT = {
+    "file descriptors": "raise LimitNOFILE (ulimit -n) or lower connections_max or concurrency",
+    "memory": "free some of the machine's memory",
+}  # by what the journal lacks
 FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
 # Records that make new work need ordinary room; all others may use the reserved segments.
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
@@ -119,12 +123,14 @@ class Ledger:
         if not self.submit(records):
             raise self.no_room()
 
-    @staticmethod
-    def no_room() -> Refused:
-        """The refusal of a request that the journal has no room for."""
+    def no_room(self) -> Refused:
+        """The refusal of a request that the journal has no room for; says what to do about it."""
+        lacks = self.journal.lacks
+        why = f" (no {lacks} for its next file)" if lacks else ""
+        what = WAYS_OUT.get(lacks, "free some of its disk")
         return Refused(
             "full",
-            "the journal has no room just now; ask again, and free some of its disk if that goes on",
+            f"the journal has no room just now{why}; ask again, and {what} if that goes on",
             retry_after_ms=RETRY_FULL_MS,
         )
 

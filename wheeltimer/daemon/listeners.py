@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from wheeltimer.daemon.overflow import FULL, NONE_LEFT, Overflow
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import ListenError
 from wheeltimer.settings import Address
@@ -20,25 +21,44 @@ BACKLOG: Final = 1024
 
 
 class Paced(trio.abc.Listener[trio.SocketStream]):
-    """A listener whose clients come in, in turn with all other work: those who come and go bring much too."""
+    """A listener whose clients come in, in turn with all other work: those who come and go bring much too.
 
-    def __init__(self, listener: trio.SocketListener, turn: Turn) -> None:
+    A client for whom there is no descriptor gets ``full`` and is closed.
+    """
+
+    def __init__(
+        self, listener: trio.SocketListener, turn: Turn, overflow: Overflow, full: bytes = FULL
+    ) -> None:
         self._listener = listener
         self._turn = turn
+        self._overflow = overflow
+        self._full = full
 
     async def accept(self) -> trio.SocketStream:
-        await trio.lowlevel.wait_readable(self._listener.socket)
-        await self._turn.enter()
-        return await self._listener.accept()
+        while True:
+            await trio.lowlevel.wait_readable(self._listener.socket)
+            await self._turn.enter()
+            try:
+                return await self._listener.accept()
+            except OSError as error:
+                if error.errno not in NONE_LEFT:
+                    raise
+                again = self._overflow.relieved(error)
+            if not again:
+                await self._overflow.turn_away(self._listener, self._full)
 
     async def aclose(self) -> None:
         await self._listener.aclose()
 
 
 async def open_listeners(
-    addresses: Sequence[Address], turn: Turn, unix_mode: int = 0o600
+    addresses: Sequence[Address], turn: Turn, overflow: Overflow, unix_mode: int = 0o600
 ) -> tuple[list[tuple[Paced, str]], list[str]]:
-    """A listener with its kind for each address, and how each is called now that its port is known."""
+    """A listener with its kind for each address, and how each is called now that its port is known.
+
+    A client behind TLS gets no reason: there was no handshake.
+    """
+    overflow.take()
     listeners: list[tuple[Paced, str]] = []
     names: list[str] = []
     for address in addresses:
@@ -51,7 +71,8 @@ async def open_listeners(
             if error.errno == errno.EADDRINUSE:
                 why = "is in use; stop what holds it"
             raise ListenError(f"listen {address} {why}, or choose another address") from error
-        listeners += [(Paced(listener, turn), address.kind) for listener in opened]
+        full = b"" if address.kind == "tls" else FULL
+        listeners += [(Paced(listener, turn, overflow, full), address.kind) for listener in opened]
         if address.kind == "unix":
             names.append(str(address))
         else:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from wheeltimer import __version__
 from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.commands import split_url
@@ -17,9 +18,16 @@ from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.errors import SettingsError
 from wheeltimer.settings import Rate, Settings
 
 _RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
+
+
+def check_served(settings: Settings) -> None:
+    """Refuse what is configured and not there yet, rather than run without it."""
+    if settings.http:
+        raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
 
 
 def needs_restart(old: Settings, new: Settings) -> str:
@@ -82,10 +90,12 @@ def address_rule(settings: Settings) -> AddressRule:
     return AddressRule(not local, settings.allow_nets)
 
 
-def transport_of(settings: Settings, rule: AddressRule) -> Transport | ProxyTransport:
+def transport_of(settings: Settings, rule: AddressRule, idle_max: int) -> Transport | ProxyTransport:
     """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
     the addresses that stand in URLs alone."""
-    return Transport(rule.check) if settings.egress_proxy is None else ProxyTransport(settings.egress_proxy)
+    if settings.egress_proxy is not None:
+        return ProxyTransport(settings.egress_proxy)
+    return Transport(rule.check, idle_max=idle_max)
 
 
 def access_of(settings: Settings) -> Access:

@@ -128,6 +128,6 @@ async def end_stopped(ledger: Ledger, keys: set[str]) -> None:
             await trio.lowlevel.checkpoint()
             continue
         if not told:
-            _log.warning("the journal has no room for %d ends, waiting: free some of its disk", len(keys))
+            _log.warning("%d ends wait: %s", len(keys), ledger.no_room())
             told = True
         await trio.sleep(ROOM_RETRY_S)

@@ -24,14 +24,16 @@ from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
 from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
-from wheeltimer.daemon.descriptors import fit
+from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier, say
+from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
+    check_served,
     keys_of,
     needs_restart,
     policy_of,
@@ -74,23 +76,17 @@ def main(
     )
     for name in ("httpx", "httpcore"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    _check_served(settings)
-    given, settings = settings, fit(settings)
+    check_served(settings)
+    given, (settings, share) = settings, fit(settings)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
-    daemon.given = given
+    daemon.given, daemon.share = given, share
     signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
     try:
         return trio.run(daemon.run)
     finally:
         signals.ignore()
-
-
-def _check_served(settings: Settings) -> None:
-    """Refuse what is configured and not there yet, rather than run without it."""
-    if settings.http:
-        raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
 
 
 class Daemon:
@@ -102,6 +98,7 @@ class Daemon:
         self.settings = self.given = settings  # given: before they were made to fit the machine
         self.clock = clock
         self._reload = reload
+        self.share = ample(settings)
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
@@ -155,7 +152,8 @@ class Daemon:
         settings, journal, clock = self.settings, self.journal, self.clock
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
-        self._transport = transport = transport_of(settings, rule)
+        self._transport = transport = transport_of(settings, rule, self.share.idle_max)
+        self._overflow = overflow = Overflow()
         self._sender = sender = Sender(
             transport, journal.journal_id, ledger.now, keys_of(settings), __version__
         )
@@ -180,8 +178,9 @@ class Daemon:
         )  # fmt: skip
         self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
         self._server = server = Server(
-            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls
-        )
+            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, overflow,
+            self.share.turned_away_max,
+        )  # fmt: skip
         self._recorded = Soon(ticker.poke)
         ledger.changed = self._recorded.ask
         journal.on_durable += [
@@ -192,7 +191,7 @@ class Daemon:
         """Serve until a signal or a failure of the storage; the exit code."""
         self._make_parts()
         listeners, names = await open_listeners(
-            self.settings.listen, self._turn, int(self.settings.unix_mode, 8)
+            self.settings.listen, self._turn, self._overflow, int(self.settings.unix_mode, 8)
         )
         work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
         async with trio.open_nursery() as outer:
@@ -221,6 +220,7 @@ class Daemon:
             outer.cancel_scope.cancel()
         await self._transport.aclose()
         self._timer.close()
+        self._overflow.close()
         _log.info("stopped exit=%d commits=%d", self._exit_code, self.journal.commits)
         return self._exit_code
 
@@ -271,7 +271,7 @@ class Daemon:
                 try:
                     with self._notifier.reloading():
                         settings = self._reload()
-                        _check_served(settings)
+                        check_served(settings)
                         tls = tls_of(settings)
                 except SettingsError as error:
                     _log.error("settings not reloaded, the old ones stay: %s", error)

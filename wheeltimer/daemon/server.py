@@ -14,9 +14,10 @@ from wheeltimer.core import wire
 from wheeltimer.core.access import Access
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.connection import Connection
-from wheeltimer.daemon.farewell import CLOSE_GRACE_S, Door
+from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
 from wheeltimer.daemon.guests import Guests, address_of
 from wheeltimer.daemon.outbox import Outbox
+from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.tls import serve_tls
@@ -36,6 +37,7 @@ class Server:
     def __init__(
         self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits,
         access: Access | None = None, tls: ssl.SSLContext | None = None,
+        overflow: Overflow | None = None, turned_away_max: int = TURNED_AWAY_MAX,
     ) -> None:  # fmt: skip
         self.requests = requests
         self.journal = journal
@@ -45,7 +47,8 @@ class Server:
         self.held_bytes = 0  # for all clients: what they have not read, what they sent and is not answered
         self.drips = trio.Lock()  # those whose lines come in drops are read one after the other
         self._open: set[Connection] = set()
-        self._door = Door()
+        self._door = Door(turned_away_max)
+        self._overflow = overflow or Overflow()
         self._guests = Guests(limits)
         self.tls = tls
         requests.rights.reload(access or Access())
@@ -80,13 +83,12 @@ class Server:
             return
         assert self.tls is not None, "a tls: listener without [tls] is refused by the settings"
         context = self.tls
-        await self._stay(
-            stream,
-            address,
-            lambda stream: serve_tls(
-                stream, context, self.limits.hello_ms, self.requests.turn, self._handshakes, self._talk
-            ),
-        )
+
+        async def behind(stream: trio.SocketStream) -> None:
+            patience_ms, turn = self.limits.hello_ms, self.requests.turn
+            await serve_tls(stream, context, patience_ms, turn, self._handshakes, self._overflow, self._talk)
+
+        await self._stay(stream, address, behind)
 
     async def _stay(
         self, stream: trio.SocketStream, address: str, how: Callable[[trio.SocketStream], Awaitable[None]]

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S
+from wheeltimer.daemon.overflow import NONE_LEFT, Overflow
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import SettingsError
@@ -50,12 +51,18 @@ async def serve_tls(
     patience_ms: int,
     turn: Turn,
     failed: Seldom,
+    overflow: Overflow,
     talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
     """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over.
 
     A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` is told where it fails.
+    Without descriptors for the plain side there is none, and the client is closed.
     """
+    pair = _pair(overflow)
+    if pair is None:
+        await trio.aclose_forcefully(stream)
+        return
     secure = trio.SSLStream(stream, context, server_side=True)
     try:
         with trio.move_on_after(patience_ms / 1000) as patience:
@@ -67,16 +74,30 @@ async def serve_tls(
         failed.say("no TLS handshake: %s", error.__cause__ or error)
     else:
         if not patience.cancelled_caught:
-            await _between(secure, talk)
+            await _between(secure, *pair, talk)
     finally:
+        for plain in pair:
+            plain.close()
         with trio.CancelScope(shield=True):
             await trio.aclose_forcefully(stream)
 
 
+def _pair(overflow: Overflow) -> tuple[trio.socket.SocketType, trio.socket.SocketType] | None:
+    """Both ends of the plain side; None if there are no descriptors, also after kept connections went."""
+    while True:
+        try:
+            return trio.socket.socketpair()
+        except OSError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+            if not overflow.relieved(error):
+                return None
+
+
 async def _between(
-    secure: trio.SSLStream[trio.SocketStream], talk: Callable[[trio.SocketStream], Awaitable[None]]
-) -> None:
-    ours, theirs = trio.socket.socketpair()
+    secure: trio.SSLStream[trio.SocketStream], ours: trio.socket.SocketType, theirs: trio.socket.SocketType,
+    talk: Callable[[trio.SocketStream], Awaitable[None]],
+) -> None:  # fmt: skip
     inside, outside = trio.SocketStream(ours), trio.SocketStream(theirs)
     async with inside, outside, trio.open_nursery() as nursery:
         said = trio.Event()

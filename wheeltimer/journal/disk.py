@@ -5,16 +5,22 @@ in another object with these methods (a disk in memory that loses power, say) ha
 the whole journal. Nothing here knows what a segment or a frame is.
 
 An error says which call failed and on what file: with a descriptor alone the system tells neither.
+
+Between :meth:`Disk.hold` and :meth:`Disk.let_go` no call fails for want of a descriptor, unless others take
+those that ``in_hand.py`` keeps. A sync of the folder needs none at all.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+
+from .in_hand import InHand
 
 ZERO_CHUNK_BYTES = 1 << 20
 """Zeros are laid down in pieces of this size, so that no commit's sync waits behind a whole segment."""
@@ -65,6 +71,27 @@ _listdir = _named("list")(os.listdir)
 class Disk:
     """The real disk: file descriptors and paths of the operating system."""
 
+    _in_hand: InHand | None = None
+    _folder: tuple[Path, int] | None = None
+
+    def hold(self, folder: Path) -> None:
+        """Opens ``folder`` and takes descriptors in hand: later calls have theirs until :meth:`let_go`."""
+        self._folder = folder, _open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._in_hand = InHand()
+
+    def let_go(self) -> None:
+        """Gives back what :meth:`hold` took; without it, and the second time, does nothing."""
+        if self._in_hand is not None:
+            self._in_hand.let_go()
+            self._in_hand = None
+        if self._folder is not None:
+            os.close(self._folder[1])
+            self._folder = None
+
+    def _opened(self, call: Callable[_P, _T], *given: _P.args, **more: _P.kwargs) -> _T:
+        in_hand = self._in_hand  # one look: another thread may let go
+        return call(*given, **more) if in_hand is None else in_hand.call(call, *given, **more)
+
     def make_folder(self, path: Path) -> None:
         """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,7 +99,7 @@ class Disk:
     def names(self, folder: Path) -> list[str]:
         while True:  # the one call that Python does not repeat by itself after a signal
             with suppress(InterruptedError):
-                return sorted(_listdir(folder))
+                return sorted(self._opened(_listdir, folder))
 
     def size(self, path: Path) -> int:
         return os.stat(path).st_size
@@ -87,7 +114,7 @@ class Disk:
 
         Read and not mapped: a sector that cannot be read is then an error and not a signal.
         """
-        fd = _open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._opened(_open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             left = os.fstat(fd).st_size if limit < 0 else limit
             parts = []
@@ -95,30 +122,31 @@ class Disk:
                 parts.append(part)
                 left -= len(part)
         finally:
-            os.close(fd)
+            self.close(fd)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
         """At most ``size`` of the file's bytes from ``offset`` on; fewer only at its end."""
-        fd = _open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._opened(_open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = _pread(fd, size, offset)
             while len(data) < size and (more := _pread(fd, size - len(data), offset + len(data))):
                 data += more
         finally:
-            os.close(fd)
+            self.close(fd)
         return data
 
     def open(self, path: Path) -> int:
         """A descriptor for writing in place."""
-        return _open(path, os.O_RDWR | os.O_CLOEXEC)
+        return self._opened(_open, path, os.O_RDWR | os.O_CLOEXEC)
 
     def create(self, path: Path) -> int:
         """A descriptor of a new, empty file for this user only; a file of that name is emptied.
 
         A link is refused: whoever owns the folder could have a repair by root empty any file.
         """
-        return _open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        return self._opened(_open, path, flags, 0o600)
 
     def give(self, path: Path, folder: Path) -> None:
         """Makes ``path`` the owner's of ``folder``: a daemon must be able to open what root made for it."""
@@ -127,7 +155,11 @@ class Disk:
             os.lchown(path, owner.st_uid, owner.st_gid)
 
     def close(self, fd: int) -> None:
-        os.close(fd)
+        in_hand = self._in_hand
+        if in_hand is None:
+            os.close(fd)
+        else:
+            in_hand.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
         """Takes ``size`` bytes from the file system for this file, so that writing them finds space."""
@@ -169,6 +201,12 @@ class Disk:
 
     def sync_folder(self, folder: Path) -> None:
         """Makes creations, renames and removals in ``folder`` durable."""
+        if self._folder is not None and self._folder[0] == folder:
+            fd = self._folder[1]
+            if not os.path.samestat(os.fstat(fd), os.stat(folder)):
+                raise OSError(errno.ESTALE, "another folder is in its place", str(folder))
+            _fsync(fd)
+            return
         fd = _open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _fsync(fd)

@@ -13,15 +13,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from wheeltimer.errors import StorageFailed
 
 from .directory import segment_name, segments_in
 from .disk import Disk
 from .frame import HEADER_BYTES, SECTOR_BYTES, Frame, Header, Kind, extent_bytes, header_at, payload_fault
+from .in_hand import NO_DESCRIPTOR
 from .segment import SegmentHeader, decode_header
 
 PIECE_BYTES: Final = 1 << 18  # read at once; a longer frame is read whole
 PLACE_EVERY_BYTES: Final = 1 << 20  # how far apart the places lie that later readers can begin at
+RETRY_S: Final = 0.1  # until a file is opened again for which there was no descriptor
+TRIES: Final = 50
 
 Aside = Callable[[Callable[[], bool]], Awaitable[bool]]
 
@@ -74,12 +79,27 @@ class Shelf:
             return True
 
         try:
-            await self._aside(work)
+            await self._patiently(work)
         except FileNotFoundError as exc:
             raise Trimmed from exc
         except OSError as exc:
             raise StorageFailed(f"{segment_name(number)} cannot be read: {exc}") from exc
         return found[0]
+
+    async def _patiently(self, work: Callable[[], bool]) -> None:
+        """Does it aside, and again where the process has no descriptor left: readers can wait for one.
+
+        Raises the last :class:`OSError`.
+        """
+        for tried in range(1, TRIES + 1):
+            try:
+                await self._aside(work)
+            except OSError as exc:
+                if exc.errno not in NO_DESCRIPTOR or tried == TRIES:
+                    raise
+            else:
+                return
+            await trio.sleep(RETRY_S)
 
     def remember(self, number: int, lsn: int, offset: int) -> None:
         """A place that later readers may begin at: the frame at ``offset`` begins with ``lsn``."""
@@ -99,7 +119,7 @@ class Shelf:
             return True
 
         try:
-            await self._aside(work)
+            await self._patiently(work)
         except OSError as exc:
             raise StorageFailed(f"journal {self._folder} cannot be read: {exc}") from exc
         for known in (self._heads, self._places):

@@ -3,6 +3,9 @@
 A hop to Trio's pool and back costs 0.2 ms; a queue one way and an eventfd the other, half of that. Jobs
 go in by one atomic hand-over and results come out by another: nothing else is shared. What the jobs
 do is the committer's business; :class:`Inline` does them in the loop, for worlds without threads.
+
+Work that nobody waits for has threads of its own. All are started with the hand and kept: a system that has
+no thread left later does not stop the journal.
 """
 
 from __future__ import annotations
@@ -14,10 +17,13 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
+import outcome
 import trio
 
+from wheeltimer.errors import StorageFailed
+
 Job = Callable[[], None]
-_ASIDE: Final = trio.CapacityLimiter(4)  # threads that look at files; a crowd of subscribers asks at once
+ASIDE_THREADS: Final = 2  # a file of zeros in the making, which is slow, and who reads beside it
 IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
 
 
@@ -50,16 +56,25 @@ class Thread:
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._asides: SimpleQueue[Job | None] = SimpleQueue()
         self._ends: deque[OSError | None] = deque()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._eventfd = -1
-        self._over = False
+        self._over = self._stopped = False
 
     def start(self, idle: Job) -> None:
-        assert self._thread is None, "a hand is started once"
+        assert self._eventfd < 0, "a hand is started once"
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._thread = threading.Thread(target=self._work, args=(idle,), name="journal")
-        self._thread.start()
+        self._start(threading.Thread(target=self._work, args=(idle,), name="journal"))
+        for number in range(ASIDE_THREADS):
+            self._start(threading.Thread(target=self._work_aside, name=f"journal aside {number}"))
+
+    def _start(self, thread: threading.Thread) -> None:
+        try:
+            thread.start()
+        except RuntimeError as error:  # the system's limit
+            raise StorageFailed(f"a thread of the journal cannot be started: {error}") from error
+        self._threads.append(thread)
 
     def submit(self, job: Job) -> None:
         self._jobs.put(job)
@@ -74,19 +89,40 @@ class Thread:
             raise error
 
     async def aside(self, work: Callable[[], bool]) -> bool:
-        return await trio.to_thread.run_sync(work, limiter=_ASIDE)
+        """Not cancelled half-way: what it writes to belongs to the caller. In the loop after :meth:`stop`."""
+        if self._stopped:
+            await trio.lowlevel.checkpoint()
+            return work()
+        token, ended = trio.lowlevel.current_trio_token(), trio.Event()
+        results: list[outcome.Outcome[bool]] = []
+
+        def job() -> None:
+            results.append(outcome.capture(work))
+            token.run_sync_soon(ended.set)
+
+        self._asides.put(job)
+        with trio.CancelScope(shield=True):
+            await ended.wait()
+        return results[0].unwrap()
 
     async def stop(self) -> None:
-        if self._thread is None:
+        if self._stopped or self._eventfd < 0:
             return
-        thread, self._thread = self._thread, None
+        self._stopped = True
         self._jobs.put(None)
+        for _ in range(ASIDE_THREADS):
+            self._asides.put(None)
         with trio.CancelScope(shield=True):
-            while not self._over:
+            while self._threads and not self._over:
                 await trio.lowlevel.wait_readable(self._eventfd)
                 os.eventfd_read(self._eventfd)
-        thread.join()  # its last words are said: this does not wait
+        for thread in self._threads:
+            thread.join()  # their last words are said: this does not wait
         os.close(self._eventfd)
+
+    def _work_aside(self) -> None:
+        while (job := self._asides.get()) is not None:
+            job()
 
     def _work(self, idle: Job) -> None:
         at_rest = True  # nothing to do but wait for the next job, however long

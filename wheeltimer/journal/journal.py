@@ -76,6 +76,7 @@ class Journal(Committer):
         spares: Spares | None = None
         segment: Open | None = None
         try:
+            disk.hold(path)
             names = directory.segments()
             total = sum(disk.size(path / name) for _, name in names)
             found = scan(path, names, lambda name: disk.read(path / name), progress, total)
@@ -93,6 +94,7 @@ class Journal(Committer):
             if spares is not None:
                 spares.close()
             directory.close()
+            disk.let_go()
             if isinstance(exc, OSError):
                 raise StorageFailed(f"journal {path} cannot be opened: {exc}") from exc
             raise
@@ -113,6 +115,7 @@ class Journal(Committer):
             self._writer.close()
             self._spares.close()
             self._directory.close()
+            self._directory.disk.let_go()
 
     def replay(self, progress: Progress | None = None) -> Iterator[Frame]:
         """Every batch in order, as of :meth:`open`. Blocking, for a worker thread; before any append.
@@ -166,8 +169,13 @@ class Journal(Committer):
 
     @property
     def full(self) -> bool:
-        """Whether the file system has no room for more segments just now."""
+        """Whether no more segments can be had just now."""
         return self._spares.full
+
+    @property
+    def lacks(self) -> str:
+        """What the system had none of for the segment asked for last; empty if it was made."""
+        return self._spares.lacks
 
     @property
     def room(self) -> int:

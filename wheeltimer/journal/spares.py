@@ -20,13 +20,19 @@ from wheeltimer.errors import StorageFailed
 
 from .directory import Directory
 from .disk import ZERO_CHUNK_BYTES
+from .in_hand import NO_DESCRIPTOR
 from .segment import SEGMENT_BYTES_MIN
 
 SPARES_WANTED: Final = 3
 """One for the next rotation and two that only essential records may use."""
 RESERVED: Final = 2
 
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_LACKS: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "disk space"),
+    **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),
+    errno.ENOMEM: "memory",
+}
+"""What the system had none of; all of them may come back."""
 _FOLDER_SEGMENTS: Final = 6
 """A folder has room for segments of a size when this many fit: open, spares, one made anew, one over."""
 _log = logging.getLogger("wheeltimer.journal")
@@ -53,8 +59,13 @@ class Spares:
         self._all: list[Spare] = []
         self._lock = threading.Lock()
         self._last_number = 0
-        self.full = False
-        """Whether the file system had no room for the segment asked for last."""
+        self.lacks = ""
+        """What there was none of for the segment asked for last: a value of ``_LACKS``, or empty."""
+
+    @property
+    def full(self) -> bool:
+        """Whether the segment asked for last could not be made."""
+        return bool(self.lacks)
 
     @property
     def count(self) -> int:
@@ -75,7 +86,7 @@ class Spares:
             self.directory.remove(wrong)
 
     def allocate(self) -> bool:
-        """One more file, empty as yet; False when the file system has no room for it.
+        """One more file, empty as yet; False if :attr:`lacks` says why there is none now.
 
         Raises :class:`StorageFailed` for any other failure.
         """
@@ -89,18 +100,19 @@ class Spares:
         except OSError as exc:
             if fd >= 0:
                 self.disk.close(fd)
-            if exc.errno not in _NO_ROOM:
+            if exc.errno not in _LACKS:
                 raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
             self._forget(path)
-            if not self.full:
-                _log.warning("no room for one more segment, asked for again until there is: %s", exc)
-            self.full = True
+            lacks = _LACKS[exc.errno]
+            if self.lacks != lacks:
+                _log.warning("no %s for one more segment, tried again until there is: %s", lacks, exc)
+            self.lacks = lacks
             return False
         with self._lock:
             self._all.append(Spare(path, fd))
-        if self.full:
-            _log.info("room for one more segment again")
-        self.full = False
+        if self.lacks:
+            _log.info("%s for one more segment again", self.lacks)
+        self.lacks = ""
         return True
 
     def zero_some(self) -> bool:

@@ -1,0 +1,91 @@
+"""No descriptor for a new client: kept connections go first, then clients are turned away one at a time.
+
+A client that cannot be accepted stays in the listener's queue and keeps it readable, so the loop would find
+it again at once, for ever. One descriptor is kept in hand: closed for a moment, it lets one client in, who
+gets the answer ``full``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from wheeltimer.core import wire
+from wheeltimer.core.replies import ErrorReply
+from wheeltimer.daemon.farewell import send_last
+from wheeltimer.delivery.seldom import Seldom
+
+NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PAUSE_S: Final = 0.1  # what one client that is turned away may take, and the pause where none can be
+GIVEN_UP: Final = 4  # kept connections at once: one client behind TLS takes three
+FULL: Final = wire.encode(
+    ErrorReply(
+        False, "full",
+        "no file descriptor is left for one more client; connect again later, and raise LimitNOFILE"
+        " (ulimit -n) if that goes on",
+    )
+) + b"\n"  # fmt: skip
+_log = logging.getLogger("wheeltimer.server")
+
+
+class Overflow:
+    """One per daemon. ``give_up_idle`` closes so many kept connections and returns how many there were."""
+
+    def __init__(self, give_up_idle: Callable[[int], int] = lambda count: 0) -> None:
+        self._give_up_idle = give_up_idle
+        self._said = Seldom(_log, logging.WARNING)
+        self._in_hand = -1
+
+    def take(self) -> bool:
+        """Take a descriptor in hand; False if there is none."""
+        if self._in_hand < 0:
+            try:
+                self._in_hand = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return False
+        return True
+
+    def close(self) -> None:
+        """Give it back."""
+        if self._in_hand >= 0:
+            os.close(self._in_hand)
+            self._in_hand = -1
+
+    def relieved(self, error: OSError) -> bool:
+        """Whether it is worth trying again after ``error``, because kept connections were closed."""
+        if error.errno not in NONE_LEFT:
+            return False
+        given_up = self._give_up_idle(GIVEN_UP)
+        self._said.say(
+            "no descriptor for a client: %s; kept connections closed=%d; raise LimitNOFILE (ulimit -n),"
+            " or lower connections_max or concurrency",
+            error.strerror, given_up,
+        )  # fmt: skip
+        return given_up > 0
+
+    async def turn_away(self, listener: trio.SocketListener, reason: bytes) -> None:
+        """Let one client in by the descriptor in hand, send ``reason``, close; or pause where that fails."""
+        if not self.take():
+            await trio.sleep(PAUSE_S)
+            return
+        self.close()
+        stream = None
+        try:
+            with trio.move_on_after(PAUSE_S):  # the client may be gone already
+                stream = await listener.accept()
+        except OSError as error:
+            if error.errno not in NONE_LEFT:
+                raise
+            await trio.sleep(PAUSE_S)  # somebody else took it
+        try:
+            if stream is not None and reason:
+                await send_last(stream, reason, PAUSE_S)
+        finally:
+            if stream is not None:
+                await trio.aclose_forcefully(stream)
+            self.take()
