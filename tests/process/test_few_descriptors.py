@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import signal
 import subprocess
 import threading
 import time
@@ -160,12 +161,17 @@ def test_a_limit_lowered_under_a_running_daemon_is_outlasted(home: Home) -> None
                 break
         assert reply["error"] == "full"
         assert "LimitNOFILE" in reply["message"]
+        daemon.signal(signal.SIGHUP)
+        for _ in until():
+            if "settings not reloaded, the old ones stay" in daemon.log:
+                break
         limit(400)
+        daemon.signal(signal.SIGHUP)
         fill(client, "after")
         assert later.reply()["ok"], "it was let in when there were some again"
         later.close()
         for _ in until():
-            if crowd.came["1"]:
+            if crowd.came["1"] and "settings reloaded" in daemon.log:
                 break
         assert client.done("stats")["attempts"]["failed"] == 0
         alive_and_clean(daemon)
