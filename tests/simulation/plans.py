@@ -43,6 +43,7 @@ class Life:
     span_s: float
     at: int
     full: tuple[int, int] | None
+    no_descriptors: tuple[int, int] | None
     short: tuple[int, ...]
     steps: tuple[tuple[float, int], ...]
     suspends: tuple[tuple[float, int], ...]
@@ -96,6 +97,7 @@ def _life(chance: random.Random) -> Life:
         bad_read=some(4, 0.1),
         flip=chance.random() if chance.random() < 0.3 else -1.0,
         reboot=chance.random() < 0.3,
+        no_descriptors=(first, first + chance.randrange(20, 200)) if chance.random() < 0.2 else None,
     )
 
 
@@ -194,6 +196,8 @@ class RandomWorld:
             faults.write = {ops + life.at: (errno.EIO, errno.ENOSPC)[life.at & 1]}
         if life.full is not None:
             faults.full = (ops + life.full[0], ops + life.full[1])
+        if life.no_descriptors is not None:
+            faults.no_descriptors = (ops + life.no_descriptors[0], ops + life.no_descriptors[1])
         faults.short = {ops + at for at in life.short}
 
     async def _flipped(self, world: World, life: Life) -> None:

@@ -154,6 +154,10 @@ class Receivers:
         """As ``Transport`` has it; at random, for what it says may be outdated."""
         return self._shortages.random() < self.short
 
+    def give_up_idle(self, count: int) -> int:
+        """As ``Transport`` has it: nothing is kept."""
+        return 0
+
     def close_idle(self) -> None:
         """As ``Transport`` has it."""
 
