@@ -109,7 +109,7 @@ def no_answer(kind: str = "connect", given_ms: int = 3_000) -> Answer:
 
 
 class World:
-    """``receive`` gives each attempt's (ms until it ends, answer or shortage); without it they end by ``end``."""
+    """``receive`` gives each attempt's (ms until it ends, answer or shortage); else they end by ``end``."""
 
     def __init__(
         self, concurrency: int = 512, config: Config | None = None, receive: Receive | None = None

@@ -239,8 +239,9 @@ class Lanes:
         self._drop_queue(lane.name, lane.queue)
 
     def pass_over(self, lane: Lane) -> bool:
-        """The lane, taken out of the ring, cannot go now though its gates are open: to the end of the ring, for
-        another may, and so may the first that waits at its queue. True: there was one.
+        """The lane, taken out of the ring, cannot go now though its gates are open: to the end of the ring.
+
+        Another may go, and so may the first that waits at its queue. True: there was one.
         """
         waited = bool(lane.queue.line)
         self.wake(lane.queue)

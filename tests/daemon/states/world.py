@@ -58,8 +58,8 @@ class Cell(World):
 
     ``answers``: what the next callbacks of ``t`` are answered, (status, body, more header lines) or None for
     never; then ``OK``. Until ``held`` is set, those of ``t`` and ``other`` wait. While ``down`` nobody can
-    connect to 127.0.0.1. With ``short`` no connection is kept, and from the input on, for ``SHORT_S``, none can
-    be made for our own shortage; one that is held is found to be such when it is let go.
+    connect to 127.0.0.1. With ``short`` no connection is kept, and from the input on, for ``SHORT_S``, none
+    can be made for our own shortage; one that is held is found to be such when it is let go.
     """
 
     def __init__(self) -> None:
