@@ -194,7 +194,7 @@ def test_more_clients_than_descriptors_are_told_and_those_before_are_served(home
         assert served > 20
         assert told > 20
         fill(client, "f")
-        assert daemon.log.count("no descriptor for a client") == 1
+        assert daemon.log.count("a client cannot be taken in") == 1
         crowd.close()
         for _ in until():
             with daemon.connect() as again, contextlib.suppress(ConnectionError, AssertionError):
