@@ -63,6 +63,24 @@ MUTANTS: Final = (
         "tests/journal/test_power_loss.py tests/journal/test_recovery.py",
     ),
     Mutant(
+        "a-missing-descriptor-is-a-failed-disk", "journal/spares.py",
+        '    **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),\n', "",
+        "tests/journal/test_no_descriptors.py tests/simulation/test_no_descriptors.py",
+    ),
+    Mutant(
+        "the-journal-gives-its-descriptors-away", "journal/in_hand.py",
+        "if len(self._fds) < self._wanted:", "if False:", "tests/journal/test_no_descriptors.py",
+    ),
+    Mutant(
+        "kept-connections-are-in-no-sum", "daemon/descriptors.py",
+        "idle = max(1, min(IDLE_MAX, left - connections * each))", "idle = IDLE_MAX",
+        "tests/daemon/test_descriptors.py",
+    ),
+    Mutant(
+        "a-client-is-turned-away-before-kept-connections-go", "daemon/overflow.py",
+        "given_up = self._give_up_idle(GIVEN_UP)", "given_up = 0", "tests/daemon/test_overflow.py",
+    ),
+    Mutant(
         "sync-the-folder-again-after-a-failure", "journal/directory.py",
         "self._failure = exc", "pass", "tests/journal/test_directory.py",
     ),

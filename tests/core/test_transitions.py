@@ -438,7 +438,8 @@ LEGAL: dict[State, dict[str, str]] = {
     },
     State.RUNNING: {
         "again": "scheduled", "last": "running", "lapsed": "ready", "stop": "running", "done": "done",
-        "dead": "dead", "expired": "expired", "cancelled": "cancelled", "replaced": "running", "rescheduled": "running",
+        "dead": "dead", "expired": "expired", "cancelled": "cancelled", "replaced": "running",
+        "rescheduled": "running",
     },
     State.DONE: {"replaced": "scheduled", "forgotten": "unknown"},
     State.DEAD: {"replaced": "scheduled", "rescheduled": "scheduled", "forgotten": "unknown"},

@@ -98,7 +98,7 @@ async def test_clients_without_a_descriptor_are_told_full_and_those_before_go_on
     overflow.close()
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.exc_info is None
-    assert "no descriptor for a client: Too many open files" in record.getMessage()
+    assert "a client cannot be taken in: Too many open files" in record.getMessage()
 
 
 @trio_test

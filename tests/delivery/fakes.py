@@ -96,7 +96,7 @@ class FakeBook:
         return self.room
 
 
-Receive = Callable[[Task], tuple[int, Answer]]
+Receive = Callable[[Task], tuple[int, Answer | Shortage]]
 
 
 def answer(status: int | None = 200, **fields: Any) -> Answer:
@@ -109,7 +109,7 @@ def no_answer(kind: str = "connect", given_ms: int = 3_000) -> Answer:
 
 
 class World:
-    """``receive`` gives each attempt's (ms until it ends, answer); without it attempts end by ``end``."""
+    """``receive`` gives each attempt's (ms until it ends, answer or shortage); else they end by ``end``."""
 
     def __init__(
         self, concurrency: int = 512, config: Config | None = None, receive: Receive | None = None
@@ -125,7 +125,7 @@ class World:
         self.started: list[tuple[int, str]] = []  # (ns, key) of every attempt begun
         self.kept: set[str] = set()  # hosts that a connection is kept to
         self.pumps = 0
-        self._ends: list[tuple[int, int, str, Answer]] = []
+        self._ends: list[tuple[int, int, str, Answer | Shortage]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -134,7 +134,8 @@ class World:
         self._ends.clear()
         self.dispatcher = Dispatcher(
             self.book, never, lambda: self.durable_lsn, self.concurrency,
-            self.config.queue_of, self.config.window_of, keeps=lambda destination: destination.host in self.kept,
+            self.config.queue_of, self.config.window_of,
+            keeps=lambda destination: destination.host in self.kept,
         )  # fmt: skip
 
     # -- what clients do ------------------------------------------------------------------------
@@ -209,8 +210,11 @@ class World:
             ms, told = self.receive(task)
             heappush(self._ends, (self.now_ns + ms * NS_PER_MS, len(self.started), key, told))
 
-    def end(self, key: str, told: Answer | None = None) -> None:
+    def end(self, key: str, told: Answer | Shortage | None = None) -> None:
         """The attempt in flight of ``key`` ends so."""
+        if isinstance(told, Shortage):
+            self.lapse(key, told.reason)
+            return
         flight = self.flights.pop(key)
         self.dispatcher.finish(key, told or answer(), flight.lane, flight.started_ns)
         if self.autocommit:

@@ -5,7 +5,8 @@ names the call and the file, no traceback; ``storage`` to all who wait, and to n
 acknowledged is delivered or still there after the next start. A sync that failed is never tried again.
 
 EINTR is no failure: the call did nothing and is made again, but for ``rename`` and ``unlink``, whose makers
-never thought of it. No space for a segment to come is no failure either: then there is less room, or none.
+never thought of it. EMFILE is none either: the call is made again by a descriptor in hand. No space for a
+segment to come is no failure either: then there is less room, or none.
 A subscriber that the journal cannot be read for is told, and so is the operator; the daemon goes on.
 """
 
@@ -69,11 +70,13 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def faults_of(spots: Sequence[Spot], call: str, chance: random.Random) -> list[Fault]:
     """All faults of one call: every kind of file with every error before any of them twice."""
-    errors = (*ERRORS, "EAGAIN") if call == "flock" else ERRORS
+    more = {"flock": ("EAGAIN",), "openat": ("EMFILE",)}.get(call, ())
     kinds: dict[tuple[str, str], list[Fault]] = {}
     for spot in spots:
         if spot.call == call:
-            for error in errors:
+            for error in (*ERRORS, *more):
+                if error == "EMFILE" and spot.kind in (".", "lock"):
+                    continue  # opened before there are descriptors in hand
                 kinds.setdefault((spot.kind, error), []).append(Fault(spot, error))
     assert kinds, f"the dry run never called {call}"
     piles = list(kinds.values())
@@ -91,7 +94,7 @@ def taken_in_turn(piles: Iterable[Sequence[Fault]]) -> list[Fault]:
 def expected(fault: Fault, ready: bool) -> int:
     """The exit code that was promised; ``ready``: the daemon had come so far."""
     (call, _, _), error = fault
-    if error == "EINTR" and call not in ("rename", "unlink"):
+    if error == "EMFILE" or (error == "EINTR" and call not in ("rename", "unlink")):
         return CARRIED_ON
     if call == "flock" and error == "EAGAIN":
         return IN_USE
@@ -120,7 +123,7 @@ def check(fault: Fault, lived: Lived) -> None:
     if ended.code == CARRIED_ON:
         assert lived.ready
         assert not lived.told.storage
-    told = finds_no_room(fault) or (for_a_subscriber(fault.spot) and fault.error != "EINTR")
+    told = finds_no_room(fault) or (for_a_subscriber(fault.spot) and fault.error not in ("EINTR", "EMFILE"))
     if ended.code == STORAGE or told:
         calls = (call, "list:") if call == "open:" else (call,)  # the folder is opened to be listed too
         said = [

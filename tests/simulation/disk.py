@@ -72,6 +72,7 @@ class Faults:
     write: dict[int, int] = field(default_factory=dict)  # the first write from this call on: errno
     read: dict[int, int] = field(default_factory=dict)
     full: tuple[int, int] | None = None  # no new space from this call to that
+    no_descriptors: tuple[int, int] | None = None  # no file can be opened from this call to that
 
 
 class SimDisk(Disk):
@@ -149,6 +150,11 @@ class SimDisk(Disk):
         if full is not None and full[0] <= self.ops < full[1]:
             raise OSError(errno.ENOSPC, "no space")
 
+    def _descriptor(self) -> None:
+        none = self.faults.no_descriptors
+        if none is not None and none[0] <= self.ops < none[1]:
+            raise OSError(errno.EMFILE, "no descriptor")
+
     def _opened(self, name: str, file: File) -> int:
         self._last_fd += 1
         self._fds[self._last_fd] = (name, file)
@@ -171,6 +177,7 @@ class SimDisk(Disk):
 
     def names(self, folder: Path) -> list[str]:
         self._read()
+        self._descriptor()
         return sorted(self.names_now)
 
     def size(self, path: Path) -> int:
@@ -186,6 +193,7 @@ class SimDisk(Disk):
 
     def read_at(self, path: Path, offset: int, size: int) -> bytes:
         self._read()
+        self._descriptor()
         return bytes(self._file(path).data[offset : offset + size])
 
     def open(self, path: Path) -> int:
@@ -194,6 +202,7 @@ class SimDisk(Disk):
 
     def create(self, path: Path) -> int:
         self._change("create")
+        self._descriptor()
         self._space()
         file = self.names_now[path.name] = File(bytearray(), bytearray())
         self.steps.append((None, path.name, file))

@@ -4,9 +4,9 @@ check.
 ``Plan.of`` derives all from the seed, and a failure prints it. The faults of a life: power lost or the
 process killed at any I/O operation or at any time, a sync that fails in one of three ways, a write that
 fails, no space for a while, short writes, reads that fail at the start, a bit flipped at rest, the wall
-clock stepped either way, suspends, other boots; and hosts that fail, hang and lie. After them the
-receivers are good and the disk is whole: then every task must end, and a last power loss may change
-nothing of it.
+clock stepped either way, suspends, other boots; hosts that fail, hang and lie; and attempts that cannot
+begin for the machine's own shortage. After them the receivers are good and the disk is whole: then every
+task must end, and a last power loss may change nothing of it.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Life:
     span_s: float
     at: int
     full: tuple[int, int] | None
+    no_descriptors: tuple[int, int] | None
     short: tuple[int, ...]
     steps: tuple[tuple[float, int], ...]
     suspends: tuple[tuple[float, int], ...]
@@ -61,6 +62,7 @@ class Plan:
     manners: dict[str, str]
     disk_ms: float  # the longest that a job of the disk takes
     lives: tuple[Life, ...]
+    short: float = 0.0  # the part of attempts that lapse for the machine's own shortage
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -68,7 +70,8 @@ class Plan:
         manners = {f"host{number}": chance.choice(MANNERS) for number in range(3)}
         disk_ms = chance.choice((0.1, 1.0, 5.0, 30.0))
         lives = tuple(_life(chance) for _ in range(chance.choice((1, 2, 2, 3))))
-        return cls(seed, chance.choice((1, 2, 3)), manners, disk_ms, lives)
+        clients = chance.choice((1, 2, 3))
+        return cls(seed, clients, manners, disk_ms, lives, chance.choice((0.0, 0.0, 0.1, 0.5, 0.95)))
 
 
 def _life(chance: random.Random) -> Life:
@@ -94,6 +97,7 @@ def _life(chance: random.Random) -> Life:
         bad_read=some(4, 0.1),
         flip=chance.random() if chance.random() < 0.3 else -1.0,
         reboot=chance.random() < 0.3,
+        no_descriptors=(first, first + chance.randrange(20, 200)) if chance.random() < 0.2 else None,
     )
 
 
@@ -124,6 +128,7 @@ class RandomWorld:
             world = self.world = new_world(
                 plan.seed, plan.manners, disk_s=lambda: plan.disk_ms * slow.random() / 1000 + 2e-5
             )
+            world.receivers.short = plan.short
             clients = [
                 Client(
                     number, plan.seed * 10 + number, world.history, lambda: world.clock.now().wall_ms,
@@ -191,6 +196,8 @@ class RandomWorld:
             faults.write = {ops + life.at: (errno.EIO, errno.ENOSPC)[life.at & 1]}
         if life.full is not None:
             faults.full = (ops + life.full[0], ops + life.full[1])
+        if life.no_descriptors is not None:
+            faults.no_descriptors = (ops + life.no_descriptors[0], ops + life.no_descriptors[1])
         faults.short = {ops + at for at in life.short}
 
     async def _flipped(self, world: World, life: Life) -> None:
@@ -218,6 +225,7 @@ class RandomWorld:
         async def settle(world: World, nursery: trio.Nursery) -> None:
             await world.settle(SETTLE_S)
             await trio.sleep(1)  # the last outcomes are on disk too
+            world.check_given_back()
             world.lose_power()
 
         async def look(world: World, nursery: trio.Nursery) -> None:

@@ -16,6 +16,7 @@ import trio
 
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, Heard, Reply
+from wheeltimer.delivery.shortage import REASONS, Shortage
 
 from .history import MS, Call, History
 
@@ -72,19 +73,27 @@ def kind_of(key: str) -> Kind:
 
 
 class Receivers:
-    """``manners``: of each host; ``calm``: all are good, and quick."""
+    """``manners``: of each host; ``calm``: all are good, and quick. ``short``: the part of attempts for which
+    the daemon's machine has not what they need, some a while after they began; no receiver sees them."""
 
     def __init__(self, history: History, seed: int, manners: dict[str, str]) -> None:
         self.history = history
         self.chance = random.Random(seed)
         self.manners = manners
         self.calm = False
+        self.short = 0.0
+        self.lapses = 0
+        self._shortages = random.Random(seed)
         self.in_flight = self.most_in_flight = 0
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
         connect_timeout_ms: int, heard: Heard | None = None,
     ) -> Reply:  # fmt: skip
+        if not self.calm and self._shortages.random() < self.short:
+            await trio.sleep(self._shortages.choice((0.0, 0.0, 0.05, 0.2)))
+            self.lapses += 1
+            raise Shortage(self._shortages.choice(REASONS), "as planned")
         call = _call_of(destination.host, fields, body, self.history.life)
         self.history.began(call)
         self.in_flight += 1
@@ -140,6 +149,14 @@ class Receivers:
 
     def flush(self) -> None:
         """As ``Transport`` has it: nothing was begun."""
+
+    def keeps(self, destination: Destination) -> bool:
+        """As ``Transport`` has it; at random, for what it says may be outdated."""
+        return self._shortages.random() < self.short
+
+    def give_up_idle(self, count: int) -> int:
+        """As ``Transport`` has it: nothing is kept."""
+        return 0
 
     def close_idle(self) -> None:
         """As ``Transport`` has it."""

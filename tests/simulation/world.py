@@ -239,6 +239,14 @@ class World:
         self.stories.tell()
         self.stories.judge(self.shown(), over=True)
 
+    def check_given_back(self) -> None:
+        """Nothing is in flight, so every permit and all room that an attempt had is there again."""
+        assert self.daemon is not None
+        dispatcher = self.daemon._dispatcher
+        assert (dispatcher.in_flight, len(dispatcher), self.daemon._ledger._held) == (0, 0, {})
+        assert not any(target.window.in_flight for target in dispatcher._lanes.targets.values())
+        assert self.daemon.journal._taken == 0, "room is reserved, and nothing is decided or in flight"
+
 
 class _Ordered(dict[str, None]):
     """A set that is walked in order."""

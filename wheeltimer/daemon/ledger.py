@@ -25,9 +25,12 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
-WAYS_OUT = {
-    "file descriptors": "raise LimitNOFILE (ulimit -n) or lower connections_max or concurrency",
-    "memory": "free some of the machine's memory",
+NO_ROOM = {
+    "": "its next file is being made, or attempts in flight have the rest; ask again",
+    "disk space": "no disk space for its next file; ask again, and free some of its disk if that goes on",
+    "file descriptors": "no file descriptors for its next file; ask again, and if that goes on raise"
+    " LimitNOFILE (ulimit -n), or lower connections_max or concurrency",
+    "memory": "no memory for its next file; ask again, and free some of the machine's if that goes on",
 }  # by what the journal lacks
 FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
 # Records that make new work need ordinary room; all others may use the reserved segments.
@@ -125,14 +128,8 @@ class Ledger:
 
     def no_room(self) -> Refused:
         """The refusal of a request that the journal has no room for; says what to do about it."""
-        lacks = self.journal.lacks
-        why = f" (no {lacks} for its next file)" if lacks else ""
-        what = WAYS_OUT.get(lacks, "free some of its disk")
-        return Refused(
-            "full",
-            f"the journal has no room just now{why}; ask again, and {what} if that goes on",
-            retry_after_ms=RETRY_FULL_MS,
-        )
+        why = NO_ROOM[self.journal.lacks]
+        return Refused("full", f"the journal has no room just now: {why}", retry_after_ms=RETRY_FULL_MS)
 
     # -- attempts -------------------------------------------------------------------------------
 

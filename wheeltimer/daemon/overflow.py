@@ -26,8 +26,8 @@ GIVEN_UP: Final = 4  # kept connections at once: one client behind TLS takes thr
 FULL: Final = wire.encode(
     ErrorReply(
         False, "full",
-        "no file descriptor is left for one more client; connect again later, and raise LimitNOFILE"
-        " (ulimit -n) if that goes on",
+        "no file descriptor or memory is left for one more client; connect again later, and raise"
+        " LimitNOFILE (ulimit -n) if that goes on",
     )
 ) + b"\n"  # fmt: skip
 _log = logging.getLogger("wheeltimer.server")
@@ -62,7 +62,7 @@ class Overflow:
             return False
         given_up = self._give_up_idle(GIVEN_UP)
         self._said.say(
-            "no descriptor for a client: %s; kept connections closed=%d; raise LimitNOFILE (ulimit -n),"
+            "a client cannot be taken in: %s; kept connections closed=%d; raise LimitNOFILE (ulimit -n),"
             " or lower connections_max or concurrency",
             error.strerror, given_up,
         )  # fmt: skip

@@ -148,7 +148,7 @@ class Daemon:
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
         self._transport = transport = transport_of(settings, rule, self.share.idle_max)
-        self._overflow = overflow = Overflow()
+        self._overflow = overflow = Overflow(transport.give_up_idle)
         self._sender = sender = Sender(
             transport, journal.journal_id, ledger.now, keys_of(settings), __version__
         )

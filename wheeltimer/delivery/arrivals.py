@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import select
+from collections.abc import Callable
 from typing import Final, Protocol
 
 import trio
@@ -46,14 +47,14 @@ class Flight(Protocol):
 class Arrivals:
     """The flights under way, by socket. ``run`` is a nursery task; what flies when it ends is cut."""
 
-    def __init__(self) -> None:
-        self._epoll = select.epoll()
+    def __init__(self, new_epoll: Callable[[], select.epoll] = select.epoll) -> None:
+        self._epoll = new_epoll()
         self._flights: dict[int, Flight] = {}
         self._look_s = math.inf  # no flight is overdue before
         self._sleep: trio.CancelScope | None = None
 
     def add(self, flight: Flight, connection: Connection) -> None:
-        """Wait for what arrives at a connection from now on. O(1)."""
+        """Wait for what arrives at a connection from now on. O(1). OSError where epoll takes no more."""
         if self._epoll.closed:  # whoever starts attempts may learn of the end a moment later
             flight.cut()
             return

@@ -27,7 +27,7 @@ from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.share import most, share
-from wheeltimer.delivery.shortage import Brake, Reason, Shortage
+from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Brake, Reason, Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
@@ -171,19 +171,22 @@ class Dispatcher:
                 tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
             elif short_ns := self._short_until_ns(lane, limit, now_ns):
                 wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
-                lanes.leave(lane, now_ns)  # to the end of the ring: it may be the only one that cannot go
-                passed += 1
+                passed = 0 if lanes.pass_over(lane) else passed + 1
+                if passed == LOOKS_MAX:  # the others soon, but not in a loop that never rests
+                    wait_ns = min(wait_ns, now_ns + PAUSE_MIN_NS)
                 if passed >= min(len(lanes.ring), LOOKS_MAX):
                     break
+                continue
             elif self._has_share(lane, limit):
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):
-                tries = passed = 0
+                tries = 0
                 if lanes.crowd:  # they take turns with those that never had their share
                     lanes.uncrowd()
             else:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
                 return self._no_room_until_ns
+            passed = 0
         if self._stale.drop(LOOKS_MAX):
             return 0
         alarm_ns = self._alarms.next_ns

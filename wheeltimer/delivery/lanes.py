@@ -238,6 +238,16 @@ class Lanes:
         self._next_of_crowd(lane.target)
         self._drop_queue(lane.name, lane.queue)
 
+    def pass_over(self, lane: Lane) -> bool:
+        """The lane, taken out of the ring, cannot go now though its gates are open: to the end of the ring.
+
+        Another may go, and so may the first that waits at its queue. True: there was one.
+        """
+        waited = bool(lane.queue.line)
+        self.wake(lane.queue)
+        self._go(lane)
+        return waited
+
     def _next_of_crowd(self, target: Target) -> None:
         """A lane did not start after all. No end will let another go where nothing is in flight."""
         if not target.window.in_flight and target in self.crowd:

@@ -21,7 +21,7 @@ Data goes down this list and comes back up by lsn::
     journal.py     open, replay, let go
     committer.py   batches, who waits (in the loop)
     room.py        what may be appended, taken before it is decided
-    hand.py        the thread that blocks
+    hand.py        the threads that block
     compaction.py  which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     spares.py      segments to come                               pace.py     how long the disk takes
@@ -32,7 +32,7 @@ Data goes down this list and comes back up by lsn::
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
-    disk.py        the system calls
+    disk.py        the system calls             in_hand.py     descriptors for when there are none
 
 Beside the plan, and why: frames start on sector boundaries and keep a slot for their marker in their
 last sector, instead of markers being frames in the chain. A batch then never shares a sector with

@@ -27,7 +27,7 @@ SPARES_WANTED: Final = 3
 """One for the next rotation and two that only essential records may use."""
 RESERVED: Final = 2
 
-_LACKS: Final = {
+LACKS: Final = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "disk space"),
     **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),
     errno.ENOMEM: "memory",
@@ -60,7 +60,7 @@ class Spares:
         self._lock = threading.Lock()
         self._last_number = 0
         self.lacks = ""
-        """What there was none of for the segment asked for last: a value of ``_LACKS``, or empty."""
+        """What there was none of for the segment asked for last: a value of ``LACKS``, or empty."""
 
     @property
     def full(self) -> bool:
@@ -100,10 +100,10 @@ class Spares:
         except OSError as exc:
             if fd >= 0:
                 self.disk.close(fd)
-            if exc.errno not in _LACKS:
+            if exc.errno not in LACKS:
                 raise StorageFailed(f"{path} cannot be allocated: {exc}") from exc
             self._forget(path)
-            lacks = _LACKS[exc.errno]
+            lacks = LACKS[exc.errno]
             if self.lacks != lacks:
                 _log.warning("no %s for one more segment, tried again until there is: %s", lacks, exc)
             self.lacks = lacks

@@ -15,6 +15,7 @@ from .world import KEEP_S, Cell
 OTHER: Final = "http://127.0.0.2:9/other"  # what makes it another content, and another destination
 END_S: Final = 200.0  # when the story is told; everything has happened by then
 Fields = dict[str, Any]
+_PATIENT: Final[Fields] = {"connect_timeout": "9s"}
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Input:
 
     ``answers``: what the next callbacks are answered, or the one in flight. ``fields``: what it needs of the
     task. ``restart``: the process ends so, with this exit code, and another takes its place. ``end_s``: when
-    the story is told.
+    the story is told. ``short``: no connection can be made for our own shortage, see `Cell`.
     """
 
     ask: Callable[[Cell, Row, Fields], Fields] | None = None
@@ -32,6 +33,7 @@ class Input:
     restart: Callable[[], Awaitable[None]] | None = None
     exit_code: int | None = None
     end_s: float = END_S
+    short: bool = False
 
 
 def _schedule(**more: Any) -> Input:
@@ -65,11 +67,15 @@ def _last(answer: tuple[int, bytes, bytes] | None) -> Input:
     return Input(answers=(answer,), fields=fields)
 
 
-def _expires(*answers: tuple[int, bytes, bytes] | None) -> Input:
+def _expires(*answers: tuple[int, bytes, bytes] | None, short: bool = False) -> Input:
     """The expiry comes 2 s after the input."""
     return Input(
         answers=answers,
-        fields=lambda cell, row: {"expires_at": cell.now_ms() + round((row.age_s + 2) * 1000)},
+        short=short,
+        fields=lambda cell, row: {
+            "expires_at": cell.now_ms() + round((row.age_s + 2) * 1000),
+            **(_PATIENT if short else {}),
+        },
     )
 
 
@@ -121,6 +127,8 @@ INPUTS: Final = {
     "attempt times out": _answered(None),
     "expiry comes": _expires(),
     "expiry comes, the attempt fails": _expires(FAILED),
+    "attempt lapses": Input(short=True, fields=lambda cell, row: _PATIENT),
+    "attempt lapses, expiry comes": _expires(short=True),
     "retention is over": Input(end_s=END_S + KEEP_S + 200),
     "kill -9 and restart": Input(restart=_killed),
     "drain and restart": Input(restart=_drained, exit_code=0),

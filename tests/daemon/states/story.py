@@ -35,6 +35,8 @@ def tell(state: str, what: str) -> str:
     said: list[str] = []
 
     async def story(cell: Cell) -> None:
+        cell.short = given.short
+
         async def first() -> None:
             asked = row.request(given.fields(cell, row))
             await row.setup(cell, row, asked)

@@ -32,10 +32,12 @@ from wheeltimer.daemon import run
 from wheeltimer.delivery import transport
 from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.resolve import Address
+from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
 from wheeltimer.settings.knobs import Queue
 
+SHORT_S: Final = 40
 KEEP_S: Final = 300  # how long ended tasks stay known here
 OK: Final = (200, b"ok", b"")
 _TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # never used, and dear to make
@@ -56,7 +58,8 @@ class Cell(World):
 
     ``answers``: what the next callbacks of ``t`` are answered, (status, body, more header lines) or None for
     never; then ``OK``. Until ``held`` is set, those of ``t`` and ``other`` wait. While ``down`` nobody can
-    connect to 127.0.0.1.
+    connect to 127.0.0.1. With ``short`` no connection is kept, and from the input on, for ``SHORT_S``, none
+    can be made for our own shortage; one that is held is found to be such when it is let go.
     """
 
     def __init__(self) -> None:
@@ -75,6 +78,7 @@ class Cell(World):
         self.held = trio.Event()
         self.held.set()
         self.down = False
+        self.short = False
         self._cursor: str | None = None
         self._wires: list[socket.socket] = []  # the daemon's ends of the connections to the receiver
         self.outside: trio.Nursery | None = None  # of all that is no part of the daemon
@@ -130,6 +134,10 @@ class Cell(World):
     async def connect(self, addresses: list[Address]) -> socket.socket:
         """In the place of ``resolve.connect``."""
         await trio.lowlevel.checkpoint()
+        if self.short and not self.held.is_set():
+            await self.held.wait()
+        if self.short and self.zero_ms and self.now_ms() < self.zero_ms + SHORT_S * 1000:
+            raise Shortage("descriptors", "Too many open files")
         if self.down and addresses[0].sockaddr[0] == "127.0.0.1":
             raise AttemptError("connect", "Connection refused")
         ours, theirs = socket.socketpair()
@@ -198,9 +206,13 @@ def _placed(cell: Callable[[], Cell]) -> Iterator[None]:
     with (
         in_place(cell, 1),
         patch.object(
-            run, "transport_of", lambda settings, rule: transport.Transport(rule.check, ssl_context=_TLS)
+            run,
+            "transport_of",
+            lambda settings, rule, idle_max: transport.Transport(
+                rule.check, ssl_context=_TLS, idle_max=0 if cell().short else idle_max
+            ),
         ),
-        patch.object(transport, "connect", lambda addresses: cell().connect(addresses)),
+        patch.object(transport, "connect", lambda addresses, *given: cell().connect(addresses)),
     ):
         yield
 
