@@ -38,8 +38,9 @@ def import_(session: Session, file: IO[bytes]) -> int:
       generate | wheeltimer import - --json
     """
     work = _Import()
+    session.place.connect().close()  # no daemon, a token that is none: said before all begins
     with session.connect(reconnect_s=30) as client, _bar(file) as told:
-        for result in client.schedule_many(work.tasks(file, told)):
+        for result in client.schedule_plain(work.tasks(file, told)):
             work.took(result)
     if session.as_json:
         click.echo(msgspec.json.encode(work.counts))
@@ -90,9 +91,10 @@ class _Import:
 
     def took(self, result: object) -> None:
         number = self._sent.popleft()
-        if isinstance(result, Refused | ServerUnreachable):
-            code = result.code if isinstance(result, Refused) else "unknown"
-            self._refuse(number, f"{code}: {result}")
+        if isinstance(result, Refused):
+            self._refuse(number, f"{result.code}: {result.message}")
+        elif isinstance(result, ServerUnreachable):
+            self._refuse(number, f"unknown: {result}")
         else:
             known, state = getattr(result, "duplicate", False), getattr(result, "state", "")
             self.counts["known" if known else "scheduled"] += 1
