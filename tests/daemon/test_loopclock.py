@@ -25,8 +25,8 @@ class Source:
 
 
 class StandsStill(trio.abc.Instrument):
-    """The process stands still for ``s`` in its first wait for events with a deadline: after the kernel looked
-    at the sockets, as in a wait that a signal interrupts. ``meanwhile`` is what others do then.
+    """The process stands still for ``s`` in its first wait for events with a deadline: after the kernel has
+    looked at the sockets, as in a wait that a signal interrupts. ``meanwhile`` is what others do then.
     """
 
     def __init__(self, source: Source, s: float, meanwhile: Callable[[], object]) -> None:
@@ -45,7 +45,7 @@ class StandsStill(trio.abc.Instrument):
 
 
 def stood_still(reads: int, clock: Callable[[Source], trio.abc.Clock], pause_s: float = 10) -> bool:
-    """Whether a reader with a limit of 50 ms gets what came, in so many pieces, while the process stood still."""
+    """Whether a reader with a limit of 50 ms gets what came, in pieces, while the process stood still."""
     source = Source()
     ours, theirs = socket.socketpair()
     with closing(ours), closing(theirs):

@@ -1,8 +1,8 @@
-"""Trio's clock, for a process that may stand still: SIGSTOP, a virtual machine that is moved, a throttled CPU.
+"""Trio's clock, for a process that may stand still: SIGSTOP, a virtual machine that moves, a throttled CPU.
 
 When such a process goes on, deadlines have passed while replies and lines lie unread in its sockets. Trio
-reads before it looks at deadlines, but not then: a wait for events that a signal interrupts (SIGCONT is one) and
-whose time is over comes back from Python's ``epoll.poll`` without a look at any socket (PEP 475). So
+reads before it looks at deadlines, but not then: a wait for events that a signal interrupts (SIGCONT is one),
+and whose time is over, comes back from Python's ``epoll.poll`` without a look at any socket (PEP 475). So
 
 * the first reading of the clock after a wait is never past the deadline that was waited for; the next pass of
   the loop reads the sockets without waiting, and only then is the deadline over,

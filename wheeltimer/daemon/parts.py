@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -12,6 +14,7 @@ from wheeltimer.core.commands import split_url
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import resolve
 from wheeltimer.daemon.tls import server_context
+from wheeltimer.delivery.authorities import no_authorities
 from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -19,6 +22,7 @@ from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.settings import Rate, Settings
 
+_log = logging.getLogger("wheeltimer")
 _RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
 
 
@@ -84,8 +88,13 @@ def address_rule(settings: Settings) -> AddressRule:
 
 def transport_of(settings: Settings, rule: AddressRule) -> Transport | ProxyTransport:
     """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
-    the addresses that stand in URLs alone."""
-    return Transport(rule.check) if settings.egress_proxy is None else ProxyTransport(settings.egress_proxy)
+    the addresses that stand in URLs alone. A system that trusts no authority is a warning."""
+    trust = ssl.create_default_context()
+    if (problem := no_authorities(trust, os.environ)) is not None:
+        _log.warning("%s", problem)
+    if settings.egress_proxy is None:
+        return Transport(rule.check, ssl_context=trust)
+    return ProxyTransport(settings.egress_proxy, ssl_context=trust)
 
 
 def access_of(settings: Settings) -> Access:
