@@ -18,6 +18,7 @@ KINDS: Final = (
     "power cuts",
     "kills",
     "soaked tasks",
+    "reply heads",
 )
 """Every campaign, in the order of the table."""
 SERVERS: Final = (

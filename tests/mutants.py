@@ -365,8 +365,8 @@ MUTANTS: Final = (
         "tests/core/test_outcomes.py tests/core/test_transitions.py",
     ),
     Mutant(
-        "not-yet-counts-as-failed", "core/outcomes.py", "return 0, polls, parse",
-        "return sent.failures + 1, polls, parse",
+        "not-yet-counts-as-failed", "core/outcomes.py", "return 0, polls, poll_",
+        "return sent.failures + 1, polls, poll_",
         "tests/core/test_outcomes.py",
     ),
     Mutant(

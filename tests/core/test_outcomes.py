@@ -14,7 +14,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import CHANCE_MAX
+from wheeltimer.core.retry import CHANCE_MAX, poll_delay_ms
 from wheeltimer.core.task import NS_PER_MS, State
 
 pytestmark = pytest.mark.quick
@@ -256,6 +256,95 @@ def test_too_many_not_yet_end_it_as_dead() -> None:
     view = driver.view(KEY)
     assert (view["state"], view["polls"], view["error"]) == ("dead", 3, "polls_used_up")
     assert driver.view("default/t/dead/1")["body"]["reply"] == "wait"
+
+
+@pytest.mark.parametrize(
+    ("poll", "waits_ms"),
+    [
+        ({"every": 50, "factor": 2, "cap": 300}, [50, 100, 200, 300, 300]),
+        ({"every": "1s", "factor": 2}, [1000, 2000, 4000, 8000, 16_000]),
+        ({"every": 10, "factor": 1.5, "cap": "1h"}, [10, 15, 23, 34, 51]),  # rounded up
+        ({"every": "2h"}, [7_200_000] * 5),  # without growth there is no cap
+        ({"every": "2h", "factor": 1, "cap": "1s"}, [7_200_000] * 5),
+        (
+            {"every": "90m", "factor": 10, "cap": "2h"},
+            [5_400_000, 7_200_000, 7_200_000, 7_200_000, 7_200_000],
+        ),
+    ],
+)
+def test_poll_backs_off_without_counting_as_failed(poll: dict[str, Any], waits_ms: list[int]) -> None:
+    driver = scheduled_soon(poll=poll, success={"text": "ok"}, retry=FIXED)
+    driver.pass_ms(100)
+    for number, wait_ms in enumerate(waits_ms, 1):
+        driver.tick()
+        driver.attempt(KEY, 200, body=b"wait")
+        view = driver.view(KEY)
+        assert (view["polls"], view["next"] - driver.now.wall_ms) == (number, wait_ms)
+        assert driver.task(KEY).failures == 0
+        driver.pass_ms(wait_ms)
+    driver.tick()
+    driver.attempt(KEY, 500)
+    assert driver.view(KEY)["next"] - driver.now.wall_ms == 100  # a failure has its own rule
+    driver.pass_ms(100)
+    driver.tick()
+    driver.attempt(KEY, 200, body=b"ok")
+    assert driver.state(KEY) == "done"
+
+
+def test_wait_of_a_poll_is_bounded_however_often_it_was_asked() -> None:
+    assert poll_delay_ms(1, 1.001, "10d", 1000) == poll_delay_ms(1, 1.001, "10d", 10**9)
+    assert poll_delay_ms(1, 10, "10d", 10**9) == 864_000_000
+
+
+def test_body_that_a_rule_cannot_be_compared_with_is_named_also_where_it_counts_as_not_yet() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"body": b"x" * 65_536, "truncated": True}, "the body is over 65536 bytes"),
+        ({"body": b"\x1f\x8b", "undecoded": "the body is no gzip"}, "the body is no gzip"),
+        ({"body": b"o", "truncated": True}, "the body is not whole"),
+    ]
+    for answer, text in cases:
+        for fields, outcome in ((POLL, "not_yet"), ({"success": {"text": "ok"}}, "failed")):
+            driver = ready(**fields)
+            assert outcome_of(driver, status=200, **answer)[0] == outcome
+            made = driver.view(KEY)["history"][-1]
+            assert made["status"] == 200
+            assert made["error"].startswith(f"success: {text}")
+        driver = ready()
+        assert outcome_of(driver, status=200, **answer) == ("succeeded", "done")  # no rule has to read it
+        assert "error" not in driver.view(KEY)["history"][-1]
+
+
+def test_limit_of_the_setting_is_the_one_that_is_named() -> None:
+    driver = Driver(limits=Limits(reply_bytes_max=10))
+    driver.ask("schedule", id="t", url="http://r/", success={"text": "ok"})
+    driver.tick()
+    outcome_of(driver, status=200, body=b"ok         ")
+    assert driver.view(KEY)["history"][-1]["error"].startswith("success: the body is over 10 bytes")
+
+
+def test_status_that_came_stands_beside_the_error_in_history_and_hook() -> None:
+    driver = ready(retry="none", **HOOKS)
+    answer = {"status": 200, "error": "reset: closed in the reply body, after 2 bytes", "body": b"ok"}
+    assert outcome_of(driver, **answer, truncated=True) == ("failed", "dead")
+    made = driver.view(KEY)["history"][-1]
+    assert {name: made[name] for name in ("status", "error", "reply")} == {
+        "status": 200, "error": answer["error"], "reply": "ok",
+    }  # fmt: skip
+    hook = driver.view("default/t/dead/1")["body"]
+    assert (hook["status"], hook["error"], hook["reply"]) == (200, answer["error"], "ok")
+
+
+def test_status_beside_an_error_may_be_final() -> None:
+    for answer in ({"status": 410}, {"status": 500, "stop": True}):
+        driver = ready()
+        assert outcome_of(driver, error="reset: closed in the reply body", **answer) == ("failed", "dead")
+
+
+def test_bom_is_left_out_of_the_reply_that_is_shown() -> None:
+    driver = ready(retry="none", success={"text": "success"}, **HOOKS)
+    assert outcome_of(driver, status=200, body=b"\xef\xbb\xbfsuccess") == ("succeeded", "done")
+    assert driver.view(KEY)["history"][-1]["reply"] == "success"
+    assert driver.view("default/t/done/1")["body"]["reply"] == "success"
 
 
 def test_an_attempt_is_judged_by_the_version_it_was_sent_for() -> None:

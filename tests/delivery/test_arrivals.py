@@ -270,7 +270,7 @@ async def test_bug_in_one_flight_fails_it_alone(
 ) -> None:
     judged = attempt_module._wishes
 
-    def wishes(reply: Any, now: Any) -> tuple[int | None, bool]:
+    def wishes(reply: Any, now: Any) -> tuple[int | None, bool, str]:
         if reply.status == 418:
             raise ZeroDivisionError
         return judged(reply, now)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import random
 import re
@@ -104,6 +105,7 @@ async def test_every_header_of_a_plain_task() -> None:
     assert headers == {
         "content-type": "application/json",
         "user-agent": "wheeltimer/1.2",
+        "accept-encoding": "identity",
         "webhook-timestamp": str(now.wall_ns // 10**9),
         "wheeltimer-id": "%E8%AE%A2%E5%8D%95%2042",
         "wheeltimer-queue": "orders:eu",
@@ -385,3 +387,33 @@ def test_retry_after_of_any_bytes_is_a_value() -> None:
             text[at : at + chance.randint(0, 2)] = chance.choice("09 :,-+GMTé") * chance.choice((1, 1, 20))
         got = retry_after_ms("".join(text), NOW)
         assert got is None or 0 <= got <= RETRY_AFTER_MAX_MS, f"seed {seed}"
+
+
+@pytest.mark.parametrize("name", ["Accept-Encoding", "accept-encoding"])
+def test_no_coding_is_asked_for_unless_the_task_asks_for_one(name: str) -> None:
+    async def check() -> None:
+        desk = Desk()
+        await desk.attempt(headers={"x": "y"})
+        assert desk.exchange.headers()["accept-encoding"] == "identity"
+        await desk.attempt("b", headers={name: "gzip"})
+        assert desk.exchange.headers()["accept-encoding"] == "gzip"  # and no other: it asserts that
+
+    trio.run(check)
+
+
+@trio_test
+async def test_reply_in_a_coding_is_decoded_and_one_that_cannot_be_says_so() -> None:
+    coded = Reply(200, ((b"Content-Encoding", b"gzip"),), gzip.compress(b"success"))
+    answer = await Desk(coded).attempt()
+    assert (answer.status, answer.body, answer.truncated, answer.undecoded) == (200, b"success", False, None)
+    other = await Desk(Reply(200, ((b"content-encoding", b"br"),), b"...")).attempt()
+    assert (other.body, other.undecoded) == (b"...", "the content-encoding 'br' is not decoded")
+
+
+@trio_test
+async def test_what_had_come_of_a_reply_stands_beside_the_error() -> None:
+    so_far = Reply(503, ((b"retry-after", b"7"), (b"wheeltimer-retry", b"stop")), b"bu", True)
+    answer = await Desk(AttemptError("reset", "closed in the reply body, after 2 bytes", so_far)).attempt()
+    assert answer.error == "reset: closed in the reply body, after 2 bytes"
+    assert (answer.status, answer.body, answer.truncated) == (503, b"bu", True)
+    assert (answer.retry_after_ms, answer.stop) == (7000, True)

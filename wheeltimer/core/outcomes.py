@@ -18,8 +18,8 @@ from wheeltimer.core.commands import URL_BYTES_MAX
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import QueuePolicy
-from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, resolve
-from wheeltimer.core.success import DEFAULT_SUCCESS, judge
+from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
+from wheeltimer.core.success import DEFAULT_SUCCESS, judge, unread, without_bom
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
@@ -32,7 +32,6 @@ from wheeltimer.core.task import (
     key_of,
     split_key,
 )
-from wheeltimer.core.units import parse_duration_ms
 
 ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410
@@ -42,11 +41,14 @@ RETRY_AFTER_LEAST_MS: Final = 1_000  # a receiver that asks for less gets the ru
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """What came of one attempt: a reply, or an error that says why there is none.
+    """What came of one attempt: a reply, or an error that says why there is no whole one.
+
+    ``status`` stands beside ``error`` if a status line came, and ``body`` has as much as came.
+    ``undecoded``: why ``body`` is still in its content coding.
 
     ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
-    an answer final; ``given_ms`` is the time-out that ran out, None where none did. ``status`` beside
-    ``error``: a status line was read, the rest was not. Times are ms; ``started`` is Unix time.
+    an answer final; ``given_ms`` is the time-out that ran out, None where none did. Times are ms;
+    ``started`` is Unix time.
     """
 
     started: int
@@ -58,6 +60,7 @@ class Answer(Struct, frozen=True, gc=False):
     truncated: bool = False
     retry_after_ms: int | None = None
     stop: bool = False
+    undecoded: str | None = None
     given_ms: int | None = None
 
 
@@ -119,14 +122,19 @@ def attempt_ended(
     assert task is not None
     assert task.state == _RUNNING
     reply_bytes_max = engine.limits.reply_bytes_max
-    if len(answer.body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
-        answer = replace(answer, body=answer.body[:reply_bytes_max], truncated=True)
+    body = without_bom(answer.body)
+    if len(body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
+        answer = replace(answer, body=body[:reply_bytes_max], truncated=True)
+    elif len(body) < len(answer.body):
+        answer = replace(answer, body=body)
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
-    succeeded = answer.error is None and judge(
-        sent.success or DEFAULT_SUCCESS, answer.status or 0, answer.body, answer.truncated
-    )
+    rule = sent.success or DEFAULT_SUCCESS
+    read = (rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded)
+    succeeded = answer.error is None and judge(*read)
     outcome, final = _outcome(sent, queue, answer, succeeded)
+    if answer.error is None and not succeeded and (problem := unread(*read, reply_bytes_max)) is not None:
+        answer = replace(answer, error=f"success: {problem}")
     failures, polls, wait_ms = _next(sent, answer, outcome, chance)
     ending, reason = _ending(task, now, present, succeeded, final, wait_ms, polls)
     next_ms = deadline_ns = None
@@ -163,7 +171,8 @@ def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, i
     if outcome == "not_yet":
         assert sent.poll is not None
         polls = sent.polls + 1
-        return 0, polls, parse_duration_ms(sent.poll.every, "poll.every") if polls < sent.poll.max else None
+        poll = sent.poll
+        return 0, polls, poll_delay_ms(poll.every, poll.factor, poll.cap, polls) if polls < poll.max else None
     failures = sent.failures + (outcome == "failed")
     wait_ms = next_delay_ms(rule_of(sent), failures, chance) if failures else None
     if wait_ms is not None and answer.retry_after_ms is not None:

@@ -36,8 +36,10 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
         value = getattr(task, name)
         if value is not None:
             shown[name] = value
-    if task.poll is not None:  # with its default, which is left out where it is kept
-        shown["poll"] = {"every": task.poll.every, "max": task.poll.max}
+    if task.poll is not None:  # with its defaults, which are left out where it is kept
+        poll = task.poll
+        growth = {} if poll.factor == 1 else {"factor": poll.factor, "cap": poll.cap}
+        shown["poll"] = {"every": poll.every, **growth, "max": poll.max}
     if whole and task.body is not None:
         if task.body_as == "text":
             shown["body_text"] = task.body.decode()

@@ -155,6 +155,26 @@ def budget_ms(rule: Rule, *, latest: bool = False) -> int:
     return _budgets_ms(rule)[latest]
 
 
+def poll_delay_ms(every: int | str, factor: int | float, cap: int | str, polls: int) -> int:
+    """How long to wait after ``polls`` (from 1) not-yet replies. `BadValue` names the member out of bounds.
+
+    ``every``, each time ``factor`` (1 to `FACTOR_MAX`) as long, at most ``cap``, which means nothing with a
+    factor of 1. From the `ATTEMPTS_MAX`-th reply on the wait grows no more: that bounds the integers.
+    """
+    return _poll_plan(every, factor, cap).nominal_ms(min(polls, ATTEMPTS_MAX))
+
+
+@lru_cache(maxsize=_PLANS_MAX)
+def _poll_plan(every: int | str, factor: int | float, cap: int | str) -> _Plan:
+    every_ms = _delay_ms(every, "every")
+    factor_permille = _permille(factor, "factor", 1, FACTOR_MAX)
+    if factor_permille == _PERMILLE:
+        parse_duration_ms(cap, "cap")
+        return _Plan(0, 0, base_ms=every_ms)
+    cap_ms = parse_duration_ms(cap, "cap", min_ms=every_ms)
+    return _Plan(0, 0, base_ms=every_ms, factor_permille=factor_permille, cap_ms=cap_ms)
+
+
 class _Plan(NamedTuple):
     """A rule in integers. Delays are ``delays_ms`` where there are any, else ``base_ms`` grows by
     ``factor_permille`` for each delay (exponential, fixed) and by ``step_ms`` (linear), up to ``cap_ms``."""

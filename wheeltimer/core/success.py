@@ -6,6 +6,7 @@ Not here: what follows from a reply that is no success (failed, not yet, final),
 from __future__ import annotations
 
 import re
+from decimal import Decimal, DecimalException
 from typing import Any, Final
 
 import msgspec
@@ -25,6 +26,19 @@ POINTER_CHARS_MAX: Final = 1024
 EXPECTED_DEPTH_MAX: Final = 32
 """Deepest nesting of ``equals``; comparing goes as deep as this and no deeper, whatever the reply."""
 
+BOM: Final = "\ufeff".encode()
+"""What some editors put before a text; it is no content."""
+
+_BOMS: Final = re.compile(b"(?:%b)*" % BOM)
+_EDGE: Final = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
+"""White space as ``str.strip`` knows it, and the BOM."""
+
+_JSON_EDGE: Final = " \t\r\n\ufeff"
+_EXACT_FLOAT_MAX: Final = 2**53
+"""Up to here every integer is a float of its own."""
+
+_decode: Final = msgspec.json.Decoder().decode
+_decode_exactly: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 _PATTERN: Final = re.compile(r"[1-5]xx")
 _ESCAPE: Final = re.compile(r"~[01]")
 _BAD_ESCAPE: Final = re.compile(r"~(?![01])")
@@ -72,32 +86,59 @@ DEFAULT_SUCCESS: Final = SuccessRule()
 """For tasks that carry no rule: any 2xx."""
 
 
-def judge(rule: SuccessRule, status: int, body: bytes, truncated: bool) -> bool:
-    """True when the reply meets the rule. ``truncated``: there was more than ``body``.
+def judge(rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None) -> bool:
+    """True when the reply meets the rule. ``truncated``: there was more than ``body``; ``undecoded``: why
+    ``body`` is not the content.
 
-    ``text`` takes the body as UTF-8 (anything else fails) and strips white space around it; ``json``
+    ``text`` takes the body as UTF-8 (anything else fails) and strips white space and BOMs around it; ``json``
     parses it as one JSON value. Cost: 1 us, and the parsing of at most `REPLY_BYTES_MAX` bytes.
     """
-    if status not in rule.status and f"{status // 100}xx" not in rule.status:
+    if not _has_status(rule, status):
         return False
     if rule.text is None and rule.json is None:
         return True
-    if truncated or len(body) > REPLY_BYTES_MAX:
+    if unread(rule, status, body, truncated, undecoded) is not None:
         return False
-    if rule.text is not None:
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
-            return False
-        if text.strip() != rule.text:
-            return False
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return False
+    if rule.text is not None and text.strip(_EDGE) != rule.text.strip(_EDGE):
+        return False
     if rule.json is None:
         return True
+    decode = _decode_exactly if any(_is_wide(check.equals) for check in rule.json) else _decode
     try:
-        document = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        document = decode(text.strip(_JSON_EDGE))
+    except (msgspec.DecodeError, DecimalException, RecursionError):
         return False
     return all(_holds(check, document) for check in rule.json)
+
+
+def unread(
+    rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None,
+    bytes_max: int = REPLY_BYTES_MAX,
+) -> str | None:  # fmt: skip
+    """Why ``text`` and ``json`` cannot be compared with this reply; None where they can, or need not be."""
+    if (rule.text is None and rule.json is None) or not _has_status(rule, status):
+        return None
+    if truncated or len(body) > bytes_max:
+        over = f"the body is over {bytes_max} bytes" if len(body) >= bytes_max else "the body is not whole"
+        return f"{over}, so text and json cannot be compared with it"
+    return None if undecoded is None else f"{undecoded}, so text and json cannot be compared with the body"
+
+
+def without_bom(body: bytes) -> bytes:
+    """The body without BOMs before it."""
+    if not body.startswith(BOM):
+        return body
+    boms = _BOMS.match(body)
+    assert boms is not None
+    return body[boms.end() :]
+
+
+def _has_status(rule: SuccessRule, status: int) -> bool:
+    return status in rule.status or f"{status // 100}xx" in rule.status
 
 
 def _holds(check: JsonCheck, value: Any) -> bool:
@@ -115,7 +156,17 @@ def _holds(check: JsonCheck, value: Any) -> bool:
 
 
 def _same(value: Any, expected: Any) -> bool:
-    """Equal in type and value all the way down: 1, 1.0, true and "1" are four values."""
+    """Equal in JSON's types and value all the way down: 1, true and "1" are three values, 1 and 1.0 are one.
+
+    Integers are compared exactly, numbers with a fraction or an exponent as IEEE doubles.
+    """
+    if type(expected) is float:
+        try:
+            return type(value) in _NUMBERS and float(value) == expected
+        except OverflowError:  # an integer that no float can hold
+            return False
+    if type(expected) is int:
+        return type(value) in _NUMBERS and bool(value == expected)
     if type(value) is not type(expected):
         return False
     if isinstance(expected, dict):
@@ -123,6 +174,18 @@ def _same(value: Any, expected: Any) -> bool:
     if isinstance(expected, list):
         return len(value) == len(expected) and all(map(_same, value, expected))
     return bool(value == expected)
+
+
+_NUMBERS: Final = (int, float, Decimal)
+
+
+def _is_wide(expected: Any) -> bool:
+    """Whether there is an integer in it that a float may not hold."""
+    if isinstance(expected, dict):
+        return any(map(_is_wide, expected.values()))
+    if isinstance(expected, list):
+        return any(map(_is_wide, expected))
+    return type(expected) is int and abs(expected) > _EXACT_FLOAT_MAX
 
 
 def _check_pointer(pointer: str, field: str) -> None:

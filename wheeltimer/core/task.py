@@ -140,10 +140,14 @@ TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
 
 
 class Poll(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Ask again ``every`` so long while the answer is "not yet", at most ``max`` such answers."""
+    """Ask again ``every`` so long while the answer is "not yet", at most ``max`` such answers; each wait is
+    ``factor`` times the last, at most ``cap``.
+    """
 
     every: int | str
     max: int = 120
+    factor: int | float = 1
+    cap: int | str = "1h"
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):

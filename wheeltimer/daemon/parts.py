@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import ssl
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,6 +16,7 @@ from wheeltimer.core.hosts import host_problem
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.retry import resolve
 from wheeltimer.daemon.tls import server_context
+from wheeltimer.delivery.authorities import no_authorities
 from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -106,10 +108,13 @@ def address_rule(settings: Settings) -> AddressRule:
 
 def transport_of(settings: Settings, rule: AddressRule, idle_max: int) -> Transport | ProxyTransport:
     """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
-    the addresses that stand in URLs alone."""
+    the addresses that stand in URLs alone. A system that trusts no authority is a warning."""
+    trust = ssl.create_default_context()
+    if (problem := no_authorities(trust, os.environ)) is not None:
+        _log.warning("%s", problem)
     if settings.egress_proxy is not None:
-        return ProxyTransport(settings.egress_proxy)
-    return Transport(rule.check, idle_max=idle_max)
+        return ProxyTransport(settings.egress_proxy, ssl_context=trust)
+    return Transport(rule.check, ssl_context=trust, idle_max=idle_max)
 
 
 def access_of(settings: Settings) -> Access:

@@ -28,6 +28,7 @@ from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
+from wheeltimer.daemon.loopclock import LoopClock
 from wheeltimer.daemon.notify import Notifier, say
 from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.parts import (
@@ -79,7 +80,7 @@ def main(
     signals.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
     try:
-        return trio.run(daemon.run)
+        return trio.run(daemon.run, clock=LoopClock())
     finally:
         signals.ignore()
 

@@ -24,6 +24,7 @@ from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
+from wheeltimer.delivery.coding import decoded
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, Heard, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
@@ -43,6 +44,7 @@ _OURS: Final = (
     b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
     b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
 )
+_NO_CODING: Final = b"accept-encoding: identity\r\n"  # without it any coding is allowed
 _log = logging.getLogger("wheeltimer.delivery")
 _VISIBLE: Final = re.compile("[!-$&-~]*").fullmatch
 
@@ -93,6 +95,7 @@ class Sender:
         self.now = now
         self.keys_of = keys_of
         self._agent = b"user-agent: wheeltimer/%b\r\n" % version.encode()
+        self._agent_and_coding = self._agent + _NO_CODING
 
     async def attempt(self, key: str, task: Task) -> Answer:
         """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value; Shortage is
@@ -117,15 +120,19 @@ class Sender:
         queue, id = split_key(key)
         webhook = webhook_id(self._journal_id, key, task.born, task.revision).encode()
         timestamp_s = now.wall_ns // 1_000_000_000
-        given = frozenset() if task.headers is None else frozenset(name.lower() for name in task.headers)
-        parts = []
-        if "user-agent" not in given:
-            parts.append(self._agent)
+        given: frozenset[str] = frozenset()
+        if task.headers is None:
+            parts = [self._agent_and_coding]
+        else:
+            given = frozenset(name.lower() for name in task.headers)
+            parts = [] if "user-agent" in given else [self._agent]
         if task.body is not None and "content-type" not in given:
             parts.append(_CONTENT_TYPES[task.body_as])
         if task.headers is not None:
             own = [(name.encode("ascii"), value.encode("latin-1")) for name, value in task.headers.items()]
             parts.append(header_lines(own))
+            if "accept-encoding" not in given:
+                parts.append(_NO_CODING)
         ours = (
             webhook, timestamp_s, _visible(id), queue.encode(), task.attempts + 1, task.due_ms, late_ms,
             task.version,
@@ -238,10 +245,14 @@ class Sending:
     def _replied(self, reply: Reply) -> Answer:
         started, ended = self._started, self._sender.now()
         ms = (ended.elapsed_ns - started.elapsed_ns) // NS_PER_MS
-        retry_after_ms, stop = _wishes(reply, ended)
+        retry_after_ms, stop, coding = _wishes(reply, ended)
+        body, truncated, undecoded = reply.body, reply.truncated, None
+        if coding:
+            body, whole, undecoded = decoded(body, coding, not truncated)
+            truncated = not whole
         return Answer(
-            started.wall_ms, ms, self._late_ms, reply.status, None, reply.body, reply.truncated,
-            retry_after_ms, stop,
+            started.wall_ms, ms, self._late_ms, reply.status, None, body, truncated, retry_after_ms, stop,
+            undecoded,
         )  # fmt: skip
 
 
@@ -252,16 +263,19 @@ def _visible(text: str) -> bytes:
     return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")
 
 
-def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool]:
-    """(ms to wait that the reply asks for or None, whether it forbids another attempt)."""
-    wait_ms, stop = None, False
+def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool, str]:
+    """Of the head: (ms to wait or None, whether it forbids another attempt, the content coding)."""
+    wait_ms, stop, coding = None, False, ""
     for name, value in reply.headers:
         name = name.lower()
         if name == b"retry-after" and reply.status in (429, 503):
             wait_ms = retry_after_ms(value.decode("latin-1").strip(), now)
         elif name == b"wheeltimer-retry" and value.strip().lower() == b"stop":
             stop = True
-    return wait_ms, stop
+        elif name == b"content-encoding":
+            text = value.decode("latin-1")
+            coding = f"{coding}, {text}" if coding else text
+    return wait_ms, stop, coding
 
 
 def retry_after_ms(value: str, now: Now) -> int | None:
