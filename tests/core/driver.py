@@ -209,6 +209,7 @@ class Driver:
             wake_ns = min(
                 self.engine.elapsed.next_wake_ns(self.now.elapsed_ns, NS_PER_MS) - self.now.elapsed_ns,
                 self.engine.wall.next_wake_ns(self.now.wall_ns, NS_PER_MS) - self.now.wall_ns,
+                self.engine.kept_wheel.next_wake_ns(self.now.elapsed_ns, NS_PER_MS) - self.now.elapsed_ns,
             )
             if not keys and wake_ns > 0:
                 return moved
@@ -270,7 +271,9 @@ class Driver:
         keys = [key for key, row in rows if stands_at(row) <= upto_lsn][:at_most]
         if keys:
             lsn, now_ms = self.journal.next_lsn, self.now.wall_ms
-            copies = [copy_of(key, self.task(key), now_ms, lsn + i) for i, key in enumerate(keys)]
+            copies = [
+                copy_of(self.engine, key, self.task(key), now_ms, lsn + i) for i, key in enumerate(keys)
+            ]
             self.carried_ends += [lsn + i for i, copy in enumerate(copies) if copy.task.ended_ms is not None]
             self.submit(copies)
         return keys

@@ -19,7 +19,7 @@ from tests.clocks import ManualClock, ManualTimer
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import clock as clock_module
 from wheeltimer.daemon import timerfd
-from wheeltimer.daemon.clock import STEP_TOLERANCE_NS, Clock, SystemClock, read_boot_id, stepped
+from wheeltimer.daemon.clock import STEP_TOLERANCE_NS, Clock, SystemClock, stepped
 from wheeltimer.daemon.timerfd import DeadlineTimer, SleepTimer, open_timer
 
 MS = 1_000_000
@@ -69,14 +69,6 @@ def test_a_machine_too_busy_for_a_close_reading_takes_the_closest(monkeypatch: p
 def test_boot_id_is_that_of_the_machine() -> None:
     text = Path("/proc/sys/kernel/random/boot_id").read_text()
     assert SystemClock().boot_id == SystemClock().boot_id == uuid.UUID(text.strip()).bytes
-
-
-def test_without_a_boot_id_every_process_is_its_own_boot(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(clock_module, "_BOOT_ID_FILE", tmp_path / "none")
-    assert len(read_boot_id()) == 16
-    assert read_boot_id() != read_boot_id()
 
 
 @pytest.mark.parametrize("step_ns", [3600 * S, -3600 * S, STEP_TOLERANCE_NS + 1, -STEP_TOLERANCE_NS - 1])

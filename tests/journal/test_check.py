@@ -76,7 +76,7 @@ async def test_what_is_found_is_counted() -> None:
     assert (found.state, found.segments, found.frames, found.records) == ("stopped", 3, 8, 16)
     assert (found.first_lsn, found.last_lsn, found.torn) == (1, 16, None)
     assert found.kinds == Counter(paused=16)
-    assert set(disk.calls) <= {"names", "read"}, "it only reads"
+    assert set(disk.calls) <= {"names", "read", "read_at"}, "it only reads"
     assert {path: bytes(data) for path, data in disk.files.items()} == before
 
 

@@ -7,10 +7,11 @@ last segment in each state that a crash, a stop or a rotation leaves it in.
 What comes out is *refused*, or *all* frames, or a *prefix*: exactly what stood before the damage. A
 prefix is right only where
 
-- the last segment was cut or overwritten from one point to its end, or
+- the last segment was overwritten from one point to its end, or
 - the last commit before a crash was damaged with nothing written after it, not even its marker.
 
-These are the published exceptions. A cut, or zeros to the end, must yield the prefix and be no refusal.
+These are the published exceptions. Zeros to the end must yield the prefix and be no refusal. A file that is
+shorter than its header says is always refused.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ THOROUGH_SEEDS = 3  # more journals that the long campaign damages,
 THOROUGH_IMAGES = 56  # each in so many segments and states, 45,000 cases in each: about 1 s of one core
 FRAMES_MIN = 200
 SLOT_IN_SECTOR = SECTOR_BYTES - HEADER_BYTES
+CUT = "cut, nothing follows"
 NOISE = random.Random(SEED).randbytes(2 * SEGMENT)
 
 
@@ -130,7 +132,7 @@ def images(disk: MemoryDisk, chance: random.Random, *, known_salt: bool, lasts: 
         before = parts[index - 1] if index else None
         image = Image("sealed", part.number, bytes(data), before, None, tuple(pieces), known_salt=known_salt)
         if index < len(parts) - 1:
-            successor = bytes(disk.files[FOLDER / parts[index + 1].name][:SECTOR_BYTES])
+            successor = bytes(disk.files[FOLDER / parts[index + 1].name][:SECTOR_BYTES]).ljust(SEGMENT, b"\0")
             yield replace(image, after=(part.number + 1, successor))
         if index in lasts:
             yield from last_images(image, part, slots[-1])
@@ -174,7 +176,7 @@ def cuts(image: Image) -> Iterator[Damage]:
     data = image.data
     for at in range(len(data)):
         head, rest = data[:at], len(data) - at
-        yield Damage("cut, nothing follows", at, head, to_end=True, zeroed=True)
+        yield Damage(CUT, at, head, to_end=True)
         yield Damage("cut, zeros follow", at, head + bytes(rest), to_end=True, zeroed=True)
         yield Damage("cut, noise follows", at, head + NOISE[at : at + rest], to_end=True)
 
@@ -221,6 +223,7 @@ def verdict(image: Image, damage: Damage) -> str:
         must_start = image.after is None and damage.zeroed and image.before is not None
         assert not must_start or image.known_salt, f"{what}: refused, though it looks like an earlier crash"
         return "refused"
+    assert damage.what != CUT, f"{what}: no crash leaves a file that is too short, and it was taken"
     got = sum(piece.last_lsn < part.walk.next_lsn for piece in pieces)
     whole = 0
     for piece in pieces:

@@ -74,14 +74,18 @@ def test_a_storm_of_slow_syncs_is_counted_each_and_warned_of_once_a_minute(
 
 
 class Stuck(Inline):
-    """Nothing that is handed over is done before ``go_on``."""
+    """Once it is ``stuck``, nothing that is handed over is done before ``go_on``."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.stuck = False
         self.jobs: list[Job] = []
 
     def submit(self, job: Job) -> None:
-        self.jobs.append(job)
+        if self.stuck:
+            self.jobs.append(job)
+        else:
+            super().submit(job)
 
     def go_on(self) -> None:
         super().submit(self.jobs.pop(0))
@@ -98,6 +102,7 @@ def test_a_commit_that_does_not_end_is_told_of_while_it_hangs(
         async with running(journal, clean=False):
             await trio.sleep(10)
             assert warned(caplog) == []
+            hand.stuck = True
             put(journal, raw(200))
             with trio.move_on_after(30):
                 await journal.wait_durable(1)

@@ -209,7 +209,7 @@ async def test_a_new_segment_without_frames_is_normal() -> None:
 
 @trio_test
 async def test_a_last_segment_that_lost_its_header_goes_on_in_its_place() -> None:
-    for left in (b"", bytes(SEGMENT), b"WTse"):
+    for left in (bytes(SEGMENT), b"WTse".ljust(SEGMENT, b"\0")):
         disk = MemoryDisk()
         batches = await written(disk, 20, clean=False)
         last = max(path for path in disk.files if path.suffix == ".segment")

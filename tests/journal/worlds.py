@@ -160,6 +160,18 @@ class MemoryDisk(Disk):
         self.locks[path] = self._opened(path)
         return self.locks[path]
 
+    def hold(self, path: Path) -> list[int]:
+        return []
+
+    def need_name(self, fd: int) -> None:
+        path, file = self.open_files[fd]
+        if self.files.get(path) is not file:
+            raise OSError(errno.ESTALE, "removed", str(path))
+
+    def need_at(self, fd: int, path: Path) -> None:
+        if self.files.get(path) is not self.open_files[fd][1]:
+            raise OSError(errno.ESTALE, "removed or replaced", str(path))
+
     def replace_text(self, fd: int, text: bytes) -> None:
         self.open_files[fd][1][:] = text
 

@@ -17,7 +17,7 @@ import pytest
 from tests.process.daemon import Connection, Daemon, Home, until
 from tests.process.otherboot import BOOT_ID, UPTIME_NS
 from tests.process.receiver import Callback, Receiver
-from tests.process.tools import need
+from tests.process.tools import missing, need
 
 HOUR = 3600.0
 LATE_S = 2.5
@@ -329,3 +329,25 @@ def test_two_reboots_in_a_row(world: World) -> None:
     for id, instant_s in not_before.items():
         world.came_on_time(id, instant_s)
     daemon.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a time namespace (unshare -T)")
+@pytest.mark.parametrize("ahead_s", [1_000_000, -5])
+def test_the_folder_is_opened_in_another_time_namespace(home: Home, receiver: Receiver, ahead_s: int) -> None:
+    """The boot id is the machine's there, and elapsed time is another clock's."""
+    if not os.path.exists("/proc/self/ns/time"):
+        missing("the kernel has no time namespaces (CONFIG_TIME_NS)")
+    wrap = [need("unshare"), "-T", "--boottime", f"{ahead_s}", "--fork", "--kill-child"]
+    daemon = home.start()
+    with daemon.connect() as client:
+        not_before_s = elapsed_s() + 2
+        for id, delay in (("soon", 2000), ("hour", 3_600_000)):
+            client.done("schedule", id=id, url=receiver.url(), delay=delay)
+    daemon.kill()
+    daemon = home.start(wrap=wrap)
+    ready_s = elapsed_s()
+    (callback,) = receiver.wait_for("soon")
+    assert callback.elapsed_ns / 1e9 >= not_before_s
+    assert callback.elapsed_ns / 1e9 < max(not_before_s, ready_s) + LATE_S
+    assert not receiver.of("hour")
+    daemon.kill()

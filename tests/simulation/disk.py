@@ -287,6 +287,15 @@ class SimDisk(Disk):
         self._locked = self._opened("lock", File(bytearray(), bytearray()))
         return self._locked
 
+    def hold(self, path: Path) -> list[int]:
+        return []
+
+    def need_name(self, fd: int) -> None:
+        self._alive()
+
+    def need_at(self, fd: int, path: Path) -> None:
+        self._alive()
+
     def replace_text(self, fd: int, text: bytes) -> None:
         self._alive()
 

@@ -45,7 +45,8 @@ def check(folder: Path, as_json: bool) -> None:
     """Read every byte of the journal in DIR and say whether a daemon would start on it.
 
     Nothing is changed, and a daemon may run on it meanwhile. What a crash tore off is no damage and is
-    named. Exits with 65 and file, offset and lsn where stored data does not read back.
+    named, and so is a spare segment that is not zero. Exits with 65 and file, offset and lsn where stored
+    data does not read back.
 
     \b
     Examples:
@@ -74,6 +75,7 @@ def _as_json(found: Checked) -> dict[str, Any]:
     answer: dict[str, Any] = {"ok": True, "verdict": "torn" if found.torn else "sound", **asdict(found)}
     if found.torn:
         answer["torn"] = dict(zip(("file", "offset", "bytes"), found.torn, strict=True))
+    answer["spares"] = [{"file": name, "offset": offset} for name, offset in found.spares]
     return answer
 
 
@@ -88,6 +90,8 @@ def _show(found: Checked) -> None:
         ("verdict", verdict), ("torn", torn), ("state", ends[found.state]), ("journal", found.journal_id),
         ("segments", f"{found.segments} ({found.file_bytes} bytes)"), ("frames", str(found.frames)),
         ("records", f"{found.records} (lsn {found.first_lsn} to {found.last_lsn})"),
+        ("spares", ", ".join(f"{name} is not zero at offset {at}" for name, at in found.spares)
+            + ": a start zeroes it, nothing is lost" if found.spares else None),
         ("of these", ", ".join(f"{count} {kind}" for kind, count in sorted(found.kinds.items()))),
     ])  # fmt: skip
 

@@ -46,6 +46,7 @@ from wheeltimer.core.task import State, Task
 if TYPE_CHECKING:
     from wheeltimer.core.engine import Engine
 
+STEPPED_NS: Final = 1_000_000_000  # what the wall clock may be slewed by before a copy tells
 COPY_BYTES: Final = 32
 """What a copy takes in the journal beside key and row: the record's frame, its time, ``carried_lsn``."""
 
@@ -57,12 +58,13 @@ class _Standing(Struct, gc=False):
     K: int = 0
 
 
-class Copied(Struct, gc=False, rename={"state": "S", "stop": "q", "time_ms": "z"}):
+class Copied(Struct, gc=False, rename={"state": "S", "stop": "q", "time_ms": "z", "deadline_ns": "w"}):
     """What a replay asks of a copy's row: the task's state, a stored cancel or finish, when it ended."""
 
     state: int = 0
     stop: int = 0
     time_ms: int = 0
+    deadline_ns: int | None = None
 
 
 _standing: Final = msgspec.msgpack.Decoder(_Standing).decode
@@ -75,10 +77,19 @@ def stands_at(row: bytes) -> int:
     return max(found.l, found.K)
 
 
-def copy_of(key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:
-    """The record that makes the task stand at ``lsn``, its own; as a restart would find the task."""
-    state = task.state if task.state >= State.DONE else int(State.SCHEDULED)
-    return r.Carried(key, time_ms, replace(task, state=state, flight=0, carried_lsn=lsn))
+def copy_of(engine: Engine, key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:
+    """The record that makes the task stand at ``lsn``, its own; as a restart would find the task.
+
+    Where the wall clock was set since the start, the wall time of an end no longer tells the elapsed one by
+    the clocks of the copy's frame: the copy has both.
+    """
+    if task.state < State.DONE:
+        copy = replace(task, state=int(State.SCHEDULED), flight=0, carried_lsn=lsn)
+    else:
+        copy = replace(task, flight=0, carried_lsn=lsn)
+        if abs(engine.ahead_ns - engine.ahead_at_start_ns) > STEPPED_NS:
+            copy.deadline_ns = engine.ended_ns(task)
+    return r.Carried(key, time_ms, copy)
 
 
 def leftovers(engine: Engine, upto_lsn: int, time_ms: int, lsn: int, at_most: int) -> r.Records:

@@ -17,7 +17,7 @@ STATES = len(State)
 def check(engine: Engine) -> None:
     """Derive counts, indexes and timers again; AssertionError names what has drifted. O(tasks)."""
     counts, queues, groups = [0] * STATES, dict[str, list[int]](), dict[str, set[str]]()
-    elapsed = wall = superseded = size = 0
+    elapsed = wall = kept_timers = superseded = size = 0
     for key, row in engine.table.items():
         task = unpack(row)
         size += len(key) + len(row)
@@ -30,6 +30,7 @@ def check(engine: Engine) -> None:
         elapsed_ns, wall_ms = engine.timers(task)
         elapsed += elapsed_ns is not None
         wall += wall_ms is not None
+        kept_timers += task.state >= State.DONE
         kept = task.state >= State.DONE and key in engine.kept(task.state)
         assert kept == (task.state >= State.DONE), f"retention of {key}"
         assert (task.flight != 0) == (task.state == State.RUNNING), f"flight of {key}"
@@ -41,11 +42,14 @@ def check(engine: Engine) -> None:
     assert {name: set(members) for name, members in engine.groups.items()} == groups
     standing = len(engine.elapsed) + len(engine._handed_elapsed), len(engine.wall) + len(engine._handed_wall)
     assert standing == (elapsed, wall), f"{standing} elapsed and wall timers, derived {elapsed, wall}"
+    standing_kept = len(engine.kept_wheel) + len(engine._handed_kept)
+    assert standing_kept == kept_timers, f"{standing_kept} timers of ended tasks, derived {kept_timers}"
     assert len(engine.kept_done) == counts[State.DONE] + counts[State.CANCELLED]
     assert len(engine.kept_dead) == counts[State.DEAD] + counts[State.EXPIRED]
     assert len(engine.superseded) == superseded
     engine.elapsed.check()
     engine.wall.check()
+    engine.kept_wheel.check()
 
 
 def check_wheel(wheel: HashedWheelTimer) -> None:

@@ -20,8 +20,9 @@ from wheeltimer.core.carrying import Copied, copied
 from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
-from wheeltimer.core.rows import Rows
+from wheeltimer.core.rows import KEPT_EXACT, KEPT_TICK_NS, Rows
 from wheeltimer.core.task import (
+    NS_PER_MS,
     Input,
     Now,
     State,
@@ -50,6 +51,7 @@ class Engine(Rows):
         self._leaving: tuple[str, Task] | None = None
         # In a replay: ends so far, in their order. A ``Copied`` is one whose row says so already.
         self._ends: dict[str, r.Ended | Copied] = {}
+        self._ends_ns: dict[str, int] = {}  # their elapsed time, where their wall time does not tell it
         self._ends_copied = False
         self._stops: list[str] = []
         self._appliers: dict[type, Callable[..., None]] = {
@@ -79,9 +81,12 @@ class Engine(Rows):
         """Make ``record`` true. A move that the table of transitions forbids is a bug."""
         self._appliers[type(record)](record)
 
-    def replay(self, records: Iterable[r.RawRecord], rebase: Rebase | None) -> list[str]:
+    def replay(
+        self, records: Iterable[r.RawRecord], rebase: Rebase | None, ahead_ns: int | None = None
+    ) -> list[str]:
         """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None. Keys of tasks
         that a stored cancel or finish was seen for. Only rows change: call ``replayed`` before anything else.
+        ``ahead_ns``: wall time of an end in them, minus its elapsed time on this boot's line.
 
         Volatile records were never written; what they must have done between is supplied. A record
         of a task that is not there is passed over: what made the task was given up by compaction, so it was
@@ -89,10 +94,12 @@ class Engine(Rows):
         most tasks that have ended are forgotten, or start again, before that.
         """
         self._replaying, self._rebase, self._stops = True, rebase, []
+        present_ns = self.ahead_ns
+        self.ahead_ns = present_ns if ahead_ns is None else ahead_ns
         replayers = self._replayers
         for record in records:
             replayers[type(record)](record)
-        self._rebase = None
+        self._rebase, self.ahead_ns = None, present_ns
         return self._stops
 
     def replayed(self) -> None:
@@ -108,7 +115,9 @@ class Engine(Rows):
                     task.state = _READY  # as the volatile record before must have left it
                 moves.check_end(task, end.state)
                 moves.end(task, end)
+                task.deadline_ns = self._ends_ns.get(key)
                 table[key] = pack(task)
+        self._ends_ns.clear()
         order = [(end.time_ms, key, end.state) for key, end in ends.items()]
         if self._ends_copied:  # copies come in no order
             order.sort()
@@ -197,6 +206,11 @@ class Engine(Rows):
         elif self.table.get(key) is not None:
             assert key not in self._ends, f"the end of {key}, which has ended"
             self._ends[key] = record
+            ended_ns = self._ended_apart(record.state, record.time_ms)
+            if ended_ns is None:
+                self._ends_ns.pop(key, None)
+            else:
+                self._ends_ns[key] = ended_ns
 
     def _ended(self, record: r.Ended) -> None:
         if self._leaving is None:
@@ -208,6 +222,7 @@ class Engine(Rows):
         self.superseded.pop(record.key, None)  # where an attempt that lapsed ends a task
         self.remove(record.key, task)
         moves.end(task, record)
+        task.deadline_ns = self._ended_apart(record.state, record.time_ms)
         self.insert(record.key, task)
 
     def _paused(self, record: r.Paused) -> None:
@@ -247,8 +262,7 @@ class Engine(Rows):
             self._paused_at(key, record.lsn)
             return
         copy = copied(row)
-        if self._rebase is not None:
-            row = pack(rebased(unpack(row), self._rebase))
+        row = self._copy_of_now(row, copy)
         if not self.table.put_new(key, row):
             self.table[key] = row
             self._ends.pop(key, None)
@@ -257,6 +271,30 @@ class Engine(Rows):
             self._ends_copied = True
         if copy.stop:
             self._stops.append(key)
+
+    def _ended_apart(self, state: int, ended_ms: int, ended_ns: int | None = None) -> int | None:
+        """The elapsed time of an end, where the wall time does not tell it by the clocks of the start: not to
+        a second, and not to a thousandth of what the task is kept for. ``ended_ns``: where it is known."""
+        wall_ns = ended_ms * NS_PER_MS
+        if ended_ns is None:
+            ended_ns = wall_ns - self.ahead_ns
+        if self._replaying:
+            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock said
+        error_ns = abs(wall_ns - self.ahead_at_start_ns - ended_ns)
+        tolerance_ns = max(KEPT_TICK_NS, self.kept_ms(state) * NS_PER_MS // KEPT_EXACT)
+        return ended_ns if error_ns > tolerance_ns else None
+
+    def _copy_of_now(self, row: bytes, copy: Copied) -> bytes:
+        """A copied row with its elapsed times on this boot's line; as it is where it has none."""
+        if copy.state < _DONE:
+            return row if self._rebase is None else pack(rebased(unpack(row), self._rebase))
+        ended_ns = copy.deadline_ns
+        if ended_ns is not None and self._rebase is not None:
+            ended_ns = self._rebase(ended_ns)
+        ended_ns = self._ended_apart(copy.state, copy.time_ms, ended_ns)
+        if ended_ns == copy.deadline_ns:
+            return row
+        return pack(replace(unpack(row), deadline_ns=ended_ns))
 
     def _paused_at(self, name: str, lsn: int) -> None:
         queue = self.queue(name)

@@ -69,9 +69,7 @@ def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records |
     after its end; None: none of these.
     """
     if task.state >= _DONE:
-        _, over_ms = engine.timers(task)
-        assert over_ms is not None
-        return [r.Forgotten([key], now.wall_ms)] if over_ms * NS_PER_MS <= now.wall_ns else None
+        return [r.Forgotten([key], now.wall_ms)] if engine.forget_ns(task) <= now.elapsed_ns else None
     if _expired(task, now):
         return end(engine, key, task, State.EXPIRED, now, lsn, reason="expired")
     if task.state == _SCHEDULED and _is_due(task, now):
@@ -222,6 +220,7 @@ def end(
 
     ``lsn`` is that of the ``Ended`` record; the hook's is the next.
     """
+    engine.see(now)
     ended = r.Ended(key, now.wall_ms, task.version, state, task.attempts, reason, task.group, task.meta)
     url = None if state is State.CANCELLED else task.on_done if state is State.DONE else task.on_dead
     if url is None:

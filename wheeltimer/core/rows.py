@@ -18,8 +18,12 @@ from wheeltimer.core.limits import Limits
 from wheeltimer.core.table import Shard, Table
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
 from wheeltimer.core.timeline import TimeLine
+from wheeltimer.core.wheel import HashedWheelTimer
 
 STATES: Final = len(State)
+KEPT_TICK_NS: Final = 1_000_000_000  # nobody waits for what is forgotten
+KEPT_WHEEL_SIZE: Final = 4096  # buckets: a little over an hour
+KEPT_EXACT: Final = 1000  # ended tasks stay known as long as they should to one part in so many, or a second
 FOLLOWED_ROWS: Final = 4096  # looked at before what follows from them is put in
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
@@ -65,6 +69,13 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        # Ended tasks until they are forgotten, on elapsed time; a wheel of its own, so that many of them hold
+        # up nothing that is due.
+        self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
+        self._handed_kept: set[str] = set()
+        # By how much the wall clock is ahead of elapsed time: as of the start, and as of the last look.
+        self.ahead_at_start_ns = self.ahead_ns = now.wall_ns - now.elapsed_ns
+        self.start_ns = now.elapsed_ns
         # Keys that the wheels handed over and no record has moved yet.
         self._handed_elapsed: set[str] = set()
         self._handed_wall: set[str] = set()
@@ -93,24 +104,45 @@ class Rows:
 
     def timers(self, task: Task) -> tuple[int | None, int | None]:
         """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
-        if task.state < _FIRST_END:
-            return timers(task)
-        assert task.ended_ms is not None
-        return None, task.ended_ms + self._kept_ms(task.state)
+        return timers(task) if task.state < _FIRST_END else _NO_TIMERS
 
-    def _kept_ms(self, state: int) -> int:
+    def forget_ns(self, task: Task) -> int:
+        """When an ended task has been kept long enough, in ns of elapsed time."""
+        return self.ended_ns(task) + self.kept_ms(task.state) * NS_PER_MS
+
+    def ended_ns(self, task: Task) -> int:
+        """When the task ended, in ns of elapsed time: as its row has it, else by its wall time; see `see`."""
+        if task.deadline_ns is not None:
+            return task.deadline_ns
+        assert task.ended_ms is not None
+        return task.ended_ms * NS_PER_MS - self.ahead_at_start_ns
+
+    def see(self, now: Now) -> None:
+        """Call before an end is applied: where the wall clock stands to elapsed time now.
+
+        A row has the wall time of its end alone, while that tells the elapsed one: while the wall clock is as
+        it was at the start. Where it was set since, or before this start, the row of an ended task has the
+        elapsed time too, as ``deadline_ns``.
+        """
+        self.ahead_ns = now.wall_ns - now.elapsed_ns
+
+    def kept_ms(self, state: int) -> int:
         """How long an ended task stays known."""
         return self.limits.keep_dead_ms if state in _KEPT_WHOLE else self.limits.keep_done_ms
 
     def hand_over(self, now: Now, limit: int) -> list[str]:
         """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
+        self.see(now)
         self._take_back()
         keys = self.elapsed.expire(now.elapsed_ns, limit)
         self._handed_elapsed.update(keys)
         by_wall = self.wall.expire(now.wall_ns, limit)
         self._handed_wall.update(by_wall)
-        return keys + [key for key in by_wall if key not in self._handed_elapsed]
+        keys += [key for key in by_wall if key not in self._handed_elapsed]
+        over = self.kept_wheel.expire(now.elapsed_ns, limit)
+        self._handed_kept.update(over)
+        return keys + over
 
     def next_wake_ns(self, now: Now, horizon_ns: int) -> int:
         """When to look again, on the elapsed time line; from here on ``soonest_ns`` tells of what is new."""
@@ -118,7 +150,8 @@ class Rows:
         self.soonest_ns = now.elapsed_ns + horizon_ns
         elapsed_ns = self.elapsed.next_wake_ns(now.elapsed_ns, horizon_ns)
         wall_ns = self.wall.next_wake_ns(now.wall_ns, horizon_ns)
-        return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns)
+        kept_ns = self.kept_wheel.next_wake_ns(now.elapsed_ns, horizon_ns)
+        return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns, kept_ns)
 
     def _take_back(self) -> None:
         """Back into the wheels with what was handed over and not moved; nothing, but where room was short."""
@@ -128,6 +161,9 @@ class Rows:
         while self._handed_wall:
             key = self._handed_wall.pop()
             self.wall.schedule(key, self._wall_deadline(key))
+        while self._handed_kept:
+            key = self._handed_kept.pop()
+            self.kept_wheel.schedule(key, self._forget_ns_of(key))
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -169,6 +205,9 @@ class Rows:
         self.queue(key[: key.index("/")]).counts[state] += 1
         if state >= _FIRST_END:
             self.kept(state)[key] = None
+            forget_ns = self.forget_ns(task)
+            self.kept_wheel.schedule(key, forget_ns)
+            self.soonest_ns = min(self.soonest_ns, forget_ns)
         if task.group is not None:
             self.groups.setdefault(task.group, {})[key] = None
 
@@ -195,7 +234,7 @@ class Rows:
     def _follow_all(self) -> None:
         """Timers, counts and groups of all rows, where there are none yet. About 1 us a row."""
         assert not any(self.counts), "what follows from rows is derived into nothing"
-        kept_ms = [self._kept_ms(state) for state in range(STATES)]
+        kept_ms = [self.kept_ms(state) for state in range(STATES)]
         for rows in self.table.slices(FOLLOWED_ROWS):
             names: list[list[str]] = [[] for _ in range(STATES)]
             keys, deadlines_ns = list[str](), list[int]()
@@ -206,7 +245,8 @@ class Rows:
                 names[state].append(key[: key.index("/")])
                 if state >= _FIRST_END:
                     ended.append(key)
-                    forgotten_ns.append((seen.z + kept_ms[state]) * NS_PER_MS)
+                    ended_ns = seen.z * NS_PER_MS - self.ahead_at_start_ns if seen.w is None else seen.w
+                    forgotten_ns.append(ended_ns + kept_ms[state] * NS_PER_MS)
                 elif state == _SCHEDULED and seen.w is not None and seen.y is None and seen.Y is None:
                     keys.append(key)
                     deadlines_ns.append(seen.w)
@@ -217,7 +257,7 @@ class Rows:
             if keys:
                 self.elapsed.schedule_many(keys, deadlines_ns)
             if ended:
-                self.wall.schedule_many(ended, forgotten_ns)
+                self.kept_wheel.schedule_many(ended, forgotten_ns)
             for state, of_state in enumerate(names):
                 self._count(state, Counter(of_state))
 
@@ -232,6 +272,10 @@ class Rows:
         self.queues[key[: key.index("/")]].counts[state] -= 1
         if state >= _FIRST_END:
             del self.kept(state)[key]
+            if key in self._handed_kept:
+                self._handed_kept.remove(key)
+            else:
+                self.kept_wheel.cancel(key, self.forget_ns(task))
         if task.group is not None:
             members = self.groups[task.group]
             del members[key]
@@ -278,6 +322,9 @@ class Rows:
         deadline_ns, _ = timers(unpack(self.table[key]))
         assert deadline_ns is not None
         return deadline_ns
+
+    def _forget_ns_of(self, key: str) -> int:
+        return self.forget_ns(unpack(self.table[key]))
 
     def _wall_deadline(self, key: str) -> int:
         _, wall_ms = self.timers(unpack(self.table[key]))

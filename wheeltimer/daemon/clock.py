@@ -12,6 +12,8 @@ a slice of work takes, which is no instant (``turn.py``).
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
 import uuid
 from pathlib import Path
@@ -32,7 +34,8 @@ _SANDWICH_NS: Final = 50_000  # the two clocks were read this close together, or
 _SANDWICHES_MAX: Final = 4  # on a machine this busy the best of four has to do
 _CLOCK_ELAPSED: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _CLOCK_WALL: Final = time.CLOCK_REALTIME
-_BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+_PROC: Final = Path("/proc")
+_FIRST_NAMESPACE: Final = "time:[4026531834]"  # PROC_TIME_INIT_INO of the kernel: that of init
 
 
 class Clock(Protocol):
@@ -40,7 +43,8 @@ class Clock(Protocol):
 
     @property
     def boot_id(self) -> bytes:
-        """16 bytes that change with every boot: elapsed instants mean something under one of them only."""
+        """16 bytes that name the elapsed clock, another one for every boot: elapsed instants mean something
+        under one of them only."""
         ...
 
     def now(self) -> Now:
@@ -94,13 +98,43 @@ class SystemClock:
         return clock_gettime_ns(_CLOCK_ELAPSED)
 
 
-def read_boot_id() -> bytes:
-    """This boot's id, 16 bytes; a random one where the system keeps none."""
+def read_boot_id(proc: Path = _PROC) -> bytes:
+    """What names this process's elapsed clock, 16 bytes: the id of the boot and, in a time namespace whose
+    clock is another one, a hash of the id and what that clock is ahead by (time_namespaces(7)).
+
+    A random one where the system does not tell: this process is then a boot of its own.
+    """
     try:
-        text = _BOOT_ID_FILE.read_text(encoding="ascii")
-    except FileNotFoundError:
+        text = (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii")
+        boot_id = uuid.UUID(text.strip()).bytes
+        ahead_ns = _namespace_ahead_ns(proc / "self")
+    except (OSError, ValueError):
         return uuid.uuid4().bytes
-    return uuid.UUID(text.strip()).bytes
+    if ahead_ns == 0:
+        return boot_id
+    return hashlib.blake2b(b"%s%d" % (boot_id, ahead_ns), digest_size=16).digest()
+
+
+def _namespace_ahead_ns(own: Path) -> int:
+    """What CLOCK_BOOTTIME is ahead of the machine's; 0 without a time namespace. Raises OSError, ValueError.
+
+    The kernel shows the offsets of the namespace that *children* get. A process may have
+    unshared its children's only, so that the two differ: then only the first namespace's offset is known.
+    """
+    try:
+        text = (own / "timens_offsets").read_text(encoding="ascii")
+        present, children = (os.readlink(own / "ns" / name) for name in ("time", "time_for_children"))
+    except FileNotFoundError:  # a kernel without such namespaces
+        return 0
+    if present == _FIRST_NAMESPACE:
+        return 0
+    if present != children:
+        raise ValueError("the offset of this time namespace is not known")
+    offsets = {fields[0]: fields[1:] for fields in map(str.split, text.splitlines()) if len(fields) == 3}
+    if "boottime" not in offsets:
+        raise ValueError("the offset of CLOCK_BOOTTIME is not shown")
+    seconds, ns = offsets["boottime"]
+    return int(seconds) * 1_000_000_000 + int(ns)
 
 
 def stepped(previous: Now, now: Now, tolerance_ns: int = STEP_TOLERANCE_NS) -> int:

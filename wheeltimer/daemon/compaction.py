@@ -179,7 +179,7 @@ class Compactor:
                 size += len(row) + len(key) + COPY_BYTES
                 if records and size > self._copies_bytes:
                     break
-                records.append(copy_of(key, unpack(row), now_ms, lsn + len(records)))
+                records.append(copy_of(self._engine, key, unpack(row), now_ms, lsn + len(records)))
             taken += 1
         return records, taken
 

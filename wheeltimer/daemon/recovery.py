@@ -43,15 +43,17 @@ def recover(
     """
     count, stopping, between_ns = 0, set[str](), dict[bytes, int]()
     for frame in journal.replay(progress):
-        rebase = None
+        rebase, ahead_ns = None, _ahead_ns(frame.clocks)
         if frame.clocks.boot_id != boot_id:
             written = frame.clocks
+            # Ends of other boots go by the wall clock, but for what it was set by later in their boot.
+            ahead_ns += engine.ahead_at_start_ns - _ahead_ns(journal.boots[written.boot_id].last)
             if written.boot_id not in between_ns:
                 between_ns[written.boot_id] = _between_ns(journal.boots, written.boot_id, boot_id, now)
             rebase = _rebase(written, between_ns[written.boot_id], now)
         try:
             records = r.decode_recovered(frame.payload)
-            stopping.update(engine.replay(records, rebase))
+            stopping.update(engine.replay(records, rebase, ahead_ns))
         except msgspec.MsgspecError as error:
             raise JournalDamaged(
                 f"lsn {frame.first_lsn}: the frame verifies and holds no records of this version: {error}"

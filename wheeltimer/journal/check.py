@@ -8,6 +8,7 @@ folder that changes while it is read. No lock is taken, nothing is written.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,10 +18,11 @@ import msgspec
 from wheeltimer.core.records import decode_all
 from wheeltimer.errors import BadValue, JournalDamaged, StorageFailed
 
-from .directory import segments_in
+from .directory import segments_in, spares_in
 from .disk import Disk
 from .recovery import Judge, Part, Progress, Scan, is_clean, scan
 from .segment import frames
+from .spares import first_nonzero
 
 KINDS: Final = {
     "RawScheduled": "scheduled", "Rescheduled": "rescheduled", "Attempted": "attempted",
@@ -37,6 +39,7 @@ class Checked:
     """What was found. ``state``: ``stopped`` cleanly, ``open`` (it runs, or was killed) or ``empty``.
 
     ``torn``: file, offset and bytes that a crash left of its last write, or that are being written now.
+    ``spares``: file and offset of spare segments that are not zero; nothing is lost, a start zeroes them.
     """
 
     journal_id: str = ""
@@ -50,6 +53,7 @@ class Checked:
     last_lsn: int = 0
     torn: tuple[str, int, int] | None = None
     kinds: dict[str, int] = field(default_factory=dict)
+    spares: list[tuple[str, int]] = field(default_factory=list)
 
 
 def check(folder: Path, disk: Disk | None = None, progress: Progress | None = None) -> Checked:
@@ -96,8 +100,10 @@ def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
             parts.append((part.number, counts))
 
     need_journal(folder, disk)
+    suspects = _nonzero(folder, disk)
     segments = segments_in(disk, folder)
     if not segments:
+        result.spares = suspects
         return result
     parts: list[tuple[int, Counter[str]]] = []
     total = sum(disk.size(folder / name) for _, name in segments)
@@ -105,7 +111,19 @@ def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
     _sum_up(result, found)
     kept = (counts for number, counts in parts if number >= found.trim_below)
     result.kinds = dict(sum(kept, Counter[str]()))
+    if suspects:  # unless a daemon was making one of them its next segment
+        result.spares = [suspect for suspect in _nonzero(folder, disk) if suspect in suspects]
     return result
+
+
+def _nonzero(folder: Path, disk: Disk) -> list[tuple[str, int]]:
+    """Spare segments that are not zero, with the first offset where."""
+    found = []
+    for _, name in spares_in(disk, folder):
+        with suppress(FileNotFoundError):  # a segment by now
+            offset = first_nonzero(disk, folder / name, disk.size(folder / name))
+            found += [(name, offset)] if offset >= 0 else []
+    return found
 
 
 def _records_in(judge: Judge, part: Part, data: bytes) -> Counter[str]:

@@ -28,6 +28,7 @@ from .spares import SPARES_WANTED, Spares
 from .writer import Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
+LOOK_S: Final = 0.5  # how often it is looked whether the folder is still there
 ROOM_RETRY_S: Final = 1.0  # how often a full file system is asked again
 
 
@@ -67,6 +68,7 @@ class Committer(Room):
         self._ended = trio.Event()
         self._stirred = trio.Event()
         self._last_commit_s = 0.0
+        self._looking = False
 
     @property
     def next_lsn(self) -> int:
@@ -183,6 +185,7 @@ class Committer(Room):
                 nursery.start_soon(self._keep_marked)
                 nursery.start_soon(self._keep_spares)
                 nursery.start_soon(self._keep_watch)
+                nursery.start_soon(self._keep_looking)
                 self.flush()
                 task_status.started()
                 await self._collect()
@@ -291,6 +294,20 @@ class Committer(Room):
             await trio.sleep(SLOW_SYNC_MS / 1000)
             if batch is not None and batch is self._flight:
                 self._writer.pace.stuck(SLOW_SYNC_MS, self.unsynced_bytes)
+
+    async def _keep_looking(self) -> None:
+        """A folder that was deleted or replaced ends the journal, also while nothing is committed."""
+        while True:
+            await trio.sleep(LOOK_S)
+            if not self._looking:  # on a disk that hangs, one look waits
+                self._looking = True
+                self._chores.append((0, self._look))
+                self.flush()
+
+    def _look(self) -> None:
+        """In the hand's thread: there the open segment does not change meanwhile."""
+        self._looking = False
+        self._writer.look()
 
     async def _keep_spares(self) -> None:
         """Takes room ahead of its need, zeroes it piece by piece; asks a full disk again and again."""

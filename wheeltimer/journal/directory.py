@@ -42,6 +42,11 @@ def segments_in(disk: Disk, folder: Path) -> list[tuple[int, str]]:
     return _matching(disk.names(folder), _SEGMENT)
 
 
+def spares_in(disk: Disk, folder: Path) -> list[tuple[int, str]]:
+    """Numbers and names of the segments to come. Raises :class:`OSError`."""
+    return _matching(disk.names(folder), _SPARE)
+
+
 def _matching(names: list[str], pattern: re.Pattern[str]) -> list[tuple[int, str]]:
     return sorted((int(found[1]), name) for name in names if (found := pattern.fullmatch(name)))
 
@@ -54,10 +59,11 @@ class Directory:
     that sync lost may be either's, and the next one would say that all is well.
     """
 
-    def __init__(self, path: Path, disk: Disk, lock_fd: int) -> None:
+    def __init__(self, path: Path, disk: Disk, lock_fd: int, held: list[int]) -> None:
         self.path = path
         self.disk = disk
         self._lock_fd: int | None = lock_fd
+        self._held = held
         self._changing = threading.Lock()
         self._failure: OSError | None = None
 
@@ -70,13 +76,13 @@ class Directory:
         """
         try:
             disk.make_folder(path)
-            lock_fd = _lock(path, disk)
+            lock_fd, held = _lock(path, disk)
         except OSError as exc:
             if exc.errno in _REFUSED:
                 what = "made" if exc.errno in _NO_PATH else "written"
                 raise JournalInUse(f"data folder {path} cannot be {what}: {exc.strerror}") from exc
             raise StorageFailed(f"data folder {path} cannot be opened: {exc}") from exc
-        directory = cls(path, disk, lock_fd)
+        directory = cls(path, disk, lock_fd, held)
         try:
             for name in disk.names(path):
                 if clean and name.endswith(".tmp"):
@@ -90,15 +96,21 @@ class Directory:
     def close(self) -> None:
         """Gives the lock back; further calls do nothing."""
         if self._lock_fd is not None:
-            self.disk.close(self._lock_fd)
+            for fd in (self._lock_fd, *self._held):
+                self.disk.close(fd)
             self._lock_fd = None
+
+    def need_here(self) -> None:
+        """Raises :class:`OSError` when the folder was deleted or replaced, or the lock file in it."""
+        if self._lock_fd is not None:
+            self.disk.need_at(self._lock_fd, self.path / LOCK)
 
     def segments(self) -> list[tuple[int, str]]:
         return segments_in(self.disk, self.path)
 
     def spares(self) -> list[tuple[int, str]]:
         """Numbers and names of the segments to come."""
-        return _matching(self.disk.names(self.path), _SPARE)
+        return spares_in(self.disk, self.path)
 
     def spare_bytes(self) -> int:
         """What :meth:`spares` take on disk."""
@@ -142,17 +154,27 @@ class Directory:
                 raise
 
 
-def _lock(path: Path, disk: Disk) -> int:
-    """The lock's descriptor, with our pid in the file for whoever comes second."""
+def _lock(path: Path, disk: Disk) -> tuple[int, list[int]]:
+    """The lock file's descriptor, with our pid in the file for the next to come; and what else is held."""
     file = path / LOCK
+    fds: list[int] = []
     try:
-        fd = disk.lock(file)
-    except BlockingIOError as exc:
-        holder = disk.read(file, 64).decode("ascii", "replace").strip() or "unknown"
-        raise JournalInUse(f"data folder {path} is in use by process {holder}") from exc
-    try:
-        disk.replace_text(fd, f"{disk.pid()}\n".encode())
-    except OSError:
-        disk.close(fd)
+        fds += disk.hold(path)
+        fds.append(disk.lock(file))
+        disk.replace_text(fds[-1], f"{disk.pid()}\n".encode())
+    except OSError as exc:
+        for fd in fds:
+            disk.close(fd)
+        if isinstance(exc, BlockingIOError):
+            raise JournalInUse(f"data folder {path} is in use by process {_holder(file, disk)}") from exc
         raise
-    return fd
+    return fds.pop(), fds
+
+
+def _holder(file: Path, disk: Disk) -> str:
+    """The process id in the lock file, as its holder wrote it."""
+    try:
+        text = disk.read(file, 64)
+    except OSError:  # deleted under its holder
+        return "unknown"
+    return text.decode("ascii", "replace").strip() or "unknown"

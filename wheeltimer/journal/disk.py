@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from .holding import hold_folder, hold_path
 from .in_hand import InHand
 
 ZERO_CHUNK_BYTES = 1 << 20
@@ -226,6 +227,34 @@ class Disk:
             os.close(fd)
             raise
         return fd
+
+    def hold(self, path: Path) -> list[int]:
+        """Descriptors that hold the folder, and its path, against every other process until they are closed.
+
+        Fewer where the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
+        """
+        held = [hold_folder(path)]
+        try:
+            held.append(hold_path(path))
+        except OSError:
+            if held[0] is not None:
+                os.close(held[0])
+            raise
+        return [fd for fd in held if fd is not None]
+
+    def need_name(self, fd: int) -> None:
+        """Raises :class:`OSError` when the open file has no name any more. 1 us."""
+        if os.fstat(fd).st_nlink == 0:
+            raise OSError(errno.ESTALE, "the file was removed while it was in use", _path_of(fd))
+
+    def need_at(self, fd: int, path: Path) -> None:
+        """Raises :class:`OSError` when ``path`` does not lead to this open file, or folder, any more."""
+        try:
+            there = os.path.samestat(os.fstat(fd), os.stat(path))
+        except (FileNotFoundError, NotADirectoryError):
+            there = False
+        if not there:
+            raise OSError(errno.ESTALE, "removed or replaced while it was in use", str(path))
 
     def replace_text(self, fd: int, text: bytes) -> None:
         """The small file behind ``fd`` holds ``text`` and nothing else; not synced."""

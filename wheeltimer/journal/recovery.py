@@ -18,7 +18,7 @@ from pathlib import Path
 from wheeltimer.errors import JournalDamaged, JournalNewer
 
 from .frame import SECTOR_BYTES, only_zeros
-from .segment import READS, Boot, SegmentHeader, Walk, decode_header, walk
+from .segment import READS, SEGMENT_BYTES_MIN, Boot, SegmentHeader, Walk, decode_header, walk
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 class Part:
     """A segment that was verified: where it is, what its header says, how far its frames go.
 
-    ``head`` is None for a last segment that was cut short or zeroed inside its header.
+    ``head`` is None for a last segment that was zeroed from inside its header on.
     """
 
     number: int
@@ -120,8 +120,9 @@ class Judge:
             raise self.newer(name, head.min_reader)
         lsn = self.before.walk.next_lsn if self.before else 0
         if head is None:
-            if last and self.before is not None and only_zeros(data, SECTOR_BYTES):
-                # Cut short or zeroed to its end, which no crash of ours leaves and which loses nothing.
+            whole = len(data) >= SEGMENT_BYTES_MIN
+            if last and whole and self.before is not None and only_zeros(data, SECTOR_BYTES):
+                # Zeroed to its end, which no crash of ours leaves: it looks like a segment never written.
                 state = Walk(end=SECTOR_BYTES, next_lsn=lsn, crc=0)
                 self.keep(Part(number, name, None, state, len(data)), data)
             else:
@@ -137,7 +138,10 @@ class Judge:
         state = walk(data, head)
         if state.newer:
             raise self.newer(name, None)
-        if state.fault and (state.proven or not last):
+        if len(data) < head.size:  # its space is taken and synced before it has its name
+            why = f"the file ends here, and its header says {head.size} bytes: it was cut"
+            self.fault(number, name, len(data), state.next_lsn, why)
+        elif state.fault and (state.proven or not last):
             self.fault(number, name, state.fault_at, state.next_lsn, state.fault)
         elif state.doubt and not last:
             self.fault(number, name, *state.doubt, "a marker does not verify")

@@ -7,7 +7,7 @@ verifies; that it carries on the frame before is not asked, since that one may b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from .frame import (
     CHAINED,
@@ -21,7 +21,9 @@ from .frame import (
     only_zeros,
     payload_fault,
 )
-from .segment import HEADER, SegmentHeader, decode_header
+from .segment import HEADER, SEGMENT_BYTES_MIN, SegmentHeader, decode_header
+
+CUT: Final = "the file was cut here: what came after this, if anything, is lost"
 
 
 class Stretch(NamedTuple):
@@ -67,10 +69,8 @@ def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[Found | Stretch
     if head is None:
         yield Stretch(0, min(len(data), SECTOR_BYTES), "the segment's header does not verify", 0)
     salt = salt_of(data)
-    if salt is None:
-        return
     view, offset = memoryview(data), SECTOR_BYTES
-    while offset < len(data) and not only_zeros(data, offset):
+    while salt is not None and offset < len(data) and not only_zeros(data, offset):
         found, why = _frame(data, view, offset, salt)
         if found is None:
             end, known = _resume(data, view, offset, salt)
@@ -81,6 +81,9 @@ def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[Found | Stretch
         offset += extent_bytes(found.header.length)
         if found.header.kind == Kind.SEAL:
             return
+    size = SEGMENT_BYTES_MIN if head is None else head.size
+    if len(data) < size:
+        yield Stretch(len(data), size - len(data), CUT, 0)
 
 
 def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[Found | None, str]:

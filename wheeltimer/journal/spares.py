@@ -19,7 +19,8 @@ from typing import Final
 from wheeltimer.errors import StorageFailed
 
 from .directory import Directory
-from .disk import ZERO_CHUNK_BYTES
+from .disk import ZERO_CHUNK_BYTES, Disk
+from .frame import only_zeros
 from .in_hand import NO_DESCRIPTOR
 from .segment import SEGMENT_BYTES_MIN
 
@@ -73,17 +74,41 @@ class Spares:
         return len(self._all)
 
     def adopt(self) -> None:
-        """Takes over the files that an earlier run left; of another size, they are removed."""
+        """Takes over the files that an earlier run left; of another size or not to be read, they are removed.
+
+        They are read, 20 ms for 64 MiB, and zeroed where they are not zero: what a segment's frames do not
+        overwrite must be zeros when it is read again.
+        """
         wrong = []
         for number, name in self.directory.spares():
             path = self.directory.path / name
             self._last_number = max(self._last_number, number)
-            if self.disk.size(path) == self.segment_bytes and self.count < SPARES_WANTED:
-                self._all.append(Spare(path, self.disk.open(path), zeroed=self.segment_bytes))
-            else:
+            fits = self.disk.size(path) == self.segment_bytes and self.count < SPARES_WANTED
+            if not (fits and self._adopted(path)):
                 wrong.append(name)
         if wrong:
             self.directory.remove(wrong)
+
+    def _adopted(self, path: Path) -> bool:
+        """False for a file that cannot be read."""
+        spare = Spare(path, self.disk.open(path), zeroed=self.segment_bytes)
+        self._all.append(spare)
+        try:
+            found = first_nonzero(self.disk, path, self.segment_bytes)
+            if found >= 0:
+                self.disk.zero(spare.fd, found, self.segment_bytes - found)
+                self.disk.fdatasync(spare.fd)
+                _log.warning(
+                    "a spare segment was not zero and was zeroed file=%s offset=%d", path.name, found
+                )
+        except OSError as exc:
+            if exc.errno != errno.EIO:
+                raise
+            _log.warning("a spare segment cannot be read and is replaced file=%s: %s", path.name, exc)
+            self._all.remove(spare)
+            self.disk.close(spare.fd)
+            return False
+        return True
 
     def allocate(self) -> bool:
         """One more file, empty as yet; False if :attr:`lacks` says why there is none now.
@@ -179,6 +204,16 @@ class Spares:
             pass  # it was the name that found no room
         except OSError as exc:
             raise StorageFailed(f"{path} cannot be removed: {exc}") from exc
+
+
+def first_nonzero(disk: Disk, path: Path, size: int) -> int:
+    """Offset of the first of the file's ``size`` bytes that is not zero; -1 where all are. Raises OSError."""
+    start = 0
+    while start < size and (data := disk.read_at(path, start, min(ZERO_CHUNK_BYTES, size - start))):
+        if not only_zeros(data, 0):
+            return start + len(data) - len(data.lstrip(b"\0"))
+        start += len(data)
+    return -1
 
 
 def fitting_segment_bytes(wanted: int, least: int, free: int) -> int:

@@ -87,6 +87,7 @@ class Writer:
         page_rest = -(segment.offset + len(frame)) % PAGE_BYTES
         self.disk.write(segment.fd, frame + _PAGE_ZEROS[:page_rest], segment.offset)
         self._sync()
+        self.disk.need_name(segment.fd)  # nothing is acknowledged that is in no file any more
         segment.offset += extent
         segment.crc = crc
         segment.slot_boot = clocks.boot_id
@@ -112,6 +113,12 @@ class Writer:
         """A clean stop: the next start may trust what it reads and write on in this segment."""
         self._mark(Kind.STOP)
         self._sync()
+
+    def look(self) -> None:
+        """The folder and its files are still there, and ours; an error else."""
+        self.directory.need_here()
+        name = segment_name(self.segment.number)
+        self.disk.need_at(self.segment.fd, self.directory.path / name)
 
     def drop(self, below: int) -> None:
         """Removes the segments that a trim, on disk by now, gave free."""
@@ -203,7 +210,7 @@ def restore(directory: Directory, spares: Spares, found: Scan) -> Open:
     if state.torn:
         offset, length = state.torn
         directory.set_aside(tail.number, offset, found.tail_data[offset : offset + length])
-    if head is None:  # cut inside its header: only its place is known
+    if head is None:  # zeroed inside its header: only its place is known
         crc = found.parts[-2].walk.crc
         head = SegmentHeader(FORMAT, found.journal_id, tail.number, found.next_lsn, 0, salt, crc)
     size = max(head.size, spares.segment_bytes)

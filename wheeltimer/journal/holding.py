@@ -1,0 +1,84 @@
+"""What keeps a second process off a folder, beside the lock file in it.
+
+The lock file can be deleted while a daemon runs. A lock on the folder itself cannot, and a name that is
+made of the path is still held where the folder was deleted and made again. Either may be missing: some file
+systems lock no folders, and a process in another network or mount namespace does not see the name. The lock
+file is then alone. A copy of a folder that is in use has another inode and another path: it is free.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_NO_LOCKS: Final = frozenset(
+    {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES}
+)
+_CREDENTIALS: Final = struct.Struct("=3i")  # pid, uid, gid: unix(7), SO_PEERCRED
+
+
+def hold_folder(path: Path) -> int | None:
+    """A descriptor that holds the folder until it is closed; None where folders cannot be locked.
+
+    Raises :class:`BlockingIOError` when another process holds it, and other :class:`OSError`.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        os.close(fd)
+        if exc.errno in _NO_LOCKS:
+            return None
+        raise
+    return fd
+
+
+def hold_path(path: Path) -> int | None:
+    """A descriptor that holds the path's name, an abstract Unix socket, until it is closed; None where there
+    are no such names.
+
+    Raises :class:`BlockingIOError` when a process of the same user holds it. Such names have no permissions:
+    one that another user holds keeps nobody from starting.
+    """
+    name = _name_of(path)
+    if name is None:
+        return None
+    try:
+        held = socket.socket(socket.AF_UNIX)
+    except OSError:
+        return None
+    try:
+        held.bind(name)
+        held.listen(1)
+    except OSError as exc:
+        held.close()
+        if exc.errno == errno.EADDRINUSE and _holder_uid(name) == os.geteuid():
+            raise BlockingIOError(errno.EAGAIN, "the path is held") from exc
+        return None
+    return held.detach()
+
+
+def _name_of(path: Path) -> bytes | None:
+    """Of the path and of what gives paths their meaning: containers may share a network and no files."""
+    try:
+        root = os.stat("/")
+        where = f"{os.readlink('/proc/self/ns/mnt')} {root.st_dev} {root.st_ino} {os.path.realpath(path)}"
+    except OSError:
+        return None
+    return b"\0wheeltimer-" + hashlib.sha256(os.fsencode(where)).hexdigest().encode()
+
+
+def _holder_uid(name: bytes) -> int | None:
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        asking.connect(name)
+        given = asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        return int(_CREDENTIALS.unpack(given)[1])
+    return None
