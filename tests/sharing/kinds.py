@@ -14,9 +14,9 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -110,17 +110,17 @@ def _fork(requests: int, chance: random.Random) -> None:
 
 
 @contextlib.contextmanager
-def _children(number: int, requests: int) -> Iterator[None]:
-    """Forked children that work; the first of them has a child of its own in the middle of its work."""
+def _children(number: int, requests: int, name: str = "child") -> Iterator[None]:
+    """Forked children that work; the first of them forks again after its work."""
     pids = []
     for n in range(number):
         pid = os.fork()
         if not pid:
             code = 1
             try:
-                work(f"child-{n}", requests)
-                if n == 0:
-                    with _children(1, requests):
+                work(f"{name}-{n}", requests)
+                if name == "child" and n == 0:
+                    with _children(1, requests, "grandchild"):
                         work("child-0-later", REQUESTS)
                 code = 0
             finally:
@@ -155,24 +155,17 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 
 def _alarmed(requests: int, chance: random.Random, name: str) -> None:
-    """Requests that SIGALRM interrupts at random instants, about every second one."""
+    """One SIGALRM in each three requests, at a random instant of the time that they usually take."""
+    usual_s = 1e-3
     for number in range(requests // REQUESTS):
+        began_s = time.monotonic()
         try:
-            signal.setitimer(signal.ITIMER_REAL, *(chance.uniform(50e-6, 2e-3) for _ in range(2)))
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(0.02, 1.2) * usual_s)
             TALLY.use(CLIENT, f"{name}-{number}")
-        except (Cut, KeyboardInterrupt):
-            TALLY.cut()  # between two requests
-        finally:
-            _no_alarm()
-
-
-def _no_alarm() -> None:
-    while True:
-        try:
             signal.setitimer(signal.ITIMER_REAL, 0)
-        except (Cut, KeyboardInterrupt):
-            continue
-        return
+        except (Cut, KeyboardInterrupt):  # between two requests: no other comes
+            TALLY.use(CLIENT, f"{name}-{number}")
+        usual_s += (time.monotonic() - began_s - usual_s) / 10
 
 
 @kind("alarm raises")
@@ -196,27 +189,45 @@ def _keyboard_interrupt(requests: int, chance: random.Random) -> None:
 
 @kind("an exception after any call")
 def _after_any_call(requests: int, chance: random.Random) -> None:
-    """At each place of the client's code where Python runs signal handlers; client new, or used before."""
+    """At each place of the client's code where Python runs signal handlers, one after the other."""
+    done = 0
+    while done < requests:
+        for play in (_first, _later, _many):
+            place, raised = 0, True
+            while raised:
+                trace = CutAfterCalls(place)
+                name = f"{play.__name__}-{done}"
+                play(name, trace)
+                TALLY.use(CLIENT, name)
+                place, raised, done = place + 1, trace.raised, done + 1 + REQUESTS
+
+
+def _first(name: str, trace: CutAfterCalls) -> None:
+    """The first request of a client, which connects."""
     global CLIENT
-    step = 1 if requests > 5000 else 5
-    for new in (True, False):
-        cut = chance.randrange(step)
-        while True:
-            if new:
-                CLIENT = Client(SERVER)
-            name = f"after-{new}-{cut}"
-            trace = CutAfterCalls(cut)
-            TALLY.ask(name, partial(trace.run, partial(_schedule_once, name)))
-            TALLY.use(CLIENT, name)
-            if new:
-                CLIENT.close()
-            if not trace.raised:
-                break  # the request has no more such places
-            cut += step
+    CLIENT.close()
+    CLIENT = Client(SERVER)
+    _later(name, trace)
 
 
-def _schedule_once(name: str) -> str:
-    return CLIENT.schedule(URL, delay="1h", id=name, group=name).id
+def _later(name: str, trace: CutAfterCalls) -> None:
+    """A request on a connection that is open."""
+
+    def request() -> str:
+        return CLIENT.schedule(URL, delay="1h", id=name, group=name).id
+
+    TALLY.ask(name, lambda: trace.run(request))
+
+
+def _many(name: str, trace: CutAfterCalls) -> None:
+    """A pipeline."""
+    names = [f"{name}-{number}" for number in range(3)]
+    tasks = [{"id": each, "url": URL, "delay": "1h"} for each in names]
+
+    def request() -> list[str]:
+        return [getattr(reply, "id", str(reply)) for reply in CLIENT.schedule_many(tasks)]
+
+    TALLY.ask(names, lambda: trace.run(request))
 
 
 # --- asynchronous ----------------------------------------------------------------------------------
