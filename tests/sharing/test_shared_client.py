@@ -35,9 +35,11 @@ GUNICORN = {  # kind: its worker's options; WORKERS of them
     "gunicorn --preload --threads 4": ("-w", "2", "--threads", "4"),
     "gunicorn --preload -k gevent": ("-w", "2", "-k", "gevent"),
 }
-GEVENT = {"gevent": "threads", "gevent, os.fork": "os.fork"}  # the same programs, patched before all else
+GEVENT = {  # programs of which all is patched before anything else
+    "gevent": "threads", "gevent, os.fork": "os.fork", "gevent.Timeout": "gevent.Timeout",
+}  # fmt: skip
 PROGRAMS = [name for name in campaign.SERVERS if name not in GUNICORN and name not in GEVENT]
-LIMIT_S = float(os.environ.get("SHARING_LIMIT_S", START_S))
+LIMIT_S = float(os.environ.get("SHARING_LIMIT_S", 2 * START_S))
 
 
 @pytest.fixture(scope="module")
