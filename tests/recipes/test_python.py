@@ -25,7 +25,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.process.conftest import home
-from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, until
+from tests.process.daemon import ROOT, SMALL, START_S, Connection, Daemon, Home, until
 from tests.process.tools import missing
 from tests.recipes.world import EXAMPLE, Page, instant_ms
 
@@ -58,7 +58,7 @@ class Place:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WHEELTIMER_")}
         self.env = kept | {
             "WHEELTIMER_SERVER": self.daemon.listen[0], "WEBHOOK_SECRETS": SECRET, "SECRET_KEY": "of a test",
-            "HOME": str(self.folder), "PYTHONPATH": str(self.folder),
+            "HOME": str(self.folder), "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
         }  # fmt: skip
 
     def _here(self, program: str) -> str:
