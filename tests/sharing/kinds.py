@@ -29,6 +29,7 @@ from tests.sharing.tally import REQUESTS, URL, VARIABLE, Cut, Tally
 from wheeltimer import AsyncClient, Client
 
 WORKERS: Final = 4
+TASKS: Final = 16  # of an AsyncClient
 LIMIT_S: Final = float(os.environ.get("SHARING_LIMIT_S", "120"))
 SERVER: Final = os.environ["WHEELTIMER_SERVER"]
 STREAMED: Final = 10  # tasks of a worker's last pipeline
@@ -301,12 +302,12 @@ async def _tasks(requests: int, chance: random.Random) -> None:
             TALLY.cut()
 
     async def play(client: AsyncClient, name: str) -> None:
-        for number in range(requests // WORKERS // 2):
+        for number in range(requests // TASKS // 2):
             await ask(f"{name}-{number}", lambda: _schedule_later(client, f"{name}-{number}"))  # noqa: B023
             await ask(f"{name}-{number}", lambda: _get_later(client, f"{name}-{number}"))  # noqa: B023
 
     async with AsyncClient(SERVER) as client, anyio.create_task_group() as group:
-        for n in range(WORKERS):
+        for n in range(TASKS):
             group.start_soon(play, client, f"task-{n}")
 
 
