@@ -22,19 +22,51 @@ many plain ones come at once, ``daemon/ticker.py``, ``delivery/dispatcher.py``, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 __version__ = "0.1.0"
-__all__ = ["AsyncClient", "Client", "__version__"]
+__all__ = [
+    "AsyncClient", "BadRequest", "BadValue", "Client", "ClientMisused", "Conflict", "Draining",
+    "Exists", "Forbidden", "Full", "Lagged", "LineTooLong", "NotFound", "OutcomeUnknown", "Refused",
+    "ServerUnreachable", "Storage", "TargetBlocked", "TooLate", "Unauthorized", "Unavailable",
+    "WheeltimerError", "__version__",
+]  # fmt: skip
 
 if TYPE_CHECKING:
-    from wheeltimer.client import AsyncClient, Client
+    from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
+    from wheeltimer.errors import (
+        BadRequest,
+        BadValue,
+        ClientMisused,
+        Conflict,
+        Draining,
+        Exists,
+        Forbidden,
+        Full,
+        Lagged,
+        LineTooLong,
+        NotFound,
+        Refused,
+        ServerUnreachable,
+        Storage,
+        TargetBlocked,
+        TooLate,
+        Unauthorized,
+        Unavailable,
+        WheeltimerError,
+    )
+
+_OF_CLIENT: Final = ("AsyncClient", "Client", "OutcomeUnknown")
 
 
 def __getattr__(name: str) -> object:
     """Import what is asked for when it is asked for: the command line starts without a client."""
-    if name in ("AsyncClient", "Client"):
+    if name in _OF_CLIENT:
         from wheeltimer import client
 
         return getattr(client, name)
+    if name in __all__:
+        from wheeltimer import errors
+
+        return getattr(errors, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

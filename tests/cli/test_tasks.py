@@ -254,7 +254,7 @@ def test_json_is_for_every_command(command: tuple[str, ...]) -> None:
 def test_get_shows_a_body_as_it_was_given() -> None:
     body = '{"b":  1.50, "a": 12345678901234567890, "n": [ ]}'
     line = json.dumps({"ok": True, "task": _task(body="BODY")}).replace('"BODY"', body)
-    with ScriptedServer([line.encode() + b"\n"]) as server:
+    with ScriptedServer([line.encode()[:-1] + b',"seq":$SEQ}\n']) as server:
         result = run("get", "order-42", server=server)
     assert f"  {body}\n" in result.stdout
 

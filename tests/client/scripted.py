@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Any
 
 Request = dict[str, Any]
+SEQ = b"$SEQ"
+"""In raw bytes: the ``seq`` of the request."""
 CLOSE = object()
 """In a script: close the connection instead of answering."""
 SILENCE = object()
@@ -80,13 +82,16 @@ class ScriptedServer:
                     return
                 if answer is SILENCE:
                     continue
-                connection.sendall(answer if isinstance(answer, bytes) else reply_line(answer, seq))
+                data = answer if isinstance(answer, bytes) else reply_line(answer, seq)
+                connection.sendall(data.replace(SEQ, json.dumps(seq).encode()))
 
 
 def reply_line(reply: Request, seq: object) -> bytes:
-    """A reply as the daemon writes it: compact, ``seq`` last."""
-    given = {} if seq is None else {"seq": seq}
-    return json.dumps(reply | given, separators=(",", ":")).encode() + b"\n"
+    """A reply as the daemon writes it: ``seq`` last, without a space."""
+    text = json.dumps(reply)
+    if seq is not None:
+        text = f'{text[:-1]},"seq":{json.dumps(seq)}}}'
+    return text.encode() + b"\n"
 
 
 def _one_by_one(script: Iterable[Any]) -> Callable[[Request], Any]:

@@ -72,7 +72,7 @@ class _Main(click.Group):
         except BadValue as error:
             _fail(str(error), _EXIT_USAGE)
         except Refused as error:
-            _fail(f"refused ({error.code}): {error}{_HINTS.get(error.code, '')}", _EXIT_REFUSED)
+            _fail(f"refused ({error.code}): {error.message}{_HINTS.get(error.code, '')}", _EXIT_REFUSED)
         except WheeltimerError as error:
             _fail(str(error), error.exit_code)
         sys.exit(result if isinstance(result, int) else 0)

@@ -78,9 +78,10 @@ class _Import:
 
     def took(self, result: object) -> None:
         number = self._sent.popleft()
-        if isinstance(result, Refused | ServerUnreachable):
-            code = result.code if isinstance(result, Refused) else "unknown"
-            self._refuse(number, f"{code}: {result}")
+        if isinstance(result, Refused):
+            self._refuse(number, f"{result.code}: {result.message}")
+        elif isinstance(result, ServerUnreachable):
+            self._refuse(number, f"unknown: {result}")
         else:
             self.counts["known" if getattr(result, "duplicate", False) else "scheduled"] += 1
 

@@ -50,7 +50,7 @@ class Session(msgspec.Struct, frozen=True):
         if self.as_json:
             click.echo(line)
         if not reply["ok"]:
-            raise refused(reply)
+            raise refused(reply, op)
         return None if self.as_json else line
 
 

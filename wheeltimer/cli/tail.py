@@ -55,7 +55,7 @@ def tail(
         if error.code == "lagged":
             raise Refused(
                 error.code,
-                f"{error}; see what is left with --from {error.extra.get('cursor')}",
+                f"{error.message}; see what is left with --from {error.extra.get('cursor')}",
                 **error.extra,
             ) from error
         raise

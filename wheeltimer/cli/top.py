@@ -89,7 +89,7 @@ def _lines(session: Session, every_ms: int, count: int | None) -> Iterator[bytes
             yield error
         else:
             if not reply["ok"]:
-                raise refused(reply)
+                raise refused(reply, "stats")
             answered_s = time.monotonic()
             yield line
         if asked == count:

@@ -6,13 +6,14 @@ Requests of all tasks go out on one connection, see ``async_channel.py``. The me
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -35,7 +36,7 @@ from wheeltimer.client.pipeline import (
 from wheeltimer.client.place import Seconds, place
 from wheeltimer.client.stream import GONE, connect
 from wheeltimer.client.subscription import Resume
-from wheeltimer.errors import Refused, ServerUnreachable
+from wheeltimer.errors import NotFound, Refused, ServerUnreachable
 
 
 class AsyncClient:
@@ -108,10 +109,11 @@ class AsyncClient:
         stream = Caller(single=False)
         ahead: deque[Call] = deque()
         try:
-            async for task in _each(tasks):
-                ahead.append(await channel.begin("schedule", with_id(task), stream))
-                if len(ahead) >= depth:
-                    yield await _scheduled(channel, ahead.popleft())
+            async with contextlib.aclosing(_each(tasks)) as each:
+                async for task in each:
+                    ahead.append(await channel.begin("schedule", with_id(task), stream))
+                    if len(ahead) >= depth:
+                        yield await _scheduled(channel, ahead.popleft())
             while ahead:
                 yield await _scheduled(channel, ahead.popleft())
         finally:
@@ -123,11 +125,19 @@ class AsyncClient:
 
     async def cancel(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None,
-        if_version: int | None = None,
+        if_version: int | None = None, missing_ok: bool = False,
     ) -> results.CancelReply:  # fmt: skip
-        """``cancelled running``: how many ended at once, how many end after the attempt in flight."""
+        """``cancelled running``: how many ended at once, how many end after the attempt in flight.
+
+        ``missing_ok``: an id that is not known counts 0, and is not raised as ``NotFound``.
+        """
         fields = {"id": id, "group": group, "queue": queue, "if_version": if_version}
-        return await self._ask(results.CancelReply, "cancel", **fields)
+        try:
+            return await self._ask(results.CancelReply, "cancel", **fields)
+        except NotFound:
+            if not missing_ok:
+                raise
+            return results.CancelReply(True, 0, 0)
 
     async def reschedule(
         self, id: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
@@ -241,7 +251,7 @@ async def _scheduled(
         return error
 
 
-async def _each(tasks: Iterable[Any] | AsyncIterable[Any]) -> AsyncIterator[Any]:
+async def _each(tasks: Iterable[Any] | AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     if isinstance(tasks, AsyncIterable):
         async for task in tasks:
             yield task

@@ -20,7 +20,7 @@ from wheeltimer.client.channel import Channel
 from wheeltimer.client.pipeline import DEPTH, Call, Caller, Reply, with_id
 from wheeltimer.client.place import Seconds, place
 from wheeltimer.client.subscription import Subscription
-from wheeltimer.errors import Refused, ServerUnreachable
+from wheeltimer.errors import NotFound, Refused, ServerUnreachable
 
 Span = int | str | timedelta
 """A duration: ms, text with units, or a ``timedelta``."""
@@ -136,16 +136,20 @@ class Client:
         return self._ask(results.GetReply, "get", id=id, queue=queue).task
 
     def cancel(
-        self,
-        id: str | None = None,
-        *,
-        group: str | None = None,
-        queue: str | None = None,
-        if_version: int | None = None,
-    ) -> results.CancelReply:
-        """``cancelled running``: how many ended at once, how many end after the attempt in flight."""
+        self, id: str | None = None, *, group: str | None = None, queue: str | None = None,
+        if_version: int | None = None, missing_ok: bool = False,
+    ) -> results.CancelReply:  # fmt: skip
+        """``cancelled running``: how many ended at once, how many end after the attempt in flight.
+
+        ``missing_ok``: an id that is not known counts 0, and is not raised as ``NotFound``.
+        """
         fields = {"id": id, "group": group, "queue": queue, "if_version": if_version}
-        return self._ask(results.CancelReply, "cancel", **fields)
+        try:
+            return self._ask(results.CancelReply, "cancel", **fields)
+        except NotFound:
+            if not missing_ok:
+                raise
+            return results.CancelReply(True, 0, 0)
 
     def reschedule(
         self, id: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any

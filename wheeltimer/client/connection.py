@@ -43,9 +43,13 @@ class LineConnection:
             self._socket = _connect(server, self._timeout_s, tls)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
             raise unreachable(server, error) from error
-        self._socket.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self._socket)
+        try:
+            self._socket.setblocking(False)
+            self._poll = select.poll()
+            self._poll.register(self._socket)
+        except BaseException:
+            self._socket.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptor and send nothing, not even TLS's close_notify; unread replies are lost.
@@ -183,17 +187,17 @@ def _connect(server: str, timeout_s: float, tls: ssl.SSLContext | None) -> socke
         try:
             unix.settimeout(timeout_s)
             unix.connect(server.removeprefix("unix:"))
-        except OSError:
+        except BaseException:
             unix.close()
             raise
         return unix
     host, port = split_host_port(server.removeprefix("tls:"))
     tcp = socket.create_connection((host, port), timeout_s)
-    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    keep_alive(tcp)
-    if not server.startswith("tls:"):
-        return tcp
     try:
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keep_alive(tcp)
+        if not server.startswith("tls:"):
+            return tcp
         return (tls or tls_context()).wrap_socket(tcp, server_hostname=host)
     except BaseException:
         tcp.close()

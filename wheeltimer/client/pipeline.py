@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from wheeltimer.core.identity import make_id
-from wheeltimer.errors import BadValue, Refused, ServerUnreachable
+from wheeltimer.errors import REFUSALS, BadValue, Refused, ServerUnreachable
 
 Reply = dict[str, Any]
 T = TypeVar("T")
@@ -35,6 +35,7 @@ BACKOFF_MAX_S: Final = 1.0
 DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
 _SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
+_NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
 _MS: Final = timedelta(milliseconds=1)
 _encode: Final = msgspec.json.Encoder().encode
@@ -120,8 +121,17 @@ class Call:
         """The reply; a refusal is raised."""
         reply, _ = self.raw()
         if not self.ok:
-            raise refused(reply)
+            raise refused(reply, self.about())
         return reply
+
+    def about(self) -> str:
+        """What was asked, for the text of an error."""
+        request = _decode(self.request)
+        shown = [self.op]
+        if "queue" in request or "id" in request:
+            shown.append(f"queue={_plainly(request.get('queue', 'default'))}")
+        shown += [f"{name}={_plainly(request[name])}" for name in ("id", "group") if name in request]
+        return " ".join(shown)
 
     def result(self, kind: type[T]) -> T:
         """The reply as a struct; a refusal is raised."""
@@ -192,7 +202,7 @@ class Pipeline:
         if head.seq == call.seq:
             line = _without_seq(line, call)
         elif head.seq is not None or head.ok:
-            raise NoReply(f"a reply with seq {_cut(head.seq)}, where {call.seq} was due")
+            raise NoReply(f"a reply with seq {_cut(repr(head.seq), _SHOWN_BYTES)}, where {call.seq} was due")
         if head.error == "storage" and call.again:
             return None
         call.line, call.ok = line, head.ok
@@ -249,7 +259,7 @@ class Pipeline:
                 queue.popleft()
 
     def _unknown(self, call: Call, why: object) -> ServerUnreachable:
-        problem = f"{call.op}: connection to {self.server} lost ({why})"
+        problem = f"{call.about()}: connection to {self.server} lost ({why})"
         if not self.greeted and not self.server.startswith(("tls:", "unix:")):
             problem += "; where it listens for TLS write tls:HOST:PORT"
         if call.op in READS:
@@ -276,8 +286,8 @@ def _without_seq(line: bytes, call: Call) -> bytes:
     return rest + (b"}" if call.given is None else b',"seq":' + call.given + b"}")
 
 
-def _cut(value: object) -> str:
-    return repr(value)[:_SHOWN_BYTES]
+def _cut(text: str, chars: int) -> str:
+    return text if len(text) <= chars else f"{text[:chars]}..."
 
 
 def with_id(task: Mapping[str, Any]) -> Reply:
@@ -290,10 +300,20 @@ def new_id() -> str:
     return make_id(time.time_ns() // 1_000_000, random.getrandbits(48), random.getrandbits(32))
 
 
-def refused(reply: Reply) -> Refused:
-    """A reply with ``ok`` false, as the exception."""
+def refused(reply: Reply, about: str) -> Refused:
+    """A reply with ``ok`` false, as the exception. ``about``: what was asked."""
     extra = {key: value for key, value in reply.items() if key not in ("ok", "error", "message", "seq")}
-    return Refused(str(reply.get("error", "internal")), str(reply.get("message", "")), **extra)
+    code, message = str(reply.get("error", "internal")), str(reply.get("message", ""))
+    text, kind = f"{about}: {code}: {message}", REFUSALS.get(code)
+    error = Refused(code, text, **extra) if kind is None else kind(text, **extra)
+    error.said = message
+    return error
+
+
+def _plainly(value: object) -> str:
+    """A name or id in a sentence: cut, and nothing that moves a terminal's cursor."""
+    text = str(value)
+    return _cut(text if text.isprintable() else repr(text), _NAMED_CHARS)
 
 
 def plain(name: str, value: Any) -> Any:
