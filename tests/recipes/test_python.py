@@ -145,7 +145,6 @@ class Place:
         with self.asks() as connection:
             return int(connection.done("stats")["tasks"][state])
 
-
     def call(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
