@@ -59,7 +59,7 @@ METHODS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], dict[st
     ),
     ("get", {"id": "a", "queue": "q"}, {"id": "a", "queue": "q"}, {"task": TASK}, TASK | {"next": None}),
     ("cancel", {"group": "g"}, {"group": "g"}, {"cancelled": 3, "running": 1}, {"cancelled": 3}),
-    ("reschedule", {"id": "a", "delay": 1}, {"id": "a", "delay": 1}, {"version": 2, "due": 9}, {"due": 9}),
+    ("reschedule", {"id": "a", "delay_ms": 1}, {"id": "a", "delay": 1}, {"version": 2, "due": 9}, {"due": 9}),
     (
         "finish", {"id": "a", "reply": {"paid": 1}}, {"id": "a", "reply": {"paid": 1}},
         {"finished": 1, "running": 0}, {"finished": 1, "running": 0},

@@ -22,7 +22,7 @@ from wheeltimer.cli import show
 from wheeltimer.cli.connect import Session, with_session
 from wheeltimer.cli.receiver import Receiver, receiving, signals_unwind
 from wheeltimer.client import Client
-from wheeltimer.client.pipeline import new_id
+from wheeltimer.client.fields import new_id
 from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 
@@ -155,7 +155,7 @@ def _throughput(session: Session, what: Bench, fields: dict[str, Any]) -> int:
         count = 0
         try:
             with session.connect() as client:
-                for result in client.schedule_many(_tasks(tasks, fields, stop)):
+                for result in client.schedule_plain(_tasks(tasks, fields, stop)):
                     if isinstance(result, Exception):
                         raise result
                     count += 1
@@ -215,7 +215,7 @@ def _lateness(client: Client, what: Bench, fields: dict[str, Any], receiver: Rec
     """Callbacks as the receiver saw them, against the due that the daemon answered with."""
     first_ms = show.now_ms() + _FIRST_MS
     due_ms: dict[str, int] = {}
-    for result in client.schedule_many(
+    for result in client.schedule_plain(
         {**fields, "at": first_ms + number * 1000 // what.rate} for number in range(what.callbacks)
     ):
         if isinstance(result, Refused | ServerUnreachable):

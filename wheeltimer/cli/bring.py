@@ -36,8 +36,9 @@ def import_(session: Session, file: IO[bytes]) -> int:
       generate | wheeltimer import - --json
     """
     work = _Import()
+    session.place.connect().close()  # no daemon, a token that is none: said before all begins
     with session.connect(reconnect_s=30) as client, _bar(file) as told:
-        for result in client.schedule_many(work.tasks(file, told)):
+        for result in client.schedule_plain(work.tasks(file, told)):
             work.took(result)
     if session.as_json:
         click.echo(msgspec.json.encode(work.counts))

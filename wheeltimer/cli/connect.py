@@ -14,8 +14,8 @@ import click
 import msgspec
 
 from wheeltimer.client import Client
-from wheeltimer.client.connection import tls_context
 from wheeltimer.client.pipeline import refused
+from wheeltimer.client.place import CA_FILE, CERT_FILE, SERVER, SERVER_DEFAULT, TOKEN, Place, reached
 from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
 
@@ -32,10 +32,15 @@ class Session(msgspec.Struct, frozen=True):
     ca_file: str | None = None
     cert_file: str | None = None
 
+    @property
+    def place(self) -> Place:
+        """Where the daemon is, as the clients need it."""
+        return reached(self.server, self.token, self.ca_file, self.cert_file)
+
     def connect(self, reconnect_s: float = 0) -> Client:
         """A client, for commands that ask more than once."""
-        tls = tls_context(self.ca_file, self.cert_file) if self.server.startswith("tls:") else None
-        return Client(self.server, token=self.token, tls=tls, reconnect=reconnect_s)
+        place = self.place
+        return Client(place.server, token=place.token, tls=place.tls, reconnect=reconnect_s)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
         """One request. With ``--json`` the reply is printed as it came, and None is returned."""
@@ -70,20 +75,20 @@ def with_session(command: Callable[..., T]) -> Callable[..., T]:
 
     @click.option(
         "--server",
-        envvar="WHEELTIMER_SERVER",
-        default="127.0.0.1:8463",
+        envvar=SERVER,
+        default=SERVER_DEFAULT,
         show_default=True,
         show_envvar=True,
         metavar="ADDRESS",
         help="The daemon: HOST:PORT, tls:HOST:PORT or unix:PATH.",
     )
-    @click.option("--token", envvar="WHEELTIMER_TOKEN", show_envvar=True, help="Shown to the daemon first.")
+    @click.option("--token", envvar=TOKEN, show_envvar=True, help="Shown to the daemon first.")
     @click.option(
-        "--ca-file", envvar="WHEELTIMER_CA_FILE", show_envvar=True, metavar="FILE",
+        "--ca-file", envvar=CA_FILE, show_envvar=True, metavar="FILE",
         help="PEM of whom to trust behind tls:.  [default: the system's]",
     )  # fmt: skip
     @click.option(
-        "--cert-file", envvar="WHEELTIMER_CERT_FILE", show_envvar=True, metavar="FILE",
+        "--cert-file", envvar=CERT_FILE, show_envvar=True, metavar="FILE",
         help="PEM of our certificate and key, where the daemon asks for one.",
     )  # fmt: skip
     @click.option("--json", "as_json", is_flag=True, help="Print the daemon's reply as one line of JSON.")

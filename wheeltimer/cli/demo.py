@@ -63,7 +63,7 @@ def _schedule_all(server: str, url: str) -> dict[str, int]:
         click.echo(f"daemon on {server}; scheduling {_CALLBACKS} callbacks, one every {_EVERY_MS} ms")
         for number in range(1, _CALLBACKS + 1):
             reply = client.schedule(
-                url, id=f"demo-{number}", delay=number * _EVERY_MS, body={"number": number}
+                url, id=f"demo-{number}", delay_ms=number * _EVERY_MS, body={"number": number}
             )
             due_ms[reply.id] = reply.due
     return due_ms

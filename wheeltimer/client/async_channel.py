@@ -43,21 +43,21 @@ class AsyncChannel:
         self._finished = anyio.Event()
         self._task = _spawn(self._run)
 
-    async def ask(self, op: str, fields: Reply) -> Call:
+    async def ask(self, op: str, request: Reply) -> Call:
         """One request and its answer."""
         caller = Caller()
         try:
-            return await self.finish(await self.begin(op, fields, caller))
+            return await self.finish(await self.begin(op, request, caller))
         except BaseException:
             caller.left = True
             raise
 
-    async def begin(self, op: str, fields: Reply, caller: Caller) -> Call:
+    async def begin(self, op: str, request: Reply, caller: Caller) -> Call:
         """Send a request; without a connection it goes out with the next one."""
         self._same_process()
         if self._over is not None:
             raise self._over
-        call = self._pipeline.make(op, fields)
+        call = self._pipeline.make(op, request)
         call.caller = caller
         call.answered = anyio.Event()
         call.told = call.answered.set

@@ -13,15 +13,23 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 
 from wheeltimer.client import results
 from wheeltimer.client.async_channel import AsyncChannel, event_loop
-from wheeltimer.client.blocking import Moment, Span
+from wheeltimer.client.fields import (
+    RescheduleFields,
+    ScheduleFields,
+    ScheduleItem,
+    Span,
+    plain,
+    typed,
+    with_id,
+)
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -31,9 +39,8 @@ from wheeltimer.client.pipeline import (
     Caller,
     NoReply,
     Reply,
-    with_id,
 )
-from wheeltimer.client.place import Seconds, place
+from wheeltimer.client.place import SERVER_DEFAULT, Seconds, from_environment, place
 from wheeltimer.client.stream import GONE, connect
 from wheeltimer.client.subscription import Resume
 from wheeltimer.errors import NotFound, Refused, ServerUnreachable
@@ -49,7 +56,7 @@ class AsyncClient:
 
     def __init__(
         self,
-        server: str = "127.0.0.1:8463",
+        server: str = SERVER_DEFAULT,
         *,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
@@ -62,6 +69,15 @@ class AsyncClient:
         self._place = place(server, token, tls, timeout, reconnect, timeout_ms, reconnect_ms)
         self._channels: dict[tuple[int, object], AsyncChannel] = {}  # by process and event loop
         self._closed = False
+
+    @classmethod
+    def from_env(cls, *, timeout: Seconds | None = None, reconnect: Seconds | None = None) -> AsyncClient:
+        """A client by ``WHEELTIMER_SERVER WHEELTIMER_TOKEN WHEELTIMER_CA_FILE WHEELTIMER_CERT_FILE``.
+
+        As the command line reads them. Raises BadValue for an address or a file that is none.
+        """
+        found = from_environment()
+        return cls(found.server, token=found.token, tls=found.tls, timeout=timeout, reconnect=reconnect)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -82,27 +98,24 @@ class AsyncClient:
 
     async def request(self, op: str, **fields: Any) -> Reply:
         """Send one request and return its reply as it came; a refusal is raised."""
-        return (await self._channel().ask(op, fields)).check()
+        return (await self._channel().ask(op, plain(fields))).check()
 
     # -- one method for each op -----------------------------------------------------------------
 
     async def hello(self, *, token: str | None = None) -> results.Hello:
         """Who is there, and its limits."""
-        return await self._ask(results.Hello, "hello", token=token)
+        return await self._ask(results.Hello, "hello", plain({"token": token}))
 
     async def ping(self) -> results.PingReply:
         """``now``, Unix ms."""
-        return await self._ask(results.PingReply, "ping")
+        return await self._ask(results.PingReply, "ping", {})
 
-    async def schedule(
-        self, url: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
-    ) -> results.ScheduleReply:
+    async def schedule(self, url: str, **fields: Unpack[ScheduleFields]) -> results.ScheduleReply:
         """``id queue version due state duplicate``; stored when this returns, and only once."""
-        fields = with_id({"url": url, "delay": delay, "at": at, **fields})
-        return await self._ask(results.ScheduleReply, "schedule", **fields)
+        return await self._ask(results.ScheduleReply, "schedule", with_id({"url": url, **fields}))
 
     async def schedule_many(
-        self, tasks: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]], depth: int = DEPTH
+        self, tasks: Iterable[ScheduleItem] | AsyncIterable[ScheduleItem], depth: int = DEPTH
     ) -> AsyncIterator[results.ScheduleReply | Refused | ServerUnreachable]:
         """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order."""
         channel = self._channel()
@@ -121,7 +134,7 @@ class AsyncClient:
 
     async def get(self, id: str, *, queue: str | None = None) -> results.TaskInfo:
         """The task itself."""
-        return (await self._ask(results.GetReply, "get", id=id, queue=queue)).task
+        return (await self._ask(results.GetReply, "get", plain({"id": id, "queue": queue}))).task
 
     async def cancel(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None,
@@ -133,37 +146,37 @@ class AsyncClient:
         """
         fields = {"id": id, "group": group, "queue": queue, "if_version": if_version}
         try:
-            return await self._ask(results.CancelReply, "cancel", **fields)
+            return await self._ask(results.CancelReply, "cancel", plain(fields))
         except NotFound:
             if not missing_ok:
                 raise
             return results.CancelReply(True, 0, 0)
 
-    async def reschedule(
-        self, id: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
-    ) -> results.RescheduleReply:
-        """``version due``. ``fields``: ``queue if_version`` and every task field."""
-        return await self._ask(results.RescheduleReply, "reschedule", id=id, delay=delay, at=at, **fields)
+    async def reschedule(self, id: str, **fields: Unpack[RescheduleFields]) -> results.RescheduleReply:
+        """``version due``: another instant, other fields, or both."""
+        return await self._ask(results.RescheduleReply, "reschedule", typed({"id": id, **fields}))
 
     async def finish(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None, reply: Any = None
     ) -> results.FinishReply:
         """``finished running``: ended as ``done`` from outside; ``reply`` goes to ``on_done``."""
-        return await self._ask(results.FinishReply, "finish", id=id, group=group, queue=queue, reply=reply)
+        fields = {"id": id, "group": group, "queue": queue, "reply": reply}
+        return await self._ask(results.FinishReply, "finish", plain(fields))
 
     async def redrive(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None
     ) -> results.RedriveReply:
         """``redriven``: how many dead or expired tasks start again."""
-        return await self._ask(results.RedriveReply, "redrive", id=id, group=group, queue=queue)
+        fields = {"id": id, "group": group, "queue": queue}
+        return await self._ask(results.RedriveReply, "redrive", plain(fields))
 
     async def pause(self, queue: str) -> results.PauseReply:
         """No attempt of this queue starts until ``resume``."""
-        return await self._ask(results.PauseReply, "pause", queue=queue)
+        return await self._ask(results.PauseReply, "pause", {"queue": queue})
 
     async def resume(self, queue: str) -> results.PauseReply:
         """Attempts of this queue start again."""
-        return await self._ask(results.PauseReply, "resume", queue=queue)
+        return await self._ask(results.PauseReply, "resume", {"queue": queue})
 
     async def list(
         self, *, queue: str | None = None, state: str | None = None, group: str | None = None,
@@ -171,17 +184,19 @@ class AsyncClient:
     ) -> results.TaskList:  # fmt: skip
         """``tasks``, soonest first, and ``cursor`` when there are more."""
         fields = {"queue": queue, "state": state, "group": group, "limit": limit, "cursor": cursor}
-        return await self._ask(results.TaskList, "list", **fields)
+        return await self._ask(results.TaskList, "list", plain(fields))
 
     async def forecast(
-        self, *, horizon: Span | None = None, slices: int | None = None, queue: str | None = None
-    ) -> results.ForecastReply:
+        self, *, horizon: Span | None = None, horizon_ms: int | None = None, slices: int | None = None,
+        queue: str | None = None,
+    ) -> results.ForecastReply:  # fmt: skip
         """``from_ slice_ms counts overdue later``: what fires when."""
-        return await self._ask(results.ForecastReply, "forecast", horizon=horizon, slices=slices, queue=queue)
+        fields = {"horizon": horizon, "horizon_ms": horizon_ms, "slices": slices, "queue": queue}
+        return await self._ask(results.ForecastReply, "forecast", typed(fields))
 
     async def stats(self) -> results.Stats:
         """Counts, journal, lateness."""
-        return await self._ask(results.Stats, "stats")
+        return await self._ask(results.Stats, "stats", {})
 
     async def subscribe(
         self, *, from_: str | None = None, queue: str | None = None, group: str | None = None,
@@ -238,8 +253,8 @@ class AsyncClient:
     def _ended(self, key: tuple[int, object]) -> None:
         self._channels.pop(key, None)
 
-    async def _ask(self, kind: type[results.R], op: str, **fields: Any) -> results.R:
-        return (await self._channel().ask(op, fields)).result(kind)
+    async def _ask(self, kind: type[results.R], op: str, request: Reply) -> results.R:
+        return (await self._channel().ask(op, request)).result(kind)
 
 
 async def _scheduled(

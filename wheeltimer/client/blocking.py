@@ -11,21 +11,25 @@ import os
 import ssl
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, Unpack
 
 from wheeltimer.client import results
 from wheeltimer.client.channel import Channel
-from wheeltimer.client.pipeline import DEPTH, Call, Caller, Reply, with_id
-from wheeltimer.client.place import Seconds, place
+from wheeltimer.client.fields import (
+    RescheduleFields,
+    ScheduleFields,
+    ScheduleItem,
+    Span,
+    plain,
+    typed,
+    with_id,
+    with_new_id,
+)
+from wheeltimer.client.pipeline import DEPTH, Call, Caller, Reply
+from wheeltimer.client.place import SERVER_DEFAULT, Seconds, from_environment, place
 from wheeltimer.client.subscription import Subscription
 from wheeltimer.errors import NotFound, Refused, ServerUnreachable
-
-Span = int | str | timedelta
-"""A duration: ms, text with units, or a ``timedelta``."""
-Moment = int | str | datetime
-"""An instant: Unix ms, RFC 3339, or a ``datetime`` with a time zone."""
 
 
 class Client:
@@ -47,7 +51,7 @@ class Client:
 
     def __init__(
         self,
-        server: str = "127.0.0.1:8463",
+        server: str = SERVER_DEFAULT,
         *,
         token: str | None = None,
         tls: ssl.SSLContext | None = None,
@@ -60,6 +64,15 @@ class Client:
         self._place = place(server, token, tls, timeout, reconnect, timeout_ms, reconnect_ms)
         self._channels: dict[int, Channel] = {}  # by process: one, and after a fork for a moment its parent's
         self._closed = False
+
+    @classmethod
+    def from_env(cls, *, timeout: Seconds | None = None, reconnect: Seconds | None = None) -> Client:
+        """A client by ``WHEELTIMER_SERVER WHEELTIMER_TOKEN WHEELTIMER_CA_FILE WHEELTIMER_CERT_FILE``.
+
+        As the command line reads them. Raises BadValue for an address or a file that is none.
+        """
+        found = from_environment()
+        return cls(found.server, token=found.token, tls=found.tls, timeout=timeout, reconnect=reconnect)
 
     def __enter__(self) -> Client:
         return self
@@ -80,11 +93,11 @@ class Client:
 
     def request(self, op: str, **fields: Any) -> Reply:
         """Send one request and return its reply; a field that is None is left out."""
-        return self._channel().ask(op, fields).check()
+        return self._channel().ask(op, plain(fields)).check()
 
     def exchange(self, op: str, **fields: Any) -> tuple[Reply, bytes]:
         """The same with the line that the reply came in, its own bytes; a refusal is returned, not raised."""
-        return self._channel().ask(op, fields).raw()
+        return self._channel().ask(op, plain(fields)).raw()
 
     def request_many(self, requests: Iterable[Reply], depth: int = DEPTH) -> Iterator[Reply]:
         """Send requests (each with its ``op``) up to ``depth`` ahead; yield the replies in order.
@@ -92,40 +105,47 @@ class Client:
         A refusal is yielded as it is (``ok`` false): one bad item does not end the others. Memory is
         bounded by ``depth`` requests and replies; ``requests`` is read as replies come in.
         """
-        for call in self._stream(requests, depth):
+        for call in self._stream(map(_split, requests), depth):
             yield call.raw()[0]
 
     # -- one method for each op -----------------------------------------------------------------
 
     def hello(self, *, token: str | None = None) -> results.Hello:
         """Who is there, and its limits."""
-        return self._ask(results.Hello, "hello", token=token)
+        return self._ask(results.Hello, "hello", plain({"token": token}))
 
     def ping(self) -> results.PingReply:
         """``now``, Unix ms."""
-        return self._ask(results.PingReply, "ping")
+        return self._ask(results.PingReply, "ping", {})
 
-    def schedule(
-        self, url: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
-    ) -> results.ScheduleReply:
+    def schedule(self, url: str, **fields: Unpack[ScheduleFields]) -> results.ScheduleReply:
         """``id queue version due state duplicate``; stored when this returns, and only once.
 
-        ``fields``: ``id queue on_conflict`` and every task field of the protocol. Without ``id`` one is made
-        here, so that the request can be sent again.
+        Without ``id`` one is made here, so that the request can be sent again.
         """
-        fields = with_id({"url": url, "delay": delay, "at": at, **fields})
-        return self._ask(results.ScheduleReply, "schedule", **fields)
+        return self._ask(results.ScheduleReply, "schedule", with_id({"url": url, **fields}))
 
     def schedule_many(
-        self, tasks: Iterable[Mapping[str, Any]], depth: int = DEPTH
+        self, tasks: Iterable[ScheduleItem], depth: int = DEPTH
     ) -> Iterator[results.ScheduleReply | Refused | ServerUnreachable]:
         """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order.
 
         A refusal, or an outcome that stays unknown, is that item's result and does not end the others.
-        Memory is bounded by ``depth`` tasks; ``tasks`` is read as replies come in.
+        ``BadValue`` for an item is raised, and ends them. Memory is bounded by ``depth`` tasks; ``tasks`` is
+        read as replies come in.
         """
-        given = ({"op": "schedule", **with_id(task)} for task in tasks)
-        for call in self._stream(given, depth):
+        return self._schedule(map(with_id, tasks), depth)
+
+    def schedule_plain(
+        self, tasks: Iterable[Mapping[str, Any]], depth: int = DEPTH
+    ) -> Iterator[results.ScheduleReply | Refused | ServerUnreachable]:
+        """``schedule_many`` for the protocol's own fields, as a file of them has them: integers are ms."""
+        return self._schedule(map(with_new_id, map(plain, tasks)), depth)
+
+    def _schedule(
+        self, tasks: Iterable[Reply], depth: int
+    ) -> Iterator[results.ScheduleReply | Refused | ServerUnreachable]:
+        for call in self._stream((("schedule", task) for task in tasks), depth):
             try:
                 yield call.result(results.ScheduleReply)
             except (Refused, ServerUnreachable) as error:
@@ -133,7 +153,7 @@ class Client:
 
     def get(self, id: str, *, queue: str | None = None) -> results.TaskInfo:
         """The task itself."""
-        return self._ask(results.GetReply, "get", id=id, queue=queue).task
+        return self._ask(results.GetReply, "get", plain({"id": id, "queue": queue})).task
 
     def cancel(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None,
@@ -145,37 +165,37 @@ class Client:
         """
         fields = {"id": id, "group": group, "queue": queue, "if_version": if_version}
         try:
-            return self._ask(results.CancelReply, "cancel", **fields)
+            return self._ask(results.CancelReply, "cancel", plain(fields))
         except NotFound:
             if not missing_ok:
                 raise
             return results.CancelReply(True, 0, 0)
 
-    def reschedule(
-        self, id: str, *, delay: Span | None = None, at: Moment | None = None, **fields: Any
-    ) -> results.RescheduleReply:
-        """``version due``. ``fields``: ``queue if_version`` and every task field."""
-        return self._ask(results.RescheduleReply, "reschedule", id=id, delay=delay, at=at, **fields)
+    def reschedule(self, id: str, **fields: Unpack[RescheduleFields]) -> results.RescheduleReply:
+        """``version due``: another instant, other fields, or both."""
+        return self._ask(results.RescheduleReply, "reschedule", typed({"id": id, **fields}))
 
     def finish(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None, reply: Any = None
     ) -> results.FinishReply:
         """``finished running``: ended as ``done`` from outside; ``reply`` goes to ``on_done``."""
-        return self._ask(results.FinishReply, "finish", id=id, group=group, queue=queue, reply=reply)
+        fields = {"id": id, "group": group, "queue": queue, "reply": reply}
+        return self._ask(results.FinishReply, "finish", plain(fields))
 
     def redrive(
         self, id: str | None = None, *, group: str | None = None, queue: str | None = None
     ) -> results.RedriveReply:
         """``redriven``: how many dead or expired tasks start again."""
-        return self._ask(results.RedriveReply, "redrive", id=id, group=group, queue=queue)
+        fields = {"id": id, "group": group, "queue": queue}
+        return self._ask(results.RedriveReply, "redrive", plain(fields))
 
     def pause(self, queue: str) -> results.PauseReply:
         """No attempt of this queue starts until ``resume``."""
-        return self._ask(results.PauseReply, "pause", queue=queue)
+        return self._ask(results.PauseReply, "pause", {"queue": queue})
 
     def resume(self, queue: str) -> results.PauseReply:
         """Attempts of this queue start again."""
-        return self._ask(results.PauseReply, "resume", queue=queue)
+        return self._ask(results.PauseReply, "resume", {"queue": queue})
 
     def list(
         self,
@@ -188,17 +208,19 @@ class Client:
     ) -> results.TaskList:
         """``tasks``, soonest first, and ``cursor`` when there are more."""
         fields = {"queue": queue, "state": state, "group": group, "limit": limit, "cursor": cursor}
-        return self._ask(results.TaskList, "list", **fields)
+        return self._ask(results.TaskList, "list", plain(fields))
 
     def forecast(
-        self, *, horizon: Span | None = None, slices: int | None = None, queue: str | None = None
-    ) -> results.ForecastReply:
+        self, *, horizon: Span | None = None, horizon_ms: int | None = None, slices: int | None = None,
+        queue: str | None = None,
+    ) -> results.ForecastReply:  # fmt: skip
         """``from_ slice_ms counts overdue later``: what fires when."""
-        return self._ask(results.ForecastReply, "forecast", horizon=horizon, slices=slices, queue=queue)
+        fields = {"horizon": horizon, "horizon_ms": horizon_ms, "slices": slices, "queue": queue}
+        return self._ask(results.ForecastReply, "forecast", typed(fields))
 
     def stats(self) -> results.Stats:
         """Counts, journal, lateness."""
-        return self._ask(results.Stats, "stats")
+        return self._ask(results.Stats, "stats", {})
 
     def subscribe(
         self,
@@ -231,21 +253,25 @@ class Client:
                     inherited.forget()
         return channel
 
-    def _ask(self, kind: type[results.R], op: str, **fields: Any) -> results.R:
-        return self._channel().ask(op, fields).result(kind)
+    def _ask(self, kind: type[results.R], op: str, request: Reply) -> results.R:
+        return self._channel().ask(op, request).result(kind)
 
-    def _stream(self, requests: Iterable[Mapping[str, Any]], depth: int) -> Iterator[Call]:
+    def _stream(self, requests: Iterable[tuple[str, Reply]], depth: int) -> Iterator[Call]:
         assert depth > 0
         channel = self._channel()
         stream = Caller(single=False)
         ahead: deque[Call] = deque()
         try:
-            for request in requests:
-                fields = dict(request)
-                ahead.append(channel.begin(str(fields.pop("op")), fields, stream))
+            for op, request in requests:
+                ahead.append(channel.begin(op, request, stream))
                 if len(ahead) >= depth:
                     yield channel.finish(ahead.popleft())
             while ahead:
                 yield channel.finish(ahead.popleft())
         finally:
             stream.left = True
+
+
+def _split(request: Mapping[str, Any]) -> tuple[str, Reply]:
+    fields = plain(request)
+    return str(fields.pop("op")), fields

@@ -92,18 +92,18 @@ class Channel:
         self._wait_s = 0.0  # before the next try to connect
         self._unreached: Exception | None = None  # why the last try failed
 
-    def ask(self, op: str, fields: Reply) -> Call:
+    def ask(self, op: str, request: Reply) -> Call:
         """One request and its answer."""
-        call = self._pipeline.make(op, fields)
+        call = self._pipeline.make(op, request)
         self._exchange(call)
         return call
 
-    def begin(self, op: str, fields: Reply, stream: Caller) -> Call:
+    def begin(self, op: str, request: Reply, stream: Caller) -> Call:
         """A request of a stream: it goes out with the next exchange."""
         self._same_process()
         if self._over is not None:
             raise self._over
-        call = self._pipeline.make(op, fields)
+        call = self._pipeline.make(op, request)
         call.caller = stream
         self._pipeline.fresh.append(call)
         return call

@@ -14,15 +14,12 @@ from __future__ import annotations
 
 import itertools
 import random
-import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta, timezone
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
 
-from wheeltimer.core.identity import make_id
 from wheeltimer.errors import REFUSALS, BadValue, Refused, ServerUnreachable
 
 Reply = dict[str, Any]
@@ -36,8 +33,6 @@ DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once
 _SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
-_MS: Final = timedelta(milliseconds=1)
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -153,9 +148,11 @@ class Pipeline:
         self._numbers = itertools.count(random.getrandbits(_SEQ_BITS))
         self.greeted = False  # whether it has shown that it is a daemon
 
-    def make(self, op: str, fields: Reply) -> Call:
-        """A call, in no queue yet. Raises BadValue for a value that the protocol has no form for."""
-        request = {name: plain(name, value) for name, value in fields.items() if value is not None}
+    def make(self, op: str, request: Reply) -> Call:
+        """A call, in no queue yet; ``request`` is the protocol's fields, and the call's from now on.
+
+        Raises BadValue for a value that the protocol has no form for.
+        """
         seq = next(self._numbers)
         again = op in READS or op == "cancel"
         if op == "schedule":
@@ -290,16 +287,6 @@ def _cut(text: str, chars: int) -> str:
     return text if len(text) <= chars else f"{text[:chars]}..."
 
 
-def with_id(task: Mapping[str, Any]) -> Reply:
-    """A copy of the fields of a ``schedule``, with an id made here where none is given."""
-    return {**task, "id": new_id() if task.get("id") is None else task["id"]}
-
-
-def new_id() -> str:
-    """For a task whose caller gives none: only with an id can the request be sent again."""
-    return make_id(time.time_ns() // 1_000_000, random.getrandbits(48), random.getrandbits(32))
-
-
 def refused(reply: Reply, about: str) -> Refused:
     """A reply with ``ok`` false, as the exception. ``about``: what was asked."""
     extra = {key: value for key, value in reply.items() if key not in ("ok", "error", "message", "seq")}
@@ -314,18 +301,3 @@ def _plainly(value: object) -> str:
     """A name or id in a sentence: cut, and nothing that moves a terminal's cursor."""
     text = str(value)
     return _cut(text if text.isprintable() else repr(text), _NAMED_CHARS)
-
-
-def plain(name: str, value: Any) -> Any:
-    """``datetime`` and ``timedelta`` as integers of milliseconds, rounded up; also inside a rule."""
-    if isinstance(value, timedelta):
-        return -(-value // _MS)
-    if isinstance(value, datetime):
-        if value.tzinfo is None:
-            raise BadValue(f"{name}: a datetime with a time zone expected", name)
-        return -((_EPOCH - value) // _MS)
-    if name in ("retry", "poll") and isinstance(value, dict):
-        return {key: plain(name, item) for key, item in value.items()}
-    if name == "retry" and isinstance(value, list | tuple):
-        return [plain(name, item) for item in value]
-    return value

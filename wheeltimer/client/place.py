@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import warnings
 from datetime import timedelta
@@ -9,12 +10,19 @@ from typing import Final
 
 from msgspec import Struct
 
-from wheeltimer.client.connection import LineConnection, split_host_port
+from wheeltimer.client.connection import LineConnection, split_host_port, tls_context
 from wheeltimer.client.pipeline import NoReply, Pipeline
 from wheeltimer.errors import BadValue, ServerUnreachable
 
 Seconds = float | timedelta
 """A setting of a client: seconds, or a ``timedelta``."""
+
+SERVER_DEFAULT: Final = "127.0.0.1:8463"
+SERVER: Final = "WHEELTIMER_SERVER"
+TOKEN: Final = "WHEELTIMER_TOKEN"
+CA_FILE: Final = "WHEELTIMER_CA_FILE"
+CERT_FILE: Final = "WHEELTIMER_CERT_FILE"
+"""The variables that the command line and ``Client.from_env`` read."""
 
 WAIT_S: Final = 30.0  # timeout and reconnect, unless given
 _WAIT_MAX_S: Final = 365 * 86_400.0
@@ -53,6 +61,18 @@ class Place(Struct, frozen=True):
     def over(self) -> ServerUnreachable:
         """What is raised where nothing can be asked any more."""
         return ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
+
+
+def reached(server: str, token: str | None, ca_file: str | None, cert_file: str | None) -> Place:
+    """A place by names of files. Raises BadValue."""
+    tls = tls_context(ca_file, cert_file) if server.startswith("tls:") else None
+    return Place(server, token, tls)
+
+
+def from_environment() -> Place:
+    """What the command line takes from the environment; an empty variable is not set. Raises BadValue."""
+    given = {name: os.environ.get(name) or None for name in (SERVER, TOKEN, CA_FILE, CERT_FILE)}
+    return reached(given[SERVER] or SERVER_DEFAULT, given[TOKEN], given[CA_FILE], given[CERT_FILE])
 
 
 def place(

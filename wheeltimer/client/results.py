@@ -1,27 +1,71 @@
 """What the clients give back: one struct for each kind of reply, with the fields of the protocol's page.
 
-Where the daemon has a struct for a reply it is that one; what a later daemon adds is left out.
+Where the daemon has a struct for a reply it is that one; what a later daemon adds is left out. Instants are
+Unix ms as in the protocol; beside each stands its ``datetime`` in UTC, whose name ends in ``_at``.
 """
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from wheeltimer.core.replies import (
-    CancelReply,
-    FinishReply,
-    ForecastReply,
-    PauseReply,
-    PingReply,
-    RedriveReply,
-    RescheduleReply,
-    ScheduleReply,
-)
+from wheeltimer.core import replies
+from wheeltimer.core.replies import CancelReply, FinishReply, PauseReply, RedriveReply
 from wheeltimer.core.task import Attempt
 
 R = TypeVar("R")
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
+
+
+def instant(ms: int) -> datetime:
+    """Unix ms as a ``datetime`` in UTC, exact to the ms."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
+def _instant(ms: int | None) -> datetime | None:
+    return None if ms is None else instant(ms)
+
+
+class ScheduleReply(replies.ScheduleReply, gc=False):
+    """``id queue version due state duplicate``."""
+
+    @property
+    def due_at(self) -> datetime:
+        return instant(self.due)
+
+
+class RescheduleReply(replies.RescheduleReply, gc=False):
+    """``version due``."""
+
+    @property
+    def due_at(self) -> datetime:
+        return instant(self.due)
+
+
+class PingReply(replies.PingReply, gc=False):
+    """``now``."""
+
+    @property
+    def now_at(self) -> datetime:
+        return instant(self.now)
+
+
+class ForecastReply(replies.ForecastReply, gc=False):
+    """``from_ slice_ms counts overdue later``."""
+
+    @property
+    def from_at(self) -> datetime:
+        return instant(self.from_)
+
+
+class PastAttempt(Attempt, frozen=True, gc=False):
+    """One line of a task's history."""
+
+    @property
+    def started_at(self) -> datetime:
+        return instant(self.started)
 
 
 class Hello(Struct, kw_only=True):
@@ -33,6 +77,10 @@ class Hello(Struct, kw_only=True):
     durability: str
     now: int
     limits: dict[str, int]
+
+    @property
+    def now_at(self) -> datetime:
+        return instant(self.now)
 
 
 class TaskInfo(Struct, kw_only=True):
@@ -50,7 +98,7 @@ class TaskInfo(Struct, kw_only=True):
     attempts: int = 0
     polls: int = 0
     error: str | None = None
-    history: list[Attempt] = []
+    history: list[PastAttempt] = []
     delay: int | str | None = None
     at: int | str | None = None
     method: str = "POST"
@@ -69,6 +117,22 @@ class TaskInfo(Struct, kw_only=True):
     group: str | None = None
     on_done: str | None = None
     on_dead: str | None = None
+
+    @property
+    def created_at(self) -> datetime:
+        return instant(self.created)
+
+    @property
+    def due_at(self) -> datetime:
+        return instant(self.due)
+
+    @property
+    def next_at(self) -> datetime | None:
+        return _instant(self.next)
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return _instant(self.ended)
 
 
 class TaskList(Struct, kw_only=True):
@@ -113,6 +177,18 @@ class Event(Struct, kw_only=True):
     error: str | None = None
     reply: str | None = None
 
+    @property
+    def time_at(self) -> datetime:
+        return instant(self.time)
+
+    @property
+    def due_at(self) -> datetime | None:
+        return _instant(self.due)
+
+    @property
+    def started_at(self) -> datetime | None:
+        return _instant(self.started)
+
 
 class GetReply(Struct):
     """Holds what ``get`` returns."""
@@ -121,6 +197,6 @@ class GetReply(Struct):
 
 
 __all__: Final = [
-    "CancelReply", "Event", "FinishReply", "ForecastReply", "GetReply", "Hello", "PauseReply", "PingReply",
-    "RedriveReply", "RescheduleReply", "ScheduleReply", "Stats", "TaskInfo", "TaskList",
+    "CancelReply", "Event", "FinishReply", "ForecastReply", "GetReply", "Hello", "PastAttempt", "PauseReply",
+    "PingReply", "RedriveReply", "RescheduleReply", "ScheduleReply", "Stats", "TaskInfo", "TaskList",
 ]  # fmt: skip

@@ -12,6 +12,7 @@ import msgspec
 
 from wheeltimer.client.channel import OF_THE_PARENT, Turn
 from wheeltimer.client.connection import LineConnection
+from wheeltimer.client.fields import plain
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -42,7 +43,7 @@ class Resume:
     def request(self) -> bytes:
         """The request that goes on from the cursor, for a new connection."""
         self._pipeline = Pipeline("")
-        self._call = self._pipeline.make("subscribe", {**self._fields, "from": self.cursor})
+        self._call = self._pipeline.make("subscribe", plain({**self._fields, "from": self.cursor}))
         self._pipeline.fresh.append(self._call)
         return self._pipeline.outgoing()
 

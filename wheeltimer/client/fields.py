@@ -1,0 +1,280 @@
+"""Fields of requests as Python has them: typed names, durations that need a unit, instants, bytes.
+
+The typed methods (``schedule``, ``reschedule``, ``schedule_many``, ``forecast``) take what the ``TypedDict``
+classes name, and ``typed`` makes the protocol's fields of it. A bare number is no duration there:
+``delay=30`` is 30 ms in the protocol, and hardly ever meant so. ``request`` and its kin take the protocol's
+own integers (``plain``).
+"""
+
+from __future__ import annotations
+
+import base64
+import operator
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, Literal, Required, TypedDict
+
+from msgspec import Raw
+
+from wheeltimer.core.identity import make_id
+from wheeltimer.errors import BadValue
+
+Span = str | timedelta | Literal[0]
+"""A duration: text with units, or a ``timedelta``. An integer of ms goes into the field with ``_ms``."""
+Moment = int | str | datetime
+"""An instant: Unix ms, RFC 3339, or a ``datetime`` with a time zone."""
+Bytes = bytes | bytearray | memoryview
+
+
+class RetryRule(TypedDict, total=False):
+    """A retry rule of any kind; ``exponential``: base factor cap attempts, ``fixed``: every attempts,
+    ``linear``: step attempts, ``list``: delays. Each takes ``jitter``."""
+
+    kind: Required[Literal["exponential", "fixed", "linear", "list"]]
+    attempts: int
+    jitter: float
+    base: Span
+    base_ms: int
+    factor: float
+    cap: Span
+    cap_ms: int
+    every: Span
+    every_ms: int
+    step: Span
+    step_ms: int
+    delays: Sequence[Span]
+    delays_ms: Sequence[int]
+
+
+class PollRule(TypedDict, total=False):
+    """Ask again ``every`` time while the answer is "not yet", at most ``max`` times."""
+
+    every: Span
+    every_ms: int
+    max: int
+
+
+class JsonCheck(TypedDict):
+    """A place in the reply's JSON and the value that has to stand there."""
+
+    pointer: str
+    equals: Any
+
+
+class SuccessRule(TypedDict, total=False):
+    """What a reply has to be; all that is given must hold."""
+
+    status: Sequence[int | str]
+    text: str
+    json: Sequence[JsonCheck]
+
+
+class TaskFields(TypedDict, total=False):
+    """The fields that ``schedule`` and ``reschedule`` share; None is "not given"."""
+
+    delay: Span | None
+    delay_ms: int | None
+    at: Moment | None
+    method: Literal["POST", "GET", "PUT", "PATCH", "DELETE"] | None
+    headers: Mapping[str, str] | None
+    body: Any
+    body_text: str | None
+    body_base64: str | None
+    body_bytes: Bytes | None
+    meta: Any
+    retry: str | RetryRule | None
+    timeout: Span | None
+    timeout_ms: int | None
+    connect_timeout: Span | None
+    connect_timeout_ms: int | None
+    expires_in: Span | None
+    expires_in_ms: int | None
+    expires_at: Moment | None
+    success: SuccessRule | None
+    poll: PollRule | None
+    group: str | None
+    on_done: str | None
+    on_dead: str | None
+
+
+class ScheduleFields(TaskFields, total=False):
+    """What ``schedule`` takes beside ``url``."""
+
+    id: str | None
+    queue: str | None
+    on_conflict: Literal["error", "keep", "replace"] | None
+
+
+class ScheduleItem(ScheduleFields, total=False):
+    """A task of ``schedule_many``."""
+
+    url: Required[str]
+
+
+class RescheduleFields(TaskFields, total=False):
+    """What ``reschedule`` takes beside ``id``."""
+
+    queue: str | None
+    url: str | None
+    if_version: int | None
+
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
+_MS: Final = timedelta(milliseconds=1)
+_RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every",)}
+"""The durations inside a rule."""
+
+
+# -- values as the protocol has them ----------------------------------------------------------------
+
+
+def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that are not None, ``datetime`` and ``timedelta`` as ms. Raises BadValue."""
+    return {name: _plain(name, value) for name, value in fields.items() if value is not None}
+
+
+def _plain(name: str, value: Any) -> Any:
+    """``datetime`` and ``timedelta`` as integers of milliseconds, rounded up; also inside a rule."""
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, timedelta):
+        return -(-value // _MS)
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise BadValue(f"{name}: a datetime with a time zone expected", name)
+        return -((_EPOCH - value) // _MS)
+    if isinstance(value, bytes | bytearray | memoryview):
+        raise _no_bytes(name)
+    if name in _RULES and isinstance(value, Mapping):
+        return {key: _plain(key, item) for key, item in value.items()}
+    if name == "delays" and isinstance(value, list | tuple):
+        return [_plain(name, item) for item in value]
+    return value
+
+
+def _no_bytes(name: str) -> BadValue:
+    if name == "body":
+        return BadValue(
+            "body: bytes are no JSON; write body_bytes= to send them as they are, or body_text= for text",
+            name,
+        )
+    return BadValue(f"{name}: JSON has no bytes; text expected", name)
+
+
+# -- values of the typed methods --------------------------------------------------------------------
+
+
+def typed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol's fields of what a typed method was given. Raises BadValue, with the field's name."""
+    found: dict[str, Any] = {}
+    for name, value in fields.items():
+        if value is None:
+            continue
+        form = _FORMS.get(name)
+        if form is None:
+            found[name] = value
+            continue
+        name, value = form(name, value)
+        if name in found:
+            raise BadValue(f"{name}: given twice, in two forms", name)
+        found[name] = value
+    return found
+
+
+def _span(name: str, value: Any) -> tuple[str, Any]:
+    return name, duration(name, value)
+
+
+def _span_ms(name: str, value: Any) -> tuple[str, Any]:
+    return name.removesuffix("_ms"), _whole(name, value)
+
+
+def _rule(name: str, value: Any) -> tuple[str, Any]:
+    """A retry or poll rule; a name, or what is no mapping, is the daemon's to judge."""
+    if not isinstance(value, Mapping):
+        return name, value
+    rule: dict[str, Any] = {}
+    for key, item in value.items():
+        short = key.removesuffix("_ms")
+        if short in _RULES[name]:
+            path = f"{name}.{key}"
+            if short != key and short in value:
+                raise BadValue(f"{path}: either {short} or {key} expected, not both", path)
+            one: Callable[[str, Any], Any] = duration if short == key else _whole
+            many = short == "delays" and isinstance(item, Sequence) and not isinstance(item, str)
+            item = [one(path, part) for part in item] if many else one(path, item)
+            key = short
+        rule[key] = item
+    return name, rule
+
+
+def duration(name: str, value: Any) -> Any:
+    """A duration of the protocol: text as it is, a ``timedelta`` in ms, rounded up. Raises BadValue."""
+    if isinstance(value, str | Raw):
+        return value
+    if isinstance(value, timedelta):
+        return -(-value // _MS)
+    number = isinstance(value, int | float) or hasattr(value, "__float__") or hasattr(value, "__index__")
+    if not number:
+        raise BadValue(f'{name}: a timedelta, or text as "30m", expected', name)
+    if not isinstance(value, bool) and value == 0:
+        return 0
+    field = name.rpartition(".")[2]
+    key = f'"{field}_ms": ' if "." in name else f"{field}_ms="
+    raise BadValue(
+        f'{name}: {value} is a number without a unit; write timedelta(minutes=30), "30m",'
+        f" or {key}1800000 for an integer of milliseconds",
+        name,
+    )
+
+
+def _whole(name: str, value: Any) -> Any:
+    """An integer of ms. Raises BadValue."""
+    if isinstance(value, Raw):
+        return value
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError as error:
+        raise BadValue(f"{name}: an integer of milliseconds expected", name) from error
+
+
+def _bytes(_name: str, value: Any) -> tuple[str, Any]:
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise BadValue("body_bytes: bytes expected; for text write body_text=", "body_bytes")
+    return "body_base64", base64.b64encode(value).decode()
+
+
+def _other(name: str, value: Any) -> tuple[str, Any]:
+    return name, _plain(name, value)
+
+
+_DURATIONS: Final = ("delay", "timeout", "connect_timeout", "expires_in", "horizon")
+_FORMS: Final[dict[str, Callable[[str, Any], tuple[str, Any]]]] = {
+    **dict.fromkeys(_DURATIONS, _span),
+    **dict.fromkeys((f"{name}_ms" for name in _DURATIONS), _span_ms),
+    **dict.fromkeys(_RULES, _rule),
+    **dict.fromkeys(("at", "expires_at", "body", "body_text", "body_base64", "meta", "reply"), _other),
+    "body_bytes": _bytes,
+}
+"""How the fields are read whose values have another form in the protocol."""
+
+
+def with_id(task: Mapping[str, Any]) -> dict[str, Any]:
+    """``typed`` fields of a ``schedule``, with an id made here where none is given."""
+    return with_new_id(typed(task))
+
+
+def with_new_id(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same dict, with an id made here where none is given."""
+    if "id" not in fields:
+        fields["id"] = new_id()
+    return fields
+
+
+def new_id() -> str:
+    """For a task whose caller gives none: only with an id can the request be sent again."""
+    return make_id(time.time_ns() // 1_000_000, random.getrandbits(48), random.getrandbits(32))
