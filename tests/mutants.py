@@ -491,6 +491,17 @@ MUTANTS: Final = (
         "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
         "return max(0, ", "tests/delivery/test_dispatcher.py",
     ),
+    # -- one client for a whole server ---------------------------------------------------------------
+    Mutant(
+        "a-forked-child-uses-its-parents-connection", "client/blocking.py",
+        "        pid = os.getpid()\n        channel = self._channels.get(pid)",
+        "        pid = 0\n        channel = self._channels.get(pid)", "tests/sharing -k forked_child",
+    ),
+    Mutant(
+        "threads-do-not-take-turns", "client/channel.py",
+        "        with self._turn.lock:\n            try:", "        if True:\n            try:",
+        "tests/sharing -k no_reply",
+    ),
 )  # fmt: skip
 
 

@@ -160,7 +160,7 @@ class MemoryDisk(Disk):
         self.locks[path] = self._opened(path)
         return self.locks[path]
 
-    def hold(self, path: Path) -> list[int]:
+    def lock_folder(self, path: Path) -> list[int]:
         return []
 
     def need_name(self, fd: int) -> None:

@@ -25,7 +25,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from tests.process.conftest import home
-from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, until
+from tests.process.daemon import ROOT, SMALL, START_S, Connection, Daemon, Home, until
 from tests.process.tools import missing
 from tests.recipes.world import EXAMPLE, Page, instant_ms
 
@@ -58,7 +58,7 @@ class Place:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("WHEELTIMER_")}
         self.env = kept | {
             "WHEELTIMER_SERVER": self.daemon.listen[0], "WEBHOOK_SECRETS": SECRET, "SECRET_KEY": "of a test",
-            "HOME": str(self.folder), "PYTHONPATH": str(self.folder),
+            "HOME": str(self.folder), "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
         }  # fmt: skip
 
     def _here(self, program: str) -> str:
@@ -144,7 +144,6 @@ class Place:
     def count(self, state: str) -> int:
         with self.asks() as connection:
             return int(connection.done("stats")["tasks"][state])
-
 
     def call(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None

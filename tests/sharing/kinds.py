@@ -14,6 +14,7 @@ import random
 import signal
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
@@ -24,11 +25,11 @@ from typing import Final
 import anyio
 
 from tests.sharing.places import CutAfterCalls
-from tests.sharing.tally import REQUESTS, URL, VARIABLE, Cut, Tally
+from tests.sharing.tally import REQUESTS, URL, VARIABLE, Cut, Tally, limit_s
 from wheeltimer import AsyncClient, Client
 
 WORKERS: Final = 4
-LIMIT_S: Final = float(os.environ.get("SHARING_LIMIT_S", "60"))
+TASKS: Final = 8  # of an AsyncClient
 SERVER: Final = os.environ["WHEELTIMER_SERVER"]
 STREAMED: Final = 10  # tasks of a worker's last pipeline
 KINDS: Final[dict[str, Callable[[int, random.Random], None]]] = {}
@@ -109,18 +110,32 @@ def _fork(requests: int, chance: random.Random) -> None:
     work("parent-later", REQUESTS)
 
 
+@kind("os.fork among threads")
+def _fork_among_threads(requests: int, chance: random.Random) -> None:
+    """Children that are forked in the middle of a thread's request: its lock is held, and not by theirs."""
+    threads = [threading.Thread(target=work, args=(f"thread-{n}", requests // 4)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    with contextlib.ExitStack() as stack:
+        for n in range(4):
+            time.sleep(chance.uniform(0, 0.02))
+            stack.enter_context(_children(2, requests // 16, f"fork-{n}"))
+    for thread in threads:
+        thread.join()
+
+
 @contextlib.contextmanager
-def _children(number: int, requests: int) -> Iterator[None]:
-    """Forked children that work; the first of them has a child of its own in the middle of its work."""
+def _children(number: int, requests: int, name: str = "child") -> Iterator[None]:
+    """Forked children that work; the first of them forks again after its work."""
     pids = []
     for n in range(number):
         pid = os.fork()
         if not pid:
             code = 1
             try:
-                work(f"child-{n}", requests)
-                if n == 0:
-                    with _children(1, requests):
+                work(f"{name}-{n}", requests)
+                if name == "child" and n == 0:
+                    with _children(1, requests, "grandchild"):
                         work("child-0-later", REQUESTS)
                 code = 0
             finally:
@@ -150,108 +165,161 @@ def _tell(phase: str) -> None:
 # --- interrupted -----------------------------------------------------------------------------------
 
 
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Cut
+class Alarm:
+    """A handler of SIGALRM that raises; once more soon after the first time, while that is dealt with."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        self.left = 0  # 0: it does not raise
+        self._error = error
+        self._then_s = 0.0
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def set(self, after_s: float, then_s: float) -> None:
+        self.left, self._then_s = 2, then_s
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+
+    def _ring(self, number: int, frame: FrameType | None) -> None:
+        if self.left:
+            self.left -= 1
+            signal.setitimer(signal.ITIMER_REAL, self._then_s if self.left else 0)
+            raise self._error
 
 
-def _alarmed(requests: int, chance: random.Random, name: str) -> None:
-    """Requests that SIGALRM interrupts at random instants, about every second one."""
+def _alarmed(requests: int, chance: random.Random, name: str, alarm: Alarm) -> None:
+    """Two alarms in each three requests, at random instants of the time that they usually take."""
+    usual_s = 1e-3
     for number in range(requests // REQUESTS):
+        began_s = time.monotonic()
         try:
-            signal.setitimer(signal.ITIMER_REAL, *(chance.uniform(50e-6, 2e-3) for _ in range(2)))
+            alarm.set(chance.uniform(0.02, 1.2) * usual_s, chance.uniform(10e-6, 300e-6))
             TALLY.use(CLIENT, f"{name}-{number}")
-        except (Cut, KeyboardInterrupt):
-            TALLY.cut()  # between two requests
-        finally:
-            _no_alarm()
-
-
-def _no_alarm() -> None:
-    while True:
-        try:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        except (Cut, KeyboardInterrupt):
-            continue
-        return
+            alarm.left = 0
+        except (Cut, KeyboardInterrupt):  # between two requests
+            alarm.left = 0
+        TALLY.use(CLIENT, f"{name}-{number}")
+        usual_s += ((time.monotonic() - began_s) / 2 - usual_s) / 10
 
 
 @kind("alarm raises")
 def _alarm(requests: int, chance: random.Random) -> None:
     """As a soft time limit does."""
-    signal.signal(signal.SIGALRM, _raise)
-    _alarmed(requests, chance, "alarm")
+    _alarmed(requests // 2, chance, "alarm", Alarm(Cut))
 
 
 @kind("KeyboardInterrupt")
 def _keyboard_interrupt(requests: int, chance: random.Random) -> None:
     """The main thread is interrupted; two others go on with the same client."""
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
     threads = [threading.Thread(target=work, args=(f"thread-{n}", requests // 4)) for n in range(2)]
     for thread in threads:
         thread.start()
-    _alarmed(requests // 2, chance, "main")
+    _alarmed(requests // 4, chance, "main", Alarm(KeyboardInterrupt))
     for thread in threads:
         thread.join()
 
 
+@kind("gevent.Timeout")
+def _gevent_timeout(requests: int, chance: random.Random) -> None:
+    """Greenlets; the time of about every second request is up before its answer comes."""
+    import gevent
+
+    def limited(limit_s: float, request: Callable[[], object]) -> object:
+        with gevent.Timeout(limit_s, Cut):
+            return request()
+
+    def play(name: str) -> None:
+        for number in range(requests // WORKERS // 2):
+            asked = f"{name}-{number}"
+            for request in (partial(_schedule, asked), partial(_get, asked)):
+                TALLY.ask(asked, lambda request=request: limited(chance.uniform(0, 20e-3), request))
+
+    gevent.joinall([gevent.spawn(play, f"greenlet-{n}") for n in range(WORKERS)], raise_error=True)
+
+
+def _schedule(name: str) -> str:
+    return CLIENT.schedule(URL, delay="1h", id=name, group=name).id
+
+
+def _get(name: str) -> str:
+    return CLIENT.get(name).id
+
+
 @kind("an exception after any call")
 def _after_any_call(requests: int, chance: random.Random) -> None:
-    """At each place of the client's code where Python runs signal handlers; client new, or used before."""
+    """At each place of the client's code where Python runs signal handlers, one after the other."""
+    done = 0
+    while done < requests:
+        for play in (_first, _later, _many):
+            place, raised = 0, True
+            while raised:
+                trace = CutAfterCalls(place)
+                name = f"{play.__name__}-{done}"
+                play(name, trace)
+                TALLY.use(CLIENT, name)
+                place, raised, done = place + 1, trace.raised, done + 1 + REQUESTS
+
+
+def _first(name: str, trace: CutAfterCalls) -> None:
+    """The first request of a client, which connects."""
     global CLIENT
-    step = 1 if requests > 5000 else 5
-    for new in (True, False):
-        cut = chance.randrange(step)
-        while True:
-            if new:
-                CLIENT = Client(SERVER)
-            name = f"after-{new}-{cut}"
-            trace = CutAfterCalls(cut)
-            TALLY.ask(name, partial(trace.run, partial(_schedule_once, name)))
-            TALLY.use(CLIENT, name)
-            if new:
-                CLIENT.close()
-            if not trace.raised:
-                break  # the request has no more such places
-            cut += step
+    CLIENT.close()
+    CLIENT = Client(SERVER)
+    _later(name, trace)
 
 
-def _schedule_once(name: str) -> str:
-    return CLIENT.schedule(URL, delay="1h", id=name, group=name).id
+def _later(name: str, trace: CutAfterCalls) -> None:
+    """A request on a connection that is open."""
+    TALLY.ask(name, lambda: trace.run(partial(_schedule, name)))
+
+
+def _many(name: str, trace: CutAfterCalls) -> None:
+    """A pipeline."""
+    names = [f"{name}-{number}" for number in range(3)]
+    tasks = [{"id": each, "url": URL, "delay": "1h"} for each in names]
+
+    def request() -> list[str]:
+        return [getattr(reply, "id", str(reply)) for reply in CLIENT.schedule_many(tasks)]
+
+    TALLY.ask(names, lambda: trace.run(request))
 
 
 # --- asynchronous ----------------------------------------------------------------------------------
 
 
 async def _tasks(requests: int, chance: random.Random) -> None:
-    """Tasks that share an AsyncClient; a time limit cancels about every second request."""
+    """Tasks that share an AsyncClient; about every second request is cancelled before its answer comes."""
+    usual_s = 10e-3
 
     async def ask(asked: object, request: Callable[[], Awaitable[object]]) -> None:
+        nonlocal usual_s
         while True:
-            with anyio.move_on_after(chance.uniform(0, 10e-3)):
+            began_s = time.monotonic()
+            with anyio.move_on_after(chance.uniform(0, 3 * usual_s)):
                 try:
                     got = await request()
                 except Exception:  # noqa: BLE001
                     TALLY.failed()
                 else:
                     TALLY.reply(asked, got)
+                usual_s += (time.monotonic() - began_s - usual_s) / 10
                 return
+            usual_s *= 1.1  # the machine is slower than it was
             TALLY.cut()
 
     async def play(client: AsyncClient, name: str) -> None:
-        for number in range(requests // WORKERS // 2):
-            await ask(f"{name}-{number}", lambda: _schedule(client, f"{name}-{number}"))  # noqa: B023
-            await ask(f"{name}-{number}", lambda: _get(client, f"{name}-{number}"))  # noqa: B023
+        for number in range(requests // TASKS // 2):
+            await ask(f"{name}-{number}", lambda: _schedule_later(client, f"{name}-{number}"))  # noqa: B023
+            await ask(f"{name}-{number}", lambda: _get_later(client, f"{name}-{number}"))  # noqa: B023
 
     async with AsyncClient(SERVER) as client, anyio.create_task_group() as group:
-        for n in range(WORKERS):
+        for n in range(TASKS):
             group.start_soon(play, client, f"task-{n}")
 
 
-async def _schedule(client: AsyncClient, name: str) -> str:
+async def _schedule_later(client: AsyncClient, name: str) -> str:
     return (await client.schedule(URL, delay="1h", id=name)).id
 
 
-async def _get(client: AsyncClient, name: str) -> str:
+async def _get_later(client: AsyncClient, name: str) -> str:
     return (await client.get(name)).id
 
 
@@ -274,7 +342,8 @@ def open_client() -> None:
 
 
 def main(name: str, requests: str, seed: str) -> None:
-    faulthandler.dump_traceback_later(LIMIT_S, exit=True)  # a lock that is never given back
+    # Where a lock is never given back, this shows it.
+    faulthandler.dump_traceback_later(0.9 * limit_s(int(requests)), exit=True)
     open_client()
     KINDS[name](int(requests), random.Random(int(seed)))
     faulthandler.cancel_dump_traceback_later()

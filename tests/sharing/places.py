@@ -19,9 +19,7 @@ from tests.sharing.tally import Cut
 T = TypeVar("T")
 _IN: Final = "/wheeltimer/client/"
 _CHECKS: Final = frozenset(
-    code
-    for name, code in dis.opmap.items()
-    if name.startswith(("CALL", "RESUME")) or "JUMP_BACKWARD" in name
+    code for name, code in dis.opmap.items() if name.startswith(("CALL", "RESUME")) or "JUMP_BACKWARD" in name
 )
 
 

@@ -83,6 +83,11 @@ class Tally:
             self.failed()
 
 
+def limit_s(requests: int) -> float:
+    """How long a program may take, on a machine that is busy."""
+    return float(os.environ.get("SHARING_LIMIT_S", 40 + requests / 20))
+
+
 def count(path: Path) -> dict[str, int]:
     """What was counted: ``right wrong failed cut``."""
     seen = Counter(path.read_bytes()) if path.exists() else Counter()

@@ -287,7 +287,7 @@ class SimDisk(Disk):
         self._locked = self._opened("lock", File(bytearray(), bytearray()))
         return self._locked
 
-    def hold(self, path: Path) -> list[int]:
+    def lock_folder(self, path: Path) -> list[int]:
         return []
 
     def need_name(self, fd: int) -> None:

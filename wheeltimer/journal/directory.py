@@ -159,7 +159,7 @@ def _lock(path: Path, disk: Disk) -> tuple[int, list[int]]:
     file = path / LOCK
     fds: list[int] = []
     try:
-        fds += disk.hold(path)
+        fds += disk.lock_folder(path)
         fds.append(disk.lock(file))
         disk.replace_text(fds[-1], f"{disk.pid()}\n".encode())
     except OSError as exc:

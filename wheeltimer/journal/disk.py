@@ -228,7 +228,7 @@ class Disk:
             raise
         return fd
 
-    def hold(self, path: Path) -> list[int]:
+    def lock_folder(self, path: Path) -> list[int]:
         """Descriptors that hold the folder, and its path, against every other process until they are closed.
 
         Fewer where the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
