@@ -274,11 +274,11 @@ async def test_a_line_that_comes_in_drops_does_not_wake_the_loop_for_each(
     monkeypatch.setattr(connection, "DROPS_PAUSE_S", 3600)
     async with site(tmp_path, monkeypatch) as here:
         first = await here.connect()
-        await drip(first, b"x" * 100)
+        await drip(first, b"{" * 100)
         assert reads == connection.DROPS_MAX + 1
         monkeypatch.setattr(connection, "DROPS_PAUSE_S", pause_s)
         second = await here.connect()
-        await drip(second, b"x" * 100)
+        await drip(second, b"{" * 100)
         await trio.sleep(4 * pause_s)
         assert reads == 2 * (connection.DROPS_MAX + 1), "they are read one after the other"
         await second.stream.aclose()
