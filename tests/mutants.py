@@ -475,7 +475,7 @@ MUTANTS: Final = (
         "if True:", "tests/delivery/test_transport.py tests/delivery/test_transport_hostile.py",
     ),
     Mutant(
-        "a-paused-queue-goes-on", "delivery/dispatcher.py", "if self._book.engine.paused(lane.name):",
+        "a-paused-queue-goes-on", "delivery/entry.py", "if self._book.engine.paused(lane.name):",
         "if False:", "tests/delivery/test_dispatcher.py tests/delivery/test_held.py",
     ),
     Mutant(

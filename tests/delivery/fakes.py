@@ -290,7 +290,7 @@ class World:
         assert set(stands.values()) <= {1}, "a lane stands in two lines"
         going = Counter(id(lane.target) for lane in (*lanes.ring, *crowd))
         in_lanes: set[str] = {*dispatcher._unwritten, *dispatcher._written}
-        in_lanes.update(key for _, key in dispatcher._lapsed)
+        in_lanes.update(key for _, key in dispatcher._lapses.waiting)
         size = all_lanes = 0
         for target in lanes.targets.values():
             mine = sum(flight.lane.target is target for flight in flights)
@@ -339,13 +339,16 @@ class World:
             assert in_crowd, "forgotten: ready, its gates are open, and it has not started"
             assert dispatcher.in_flight, "alone, and not started"
             if len(crowd) <= CROWD_TRIES:
-                limit = dispatcher._brake.limit
-                assert dispatcher._has_share(lane, limit), "it may have another permit, and has not got it"
+                limit = dispatcher._lapses.brake.limit
+                assert dispatcher._entry.has_share(lane, dispatcher.in_flight, limit), (
+                    "it may have another permit, and has not got it"
+                )
 
     def _is_short(self, lane: Lane, wake_ns: int | None) -> bool:
         """Whether the lane waits for something of our own; then it is looked at in time."""
         dispatcher = self.dispatcher
-        until_ns = dispatcher._short_until_ns(lane, dispatcher._brake.limit, self.now_ns)
+        may_open = dispatcher.in_flight < dispatcher._lapses.brake.limit
+        until_ns = dispatcher._lapses.wait_until_ns(lane, may_open, self.now_ns)
         assert not until_ns or (wake_ns is not None and wake_ns <= until_ns), "it will be looked at too late"
         return until_ns != 0
 

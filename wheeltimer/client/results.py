@@ -143,7 +143,10 @@ class TaskList(Struct, kw_only=True):
 
 
 class Stats(Struct, kw_only=True):
-    """Counts, journal, lateness. A token of some queues is not told ``attempts connections journal``."""
+    """Counts, journal, lateness, what was short.
+
+    A token of some queues is not told ``attempts connections journal lapsed``.
+    """
 
     tasks: dict[str, int]
     queues: dict[str, dict[str, Any]]
@@ -151,6 +154,7 @@ class Stats(Struct, kw_only=True):
     connections: int | None = None
     journal: dict[str, int] = {}
     lateness_ms: dict[str, int]
+    lapsed: dict[str, int] = {}
     uptime_ms: int
 
 

@@ -87,6 +87,7 @@ class StatsReply(Struct, gc=False, kw_only=True):
     journal: dict[str, int] | UnsetType = UNSET
     lateness_ms: dict[str, int]
     lateness_us: dict[str, int]
+    lapsed: dict[str, int] | UnsetType = UNSET
     clock_steps: int
     uptime_ms: int
     seq: Seq = UNSET

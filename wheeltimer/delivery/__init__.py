@@ -4,11 +4,12 @@ here: that an attempt begins, and its outcome as a value, is told to the ledger 
 A callback goes down this list, and its answer back up::
 
     dispatcher.py  who may go now: permits, windows, fairness    share.py     of how many permits (pure)
+    entry.py       whether a lane may start something now
     lanes.py       what waits, by queue and destination          window.py    what one destination can bear
     held.py        tasks of destinations that are down           alarms.py    gates that open at an instant
     stale.py       keys of tasks that are ready no longer        book.py      the ledger, as seen from here
     attempt.py     one attempt: the request of a task, the answer as a value; signature.py signs it
-    shortage.py    attempts that could not begin: no descriptor, thread, port or memory of our own
+    shortage.py    what of our own an attempt may lack               lapses.py    attempts that lacked it
     arrivals.py    replies on kept connections, awaited by one task for all
     transport.py   requests over kept or fresh connections       proxy.py     the same through an egress proxy
     pool.py        kept connections                              resolve.py   lookup, check, connect

@@ -23,17 +23,17 @@ from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.attempt import Again, Landing, destination_of
 from wheeltimer.delivery.book import Book
+from wheeltimer.delivery.entry import Entry
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
-from wheeltimer.delivery.lanes import Gate, Lane, Lanes, Queue
+from wheeltimer.delivery.lanes import Lane, Lanes, Queue
+from wheeltimer.delivery.lapses import BACKLOG_MS, Lapses
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.share import most, share
-from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Brake, Reason, Shortage
+from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
-BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
 Spawn = Callable[[str, Task, Lane, Now], None]
 _READY: Final = int(State.READY)
@@ -60,7 +60,6 @@ class Dispatcher:
         self._send = send
         self._begin = begin
         self._flush = flush
-        self._keeps = keeps
         self._durable_lsn = durable_lsn
         self._concurrency = concurrency
         self._lanes = Lanes(queue_of, window_of)
@@ -69,8 +68,9 @@ class Dispatcher:
         self._written: deque[str] = deque()  # those whose record may be by now
         self._alarms = Alarms()
         self._stale = Stale(book, self._lanes)
-        self._brake = Brake(concurrency, lambda: book.now().elapsed_ns / 1e9)
-        self._lapsed: list[tuple[int, str]] = []  # (when it started, key) of lapsed attempts, ready again
+        self._lapses = Lapses(book, self._lanes, self._held, concurrency, keeps)
+        self._entry = Entry(book, self._lanes, self._held, self._alarms, concurrency)
+        self.lapses = self._lapses.brake.lapses  # since the start, by what was short
         self._no_room_until_ns = 0
         self._wake = trio.Event()
         self._wake_ns: int | None = None  # when ``run`` looks again by itself
@@ -81,12 +81,7 @@ class Dispatcher:
 
     def __len__(self) -> int:
         """Keys that wait here."""
-        return self._lanes.size + len(self._unwritten) + len(self._written) + len(self._lapsed)
-
-    @property
-    def lapses(self) -> dict[Reason, int]:
-        """Attempts that were not made, by what of our own was short."""
-        return self._brake.lapses
+        return self._lanes.size + len(self._unwritten) + len(self._written) + len(self._lapses.waiting)
 
     def offer(self, key: str, task: Task, late_ms: int) -> None:
         """A task became ready, so late; `go` after a slice of them. O(1)."""
@@ -151,10 +146,10 @@ class Dispatcher:
         self._no_room_until_ns = 0
         for gate in self._alarms.due(now_ns):
             self._lanes.wake(gate)
-        if self._lapsed:
-            self._put_back()
+        if self._lapses.waiting:
+            self._lapses.put_back()
         looks = tries = passed = 0
-        lanes, limit = self._lanes, self._brake.look(now_ns)
+        lanes, entry, limit = self._lanes, self._entry, self._lapses.brake.look(now_ns)
         while self.in_flight < self._concurrency:
             if not lanes.ring:
                 if not lanes.crowd or tries == CROWD_TRIES:
@@ -167,9 +162,9 @@ class Dispatcher:
             lane = lanes.next()
             if not len(lane):
                 lanes.leave(lane, now_ns)
-            elif not self._gates_open(lane, now_ns):
+            elif not entry.gates_open(lane, now_ns):
                 tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
-            elif short_ns := self._short_until_ns(lane, limit, now_ns):
+            elif short_ns := self._lapses.wait_until_ns(lane, self.in_flight < limit, now_ns):
                 wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
                 passed = 0 if lanes.pass_over(lane) else passed + 1
                 if passed == LOOKS_MAX:  # the others soon, but not in a loop that never rests
@@ -177,7 +172,7 @@ class Dispatcher:
                 if passed >= min(len(lanes.ring), LOOKS_MAX):
                     break
                 continue
-            elif self._has_share(lane, limit):
+            elif entry.has_share(lane, self.in_flight, limit):
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):
                 tries = 0
@@ -191,43 +186,6 @@ class Dispatcher:
             return 0
         alarm_ns = self._alarms.next_ns
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
-
-    def _gates_open(self, lane: Lane, now_ns: int) -> bool:
-        """Whether the lane may start something; else it is put in the line of what it waits for."""
-        if self._book.engine.paused(lane.name):
-            self._held.paused(lane.name, now_ns)
-            self._lanes.wait(lane, lane.queue)
-            return False
-        gate: Gate
-        for gate in (lane.queue, lane.target):
-            wait_ns = gate.wait_ns(now_ns)
-            if wait_ns != 0:
-                if wait_ns is not None:
-                    self._alarms.set(gate, now_ns + wait_ns)
-                self._lanes.wait(lane, gate)
-                return False
-        return True
-
-    def _short_until_ns(self, lane: Lane, limit: int, now_ns: int) -> int:
-        """0: the lane may start something; else it waits until then, for something of our own is short that a
-        new connection takes. ``limit``: the brake's.
-        """
-        until_ns = lane.target.window.short_until_ns
-        if self.in_flight < limit and until_ns <= now_ns:
-            return 0
-        if self._keeps(lane.target.destination):
-            return 0
-        return max(until_ns, self._brake.until_ns or 0)
-
-    def _has_share(self, lane: Lane, limit: int) -> bool:
-        """Whether the lane's destination has as many permits as it may have now. ``limit``: how many there
-        are while something is short; an attempt on a kept connection may be one more.
-        """
-        mine = lane.target.window.in_flight
-        permits = limit if self.in_flight < limit else self._concurrency
-        if mine >= share(permits, self.in_flight, mine):
-            return True
-        return mine >= most(permits) and self._lanes.others_go(lane.target)
 
     def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
@@ -320,35 +278,13 @@ class Dispatcher:
             self.finish(key, outcome, lane, started_ns)
 
     def lapse(self, key: str, short: Shortage, lane: Lane, started_ns: int) -> None:
-        """An attempt was not made for want of something of our own: its permits are given back, the window
-        learns nothing, and the task goes back to where it stood."""
-        window, now = lane.target.window, self._book.now()
-        if short.reason == "ports" and not window.short(now.elapsed_ns):
+        """An attempt was not made for want of something of our own: its permits are given back."""
+        now = self._book.now()
+        if self._lapses.end(key, short.reason, lane, started_ns, now, self.in_flight - 1):
+            self._ended(lane)
+            self._wake.set()
+        else:
             self.finish(key, Answer(now.wall_ms, 0, 0, error=f"connect: {short}"), lane, started_ns)
-            return
-        self._brake.count(short.reason)
-        window.cut()
-        if lane.queue.bucket is not None:
-            lane.queue.bucket.give_back()
-        if self._book.lapsed(key, now):
-            self._lapsed.append((started_ns, key))
-        self._ended(lane)
-        if short.reason != "ports":  # which is between this machine and one destination
-            self._brake.lapsed(self.in_flight, now.elapsed_ns)
-        self._wake.set()
-
-    def _put_back(self) -> None:
-        """Keys of lapsed attempts to the heads of their lanes, in the order in which they had started."""
-        lapsed, self._lapsed = sorted(self._lapsed, reverse=True), []
-        for started_ns, key in lapsed:
-            task, now = self._book.engine.get(key), self._book.now()
-            if task is None or task.state != _READY:
-                continue
-            queue, _ = split_key(key)
-            late = task.late_ms(now) > BACKLOG_MS
-            lane = self._lanes.add(queue, destination_of(task), key, late=late, first=True)
-            if lane.target.window.held_ns is not None:
-                self._held.lapsed(key, task, lane.target, started_ns, now.elapsed_ns)
 
     def _cut(self, key: str, lane: Lane) -> None:
         """An attempt was cut short by the end of the daemon: it was not made."""

@@ -159,10 +159,7 @@ class Lanes:
             queue.lanes += 1
             lane = target.lanes[name] = Lane(name, queue, target)
         line = lane.late if late else lane.fresh
-        if first:
-            line.give_back(key)
-        else:
-            line.keys.append(key)
+        line.give_back(key) if first else line.keys.append(key)
         self.size += 1
         if not lane.waiting:
             lane.waiting = True
@@ -239,10 +236,7 @@ class Lanes:
         self._drop_queue(lane.name, lane.queue)
 
     def pass_over(self, lane: Lane) -> bool:
-        """The lane, taken out of the ring, cannot go now though its gates are open: to the end of the ring.
-
-        Another may go, and so may the first that waits at its queue. True: there was one.
-        """
+        """The lane's gates are open, and it cannot go: another of its queue may try. True: there is one."""
         waited = bool(lane.queue.line)
         self.wake(lane.queue)
         self._go(lane)

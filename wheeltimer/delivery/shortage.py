@@ -11,7 +11,8 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final, Literal, get_args
 
 import trio
@@ -95,6 +96,15 @@ def no_descriptors(count: int = LOOKUP_DESCRIPTORS) -> bool:
         for fd in opened:
             os.close(fd)
     return False
+
+
+@contextmanager
+def no_memory_is_a_shortage() -> Iterator[None]:
+    """For what comes before the first byte of a request."""
+    try:
+        yield
+    except MemoryError as error:
+        raise Shortage("memory", "no memory to begin an attempt") from error
 
 
 class Brake:

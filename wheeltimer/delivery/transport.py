@@ -16,8 +16,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from functools import lru_cache
 
 import httpx
@@ -36,7 +35,7 @@ from wheeltimer.delivery.resolve import (
     connect,
     raise_if_short,
 )
-from wheeltimer.delivery.shortage import Shortage
+from wheeltimer.delivery.shortage import Shortage, no_memory_is_a_shortage
 from wheeltimer.errors import BadValue, TargetBlocked
 
 # Requests that are sent one right after the other. Each alone would find a receiver that has gone to sleep
@@ -200,7 +199,7 @@ class Transport(httpx.AsyncBaseTransport):
     async def _open(self, destination: Destination, connect_timeout_s: float) -> Connection:
         doing = "looking up the name"
         failures: list[OSError] = []
-        with trio.move_on_after(connect_timeout_s), _no_memory_is_a_shortage():
+        with trio.move_on_after(connect_timeout_s), no_memory_is_a_shortage():
             addresses = await self._lookup(destination)
             try:
                 check_all(destination.host, addresses, self._check)
@@ -282,15 +281,6 @@ class Transport(httpx.AsyncBaseTransport):
         """Close what is idle; what is in use is closed at the end of its exchange."""
         self._closed = True
         self._pool.close_all()
-
-
-@contextmanager
-def _no_memory_is_a_shortage() -> Iterator[None]:
-    """For what comes before the first byte of a request."""
-    try:
-        yield
-    except MemoryError as error:
-        raise Shortage("memory", "no memory to open a connection") from error
 
 
 _HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {

@@ -1,0 +1,46 @@
+"""Whether a lane may start an attempt now: its gates, and its destination's share of the permits."""
+
+from __future__ import annotations
+
+from wheeltimer.delivery.alarms import Alarms
+from wheeltimer.delivery.book import Book
+from wheeltimer.delivery.held import Held
+from wheeltimer.delivery.lanes import Gate, Lane, Lanes
+from wheeltimer.delivery.share import most, share
+
+
+class Entry:
+    """What the dispatcher asks of a lane that it took out of the ring."""
+
+    def __init__(self, book: Book, lanes: Lanes, held: Held, alarms: Alarms, concurrency: int) -> None:
+        self._book = book
+        self._lanes = lanes
+        self._held = held
+        self._alarms = alarms
+        self._concurrency = concurrency
+
+    def gates_open(self, lane: Lane, now_ns: int) -> bool:
+        """Whether the lane may start something; else it is put in the line of what it waits for."""
+        if self._book.engine.paused(lane.name):
+            self._held.paused(lane.name, now_ns)
+            self._lanes.wait(lane, lane.queue)
+            return False
+        gate: Gate
+        for gate in (lane.queue, lane.target):
+            wait_ns = gate.wait_ns(now_ns)
+            if wait_ns != 0:
+                if wait_ns is not None:
+                    self._alarms.set(gate, now_ns + wait_ns)
+                self._lanes.wait(lane, gate)
+                return False
+        return True
+
+    def has_share(self, lane: Lane, in_flight: int, limit: int) -> bool:
+        """Whether the lane's destination has as many permits as it may have now. ``limit``: how many there
+        are while something is short; an attempt on a kept connection may be one more.
+        """
+        mine = lane.target.window.in_flight
+        permits = limit if in_flight < limit else self._concurrency
+        if mine >= share(permits, in_flight, mine):
+            return True
+        return mine >= most(permits) and self._lanes.others_go(lane.target)

@@ -1,0 +1,76 @@
+"""Attempts that were not made for want of something of our own: how they end, and when the next may go.
+
+The dispatcher's part in a shortage; what is a shortage, and how many attempts may be in flight, is
+``shortage.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from wheeltimer.core.task import Now, State, split_key
+from wheeltimer.delivery.attempt import destination_of
+from wheeltimer.delivery.book import Book
+from wheeltimer.delivery.held import Held
+from wheeltimer.delivery.lanes import Lane, Lanes
+from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.shortage import Brake, Reason
+
+BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
+
+
+class Lapses:
+    """``keeps`` says of a destination whether an attempt there probably needs no new connection."""
+
+    def __init__(
+        self, book: Book, lanes: Lanes, held: Held, concurrency: int, keeps: Callable[[Destination], bool]
+    ) -> None:
+        self._book = book
+        self._lanes = lanes
+        self._held = held
+        self._keeps = keeps
+        self.brake = Brake(concurrency, lambda: book.now().elapsed_ns / 1e9)
+        self.waiting: list[tuple[int, str]] = []  # (when it started, key) of what is ready again
+
+    def end(
+        self, key: str, reason: Reason, lane: Lane, started_ns: int, now: Now, in_flight: int
+    ) -> bool:  # fmt: skip
+        """An attempt was not made: the window learns nothing, tokens are given back, and so is the task;
+        ``in_flight`` others are left. False: no port was free for too long, so that it has failed after all.
+        """
+        window = lane.target.window
+        if reason != "ports":
+            self.brake.lapsed(in_flight, now.elapsed_ns)
+        elif not window.short(now.elapsed_ns):  # between this machine and one destination
+            return False
+        self.brake.count(reason)
+        window.cut()
+        if lane.queue.bucket is not None:
+            lane.queue.bucket.give_back()
+        if self._book.lapsed(key, now):
+            self.waiting.append((started_ns, key))
+        return True
+
+    def put_back(self) -> None:
+        """What is ready again goes to the heads of its lanes, in the order in which it had started."""
+        waiting, self.waiting = sorted(self.waiting, reverse=True), []
+        for started_ns, key in waiting:
+            task, now = self._book.engine.get(key), self._book.now()
+            if task is None or task.state != State.READY:
+                continue
+            queue, _ = split_key(key)
+            late = task.late_ms(now) > BACKLOG_MS
+            lane = self._lanes.add(queue, destination_of(task), key, late=late, first=True)
+            if lane.target.window.held_ns is not None:
+                self._held.lapsed(key, task, lane.target, started_ns, now.elapsed_ns)
+
+    def wait_until_ns(self, lane: Lane, may_open: bool, now_ns: int) -> int:
+        """0: the lane may start something; else until when it waits, as a new connection takes what is short.
+
+        ``may_open``: whether the brake lets one more be opened.
+        """
+        until_ns = lane.target.window.short_until_ns
+        if (may_open and until_ns <= now_ns) or self._keeps(lane.target.destination):
+            return 0
+        return max(until_ns, self.brake.until_ns or 0)
