@@ -237,6 +237,25 @@ MUTANTS: Final = (
         "tests/simulation/test_accidents.py -k backlog",
     ),
     Mutant(
+        "our-own-shortage-is-a-failed-connect", "delivery/resolve.py",
+        "    raise_if_short(failures)\n    texts", "    texts", "tests/delivery/test_shortage.py",
+    ),
+    Mutant(
+        "a-lapse-keeps-the-room-of-its-outcome", "daemon/ledger.py",
+        "            self.journal.release(reserved)\n            self.happened(what)",
+        "            self.happened(what)", "tests/daemon/test_lapsed.py",
+    ),
+    Mutant(
+        "a-lapse-passes-over-a-stored-stop", "core/outcomes.py",
+        "return stopped(engine, key, task, now, lsn) if task.stop else", "return",
+        "tests/core/test_transitions.py -k lapse",
+    ),
+    Mutant(
+        "a-short-time-out-holds", "delivery/window.py",
+        'if kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS:', "if False:",
+        "tests/delivery/test_short_timeouts.py",
+    ),
+    Mutant(
         "a-failed-attempt-is-not-counted", "core/outcomes.py",
         'failures = sent.failures + (outcome == "failed")', 'failures = int(outcome == "failed")',
         "tests/simulation/test_accidents.py -k every_retry",
