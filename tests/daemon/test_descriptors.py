@@ -63,7 +63,7 @@ def test_what_is_lowered_is_one_line_with_names_and_numbers(
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     text = record.getMessage()
-    for part in ("descriptors=300", "concurrency=101 instead of 512", "connections_max=51 instead of 10000"):
+    for part in ("descriptors=300", "concurrency=100 instead of 512", "connections_max=50 instead of 10000"):
         assert part in text, text
     assert "LimitNOFILE" in text
 
