@@ -427,6 +427,27 @@ MUTANTS: Final = (
         "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
         "return max(0, ", "tests/delivery/test_dispatcher.py",
     ),
+    Mutant(
+        "a-reply-with-another-seq-is-taken", "client/pipeline.py",
+        "line.endswith(mark := b',\"seq\":%d}' % call.seq)", "(mark := b',\"seq\":%d}' % call.seq)",
+        "tests/client/test_wrong_replies.py -k another_seq",
+    ),
+    Mutant(
+        "a-child-speaks-on-its-parents-connection", "client/blocking.py", "        pid = os.getpid()\n",
+        "        pid = 0\n", "tests/client/test_forks.py -k workers",
+    ),
+    Mutant(
+        "an-inherited-stream-goes-on", "client/channel.py", "if os.getpid() != self.pid:", "if False:",
+        "tests/client/test_forks.py -k iterators",
+    ),
+    Mutant(
+        "what-a-stream-left-is-sent-later", "client/pipeline.py", "if not call.caller.left:", "if True:",
+        "tests/client/test_wrong_replies.py -k left_sends",
+    ),
+    Mutant(
+        "a-number-is-a-duration", "client/fields.py", "if not isinstance(value, bool) and value == 0:",
+        "if True:", "tests/client/test_fields.py -k bare_number",
+    ),
 )  # fmt: skip
 
 
