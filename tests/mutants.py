@@ -427,12 +427,28 @@ MUTANTS: Final = (
         "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
         "return max(0, ", "tests/delivery/test_dispatcher.py",
     ),
-    # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
-        "a-forked-child-uses-its-parents-connection", "client/blocking.py",
-        "        pid = os.getpid()\n        channel = self._channels.get(pid)",
-        "        pid = 0\n        channel = self._channels.get(pid)", "tests/sharing -k forked_child",
+        "a-reply-with-another-seq-is-taken", "client/pipeline.py",
+        "line.endswith(mark := b',\"seq\":%d}' % call.seq)", "(mark := b',\"seq\":%d}' % call.seq)",
+        "tests/client/test_wrong_replies.py -k another_seq",
     ),
+    Mutant(
+        "a-child-speaks-on-its-parents-connection", "client/blocking.py", "        pid = os.getpid()\n",
+        "        pid = 0\n", "tests/client/test_forks.py -k workers",
+    ),
+    Mutant(
+        "an-inherited-stream-goes-on", "client/channel.py", "if os.getpid() != self.pid:", "if False:",
+        "tests/client/test_forks.py -k iterators",
+    ),
+    Mutant(
+        "what-a-stream-left-is-sent-later", "client/pipeline.py", "if not call.caller.left:", "if True:",
+        "tests/client/test_wrong_replies.py -k left_sends",
+    ),
+    Mutant(
+        "a-number-is-a-duration", "client/fields.py", "if not isinstance(value, bool) and value == 0:",
+        "if True:", "tests/client/test_fields.py -k bare_number",
+    ),
+    # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
         "threads-do-not-take-turns", "client/channel.py",
         "        with self._turn.lock:\n            try:", "        if True:\n            try:",

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from tests.client.scripted import reply_line
-
 Request = dict[str, Any]
 
 
@@ -75,4 +73,10 @@ class EchoServer:
                     request = json.loads(line)
                     seq = request.pop("seq", None)
                     requests.append(request)
-                    connection.sendall(reply_line(self._answer(request), self._seq(seq)))
+                    connection.sendall(_line(self._answer(request), self._seq(seq)))
+
+
+def _line(reply: Request, seq: object) -> bytes:
+    """As the daemon writes it: no spaces, ``ok`` first, ``seq`` last."""
+    given = {} if seq is None else {"seq": seq}
+    return json.dumps(reply | given, separators=(",", ":")).encode() + b"\n"

@@ -235,7 +235,7 @@ def test_each_of_many_has_its_own_result(run: Any) -> None:
     with ScriptedServer(answer) as server:
         found = _many(run, server.address, tasks, depth=2)
     kinds = [type(result).__name__ for result in found]
-    assert kinds[3:6] == ["Refused", "ScheduleReply", "OutcomeUnknown"]
+    assert kinds[3:6] == ["Exists", "ScheduleReply", "OutcomeUnknown"]
     assert kinds.count("ScheduleReply") == 6
     assert found[3].code == "exists"
 

@@ -57,8 +57,7 @@ class AsyncChannel:
         self._same_process()
         if self._over is not None:
             raise self._over
-        call = self._pipeline.make(op, request)
-        call.caller = caller
+        call = self._pipeline.make(op, request, caller)
         call.answered = anyio.Event()
         call.told = call.answered.set
         self._pipeline.fresh.append(call)

@@ -94,7 +94,7 @@ class Channel:
 
     def ask(self, op: str, request: Reply) -> Call:
         """One request and its answer."""
-        call = self._pipeline.make(op, request)
+        call = self._pipeline.make(op, request, Caller())
         self._exchange(call)
         return call
 
@@ -103,8 +103,7 @@ class Channel:
         self._same_process()
         if self._over is not None:
             raise self._over
-        call = self._pipeline.make(op, request)
-        call.caller = stream
+        call = self._pipeline.make(op, request, stream)
         self._pipeline.fresh.append(call)
         return call
 
@@ -178,7 +177,7 @@ class Channel:
             pipeline.fresh.append(call)
 
     def _step(self) -> None:
-        """Read one reply, or try once to connect."""
+        """Read the replies that have come, at least one, or try once to connect."""
         if self._over is not None:
             self._pipeline.give_up("the client was closed")
             return
@@ -188,11 +187,11 @@ class Channel:
         line = b""
         try:
             self._connection.put(self._pipeline.outgoing())
-            line = self._connection.read_line()
-            if self._pipeline.take(line) is None:
-                self._lose("its storage failed")
-            else:
-                self._lost_s, self._wait_s = None, 0.0
+            for line in self._connection.read_lines():
+                if self._pipeline.take(line) is None:
+                    self._lose("its storage failed")
+                    return
+            self._lost_s, self._wait_s = None, 0.0
         except OSError as error:
             self._lose(error)
         except NoReply as error:

@@ -38,7 +38,6 @@ class LineConnection:
         self._pid = os.getpid()
         self._out = bytearray()
         self._in = bytearray()
-        self._scanned = 0
         try:
             self._socket = _connect(server, self._timeout_s, tls)
         except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
@@ -89,22 +88,33 @@ class LineConnection:
         Reading and writing at once is what keeps a deep pipeline from standing still: a daemon whose
         replies nobody reads stops reading requests. Raises ``ConnectionError`` or ``TimeoutError``.
         """
+        end = self._end_of_line(forever)
+        line = bytes(self._in[:end])
+        del self._in[: end + 1]
+        return line
+
+    def read_lines(self) -> list[bytes]:
+        """All whole lines that have come, at least one; else as ``read_line``."""
+        self._end_of_line(forever=False)
+        end = self._in.rfind(b"\n")
+        lines = bytes(self._in[:end]).split(b"\n")
+        del self._in[: end + 1]
+        return lines
+
+    def _end_of_line(self, forever: bool) -> int:
+        """Where the first line ends, once it has come."""
+        scanned = 0
         quiet_since = time.monotonic()
-        while True:
-            end = self._in.find(b"\n", self._scanned)
-            if end >= 0:
-                line = bytes(self._in[:end])
-                del self._in[: end + 1]
-                self._scanned = 0
-                return line
-            self._scanned = len(self._in)
-            if self._scanned > REPLY_BYTES_MAX:
+        while (end := self._in.find(b"\n", scanned)) < 0:
+            scanned = len(self._in)
+            if scanned > REPLY_BYTES_MAX:
                 raise ConnectionError(f"a reply of more than {REPLY_BYTES_MAX} bytes")
             left_s = quiet_since + self._timeout_s - time.monotonic()
             if left_s <= 0 and not forever:
                 raise TimeoutError(f"no answer within {self._timeout_s:g} s")
             if self._exchange(None if forever else left_s):
                 quiet_since = time.monotonic()
+        return end
 
     def _exchange(self, wait_s: float | None) -> bool:
         """Move bytes in whichever direction goes; False when none did."""

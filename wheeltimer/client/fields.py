@@ -122,6 +122,9 @@ class RescheduleFields(TaskFields, total=False):
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
+_PLAIN: Final = (str, int, Raw)
+_AS_IT_IS: Final = (str, Raw)
+_BYTES: Final = (bytes, bytearray, memoryview)
 _MS: Final = timedelta(milliseconds=1)
 _RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every",)}
 """The durations inside a rule."""
@@ -137,7 +140,7 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(name: str, value: Any) -> Any:
     """``datetime`` and ``timedelta`` as integers of milliseconds, rounded up; also inside a rule."""
-    if isinstance(value, str | int):
+    if isinstance(value, _PLAIN):
         return value
     if isinstance(value, timedelta):
         return -(-value // _MS)
@@ -145,7 +148,7 @@ def _plain(name: str, value: Any) -> Any:
         if value.tzinfo is None:
             raise BadValue(f"{name}: a datetime with a time zone expected", name)
         return -((_EPOCH - value) // _MS)
-    if isinstance(value, bytes | bytearray | memoryview):
+    if isinstance(value, _BYTES):
         raise _no_bytes(name)
     if name in _RULES and isinstance(value, Mapping):
         return {key: _plain(key, item) for key, item in value.items()}
@@ -173,10 +176,8 @@ def typed(fields: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         form = _FORMS.get(name)
-        if form is None:
-            found[name] = value
-            continue
-        name, value = form(name, value)
+        if form is not None:
+            name, value = form(name, value)
         if name in found:
             raise BadValue(f"{name}: given twice, in two forms", name)
         found[name] = value
@@ -212,7 +213,7 @@ def _rule(name: str, value: Any) -> tuple[str, Any]:
 
 def duration(name: str, value: Any) -> Any:
     """A duration of the protocol: text as it is, a ``timedelta`` in ms, rounded up. Raises BadValue."""
-    if isinstance(value, str | Raw):
+    if isinstance(value, _AS_IT_IS):
         return value
     if isinstance(value, timedelta):
         return -(-value // _MS)
@@ -243,9 +244,15 @@ def _whole(name: str, value: Any) -> Any:
 
 
 def _bytes(_name: str, value: Any) -> tuple[str, Any]:
-    if not isinstance(value, bytes | bytearray | memoryview):
+    if not isinstance(value, _BYTES):
         raise BadValue("body_bytes: bytes expected; for text write body_text=", "body_bytes")
     return "body_base64", base64.b64encode(value).decode()
+
+
+def _json(name: str, value: Any) -> tuple[str, Any]:
+    if isinstance(value, _BYTES):
+        raise _no_bytes(name)
+    return name, value
 
 
 def _other(name: str, value: Any) -> tuple[str, Any]:
@@ -257,7 +264,8 @@ _FORMS: Final[dict[str, Callable[[str, Any], tuple[str, Any]]]] = {
     **dict.fromkeys(_DURATIONS, _span),
     **dict.fromkeys((f"{name}_ms" for name in _DURATIONS), _span_ms),
     **dict.fromkeys(_RULES, _rule),
-    **dict.fromkeys(("at", "expires_at", "body", "body_text", "body_base64", "meta", "reply"), _other),
+    **dict.fromkeys(("at", "expires_at"), _other),
+    **dict.fromkeys(("body", "body_text", "body_base64", "meta"), _json),
     "body_bytes": _bytes,
 }
 """How the fields are read whose values have another form in the protocol."""

@@ -31,10 +31,12 @@ BACKOFF_FIRST_S: Final = 0.05  # before the second try to connect; doubled each 
 BACKOFF_MAX_S: Final = 1.0
 DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
 _SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
+_OK: Final = b'{"ok":true,'
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
+_decoders: Final[dict[type, Callable[[bytes], Any]]] = {}  # of replies, by their struct
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -82,13 +84,13 @@ class Call:
         "told",
     )  # fmt: skip
 
-    def __init__(self, op: str, request: bytes, seq: int, again: bool) -> None:
+    def __init__(self, op: str, request: bytes, seq: int, again: bool, caller: Caller) -> None:
         self.op = op
         self.request = request
         self.seq = seq
         self.given: bytes | None = None  # the caller's own seq, as JSON
         self.again = again  # whether sending it twice does no harm
-        self.caller = Caller()
+        self.caller = caller
         self.sent = False  # whether it may have reached a daemon
         self.done = False
         self.ok = False
@@ -132,10 +134,14 @@ class Call:
         """The reply as a struct; a refusal is raised."""
         if not self.ok:
             self.check()
+        decode = _decoders.get(kind)
+        if decode is None:
+            decode = _decoders.setdefault(kind, msgspec.json.Decoder(kind).decode)
         try:
-            return msgspec.json.decode(self.line, type=kind)
+            found: T = decode(self.line)
         except msgspec.MsgspecError as error:
             raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
+        return found
 
 
 class Pipeline:
@@ -148,18 +154,19 @@ class Pipeline:
         self._numbers = itertools.count(random.getrandbits(_SEQ_BITS))
         self.greeted = False  # whether it has shown that it is a daemon
 
-    def make(self, op: str, request: Reply) -> Call:
+    def make(self, op: str, request: Reply, caller: Caller) -> Call:
         """A call, in no queue yet; ``request`` is the protocol's fields, and the call's from now on.
 
         Raises BadValue for a value that the protocol has no form for.
         """
         seq = next(self._numbers)
-        again = op in READS or op == "cancel"
         if op == "schedule":
             again = "id" in request and request.get("on_conflict") != "replace"
+        else:
+            again = op in READS or op == "cancel"
         given = request.pop("seq", None)
         try:
-            call = Call(op, _encode({"op": op, "seq": seq, **request}) + b"\n", seq, again)
+            call = Call(op, _encode({"op": op, "seq": seq, **request}) + b"\n", seq, again, caller)
             if given is not None:
                 call.given = _encode(given)
         except (TypeError, UnicodeEncodeError) as error:  # the second: half of a surrogate pair
@@ -188,24 +195,33 @@ class Pipeline:
         A refusal without ``seq`` is of a request that could not be read, or of the connection: it is the
         answer of the oldest call. Raises NoReply.
         """
+        call = self.calls[0] if self.calls else None
+        if call is not None and line.startswith(_OK) and line.endswith(mark := b',"seq":%d}' % call.seq):
+            # As the daemon writes it. Whether all between is JSON is seen where the call's caller reads it.
+            self.greeted = True
+            call.line, call.ok = _with_seq(line[: -len(mark)], call.given), True
+        else:
+            head = self._look(line)
+            if call is None:
+                raise NoReply("nothing was asked")
+            if head.seq == call.seq:
+                line = _without_seq(line, call)
+            elif head.seq is not None or head.ok:
+                raise NoReply(f"a reply with seq {_cut(repr(head.seq), _SHOWN_BYTES)}, not {call.seq}")
+            if head.error == "storage" and call.again:
+                return None
+            call.line, call.ok = line, head.ok
+        call.end()
+        self.calls.popleft()
+        return call
+
+    def _look(self, line: bytes) -> _Head:
         try:
             head = _head(line)
         except msgspec.DecodeError as error:
             raise NoReply(str(error)) from error
         self.greeted = True
-        if not self.calls:
-            raise NoReply("nothing was asked")
-        call = self.calls[0]
-        if head.seq == call.seq:
-            line = _without_seq(line, call)
-        elif head.seq is not None or head.ok:
-            raise NoReply(f"a reply with seq {_cut(repr(head.seq), _SHOWN_BYTES)}, where {call.seq} was due")
-        if head.error == "storage" and call.again:
-            return None
-        call.line, call.ok = line, head.ok
-        call.end()
-        self.calls.popleft()
-        return call
+        return head
 
     def no_daemon(self, line: bytes) -> ServerUnreachable | None:
         """What to raise for an answer that is no reply where it was the first one, else None."""
@@ -275,12 +291,15 @@ def _without_seq(line: bytes, call: Call) -> bytes:
     """
     mark = b',"seq":%d}' % call.seq
     if line.endswith(mark):
-        rest = line[: -len(mark)]
-    else:
-        members = _members(line)
-        del members["seq"]
-        rest = _encode(members)[:-1]
-    return rest + (b"}" if call.given is None else b',"seq":' + call.given + b"}")
+        return _with_seq(line[: -len(mark)], call.given)
+    members = _members(line)
+    del members["seq"]
+    return _with_seq(_encode(members)[:-1], call.given)
+
+
+def _with_seq(line: bytes, given: bytes | None) -> bytes:
+    """A line that lacks its end, with the ``seq`` of the caller where there is one."""
+    return line + b"}" if given is None else line + b',"seq":' + given + b"}"
 
 
 def _cut(text: str, chars: int) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from wheeltimer.client.connection import LineConnection, split_host_port, tls_context
-from wheeltimer.client.pipeline import NoReply, Pipeline
+from wheeltimer.client.pipeline import Caller, NoReply, Pipeline
 from wheeltimer.errors import BadValue, ServerUnreachable
 
 Seconds = float | timedelta
@@ -43,7 +43,7 @@ class Place(Struct, frozen=True):
         if self.token is None:
             return connection
         hello, line = Pipeline(self.server), b""
-        call = hello.make("hello", {"token": self.token})
+        call = hello.make("hello", {"token": self.token}, Caller())
         hello.fresh.append(call)
         try:
             connection.put(hello.outgoing())

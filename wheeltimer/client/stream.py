@@ -15,7 +15,7 @@ from wheeltimer.client.connection import (
     tls_context,
     unreachable,
 )
-from wheeltimer.client.pipeline import NoReply, Pipeline
+from wheeltimer.client.pipeline import Caller, NoReply, Pipeline
 from wheeltimer.client.place import Place
 from wheeltimer.errors import ServerUnreachable
 
@@ -75,7 +75,7 @@ async def connect(place: Place) -> Lines:
     if place.token is None:
         return lines
     hello, line = Pipeline(place.server), b""
-    call = hello.make("hello", {"token": place.token})
+    call = hello.make("hello", {"token": place.token}, Caller())
     hello.fresh.append(call)
     try:
         with anyio.fail_after(place.timeout_s):

@@ -18,6 +18,7 @@ from wheeltimer.client.pipeline import (
     BACKOFF_MAX_S,
     PASSING,
     Call,
+    Caller,
     NoReply,
     Pipeline,
 )
@@ -43,7 +44,7 @@ class Resume:
     def request(self) -> bytes:
         """The request that goes on from the cursor, for a new connection."""
         self._pipeline = Pipeline("")
-        self._call = self._pipeline.make("subscribe", plain({**self._fields, "from": self.cursor}))
+        self._call = self._pipeline.make("subscribe", plain({**self._fields, "from": self.cursor}), Caller())
         self._pipeline.fresh.append(self._call)
         return self._pipeline.outgoing()
 
