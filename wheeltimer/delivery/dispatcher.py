@@ -26,13 +26,12 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.entry import Entry
 from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Lane, Lanes, Queue
-from wheeltimer.delivery.lapses import BACKLOG_MS, Lapses
+from wheeltimer.delivery.lapses import BACKLOG_MS, LOOKS_MAX, Lapses
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Shortage
+from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 
-LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
 Spawn = Callable[[str, Task, Lane, Now], None]
@@ -143,11 +142,7 @@ class Dispatcher:
             return None
         if now_ns < self._no_room_until_ns:
             return self._no_room_until_ns
-        self._no_room_until_ns = 0
-        for gate in self._alarms.due(now_ns):
-            self._lanes.wake(gate)
-        if self._lapses.waiting:
-            self._lapses.put_back()
+        self._wake_due(now_ns)
         looks = tries = passed = 0
         lanes, entry, limit = self._lanes, self._entry, self._lapses.brake.look(now_ns)
         while self.in_flight < self._concurrency:
@@ -165,10 +160,8 @@ class Dispatcher:
             elif not entry.gates_open(lane, now_ns):
                 tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
             elif short_ns := self._lapses.wait_until_ns(lane, self.in_flight < limit, now_ns):
-                wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
                 passed = 0 if lanes.pass_over(lane) else passed + 1
-                if passed == LOOKS_MAX:  # the others soon, but not in a loop that never rests
-                    wait_ns = min(wait_ns, now_ns + PAUSE_MIN_NS)
+                wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
                 if passed >= min(len(lanes.ring), LOOKS_MAX):
                     break
                 continue
@@ -186,6 +179,14 @@ class Dispatcher:
             return 0
         alarm_ns = self._alarms.next_ns
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
+
+    def _wake_due(self, now_ns: int) -> None:
+        """What waited for an instant that has come may try, and so may what lapsed."""
+        self._no_room_until_ns = 0
+        for gate in self._alarms.due(now_ns):
+            self._lanes.wake(gate)
+        if self._lapses.waiting:
+            self._lapses.put_back()
 
     def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
         """Start the lane's first task, if it is still ready; False where the journal has no room for it."""

@@ -15,8 +15,9 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import Held
 from wheeltimer.delivery.lanes import Lane, Lanes
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.shortage import Brake, Reason
+from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Brake, Reason
 
+LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 
 
@@ -73,4 +74,9 @@ class Lapses:
         until_ns = lane.target.window.short_until_ns
         if (may_open and until_ns <= now_ns) or self._keeps(lane.target.destination):
             return 0
-        return max(until_ns, self.brake.until_ns or 0)
+        until_ns = max(until_ns, self.brake.until_ns or 0)
+        if (
+            len(self._lanes.ring) > LOOKS_MAX
+        ):  # not all are looked at now: soon, but in no loop that never rests
+            until_ns = min(until_ns, now_ns + PAUSE_MIN_NS)
+        return until_ns
