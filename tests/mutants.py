@@ -411,8 +411,8 @@ MUTANTS: Final = (
         "if True:", "tests/delivery/test_transport.py tests/delivery/test_transport_hostile.py",
     ),
     Mutant(
-        "any-coding-is-chunked", "delivery/oddhead.py", 'if codings and codings != [b"chunked"]:', "if False:",
-        "tests/delivery/test_transport_hostile.py -k odd_head_whose_end_is_a_guess",
+        "any-coding-is-chunked", "delivery/oddhead.py", 'if codings and codings != [b"chunked"]:',
+        "if False:", "tests/delivery/test_transport_hostile.py -k odd_head_whose_end_is_a_guess",
     ),
     Mutant(
         "an-error-hides-the-status", "delivery/attempt.py", "if problem.reply is not None:", "if False:",
