@@ -494,6 +494,22 @@ MUTANTS: Final = (
         "if True:", "tests/delivery/test_transport.py tests/delivery/test_transport_hostile.py",
     ),
     Mutant(
+        "any-coding-is-chunked", "delivery/oddhead.py", 'if codings and codings != [b"chunked"]:',
+        "if False:", "tests/delivery/test_transport_hostile.py -k odd_head_whose_end_is_a_guess",
+    ),
+    Mutant(
+        "an-error-hides-the-status", "delivery/attempt.py", "if problem.reply is not None:", "if False:",
+        "tests/delivery/test_attempt.py -k what_had_come",
+    ),
+    Mutant(
+        "a-cut-tls-stream-is-whole", "delivery/connection.py", "context.options &= ~ssl.OP_IGNORE",
+        "context.options |= ssl.OP_IGNORE", "tests/delivery/test_transport_tls.py -k cut_stream",
+    ),
+    Mutant(
+        "a-process-that-stood-still-is-late", "daemon/loopclock.py", "if over_s > STILL_S:", "if False:",
+        "tests/daemon/test_loopclock.py",
+    ),
+    Mutant(
         "a-paused-queue-goes-on", "delivery/entry.py", "if self._book.engine.paused(lane.name):",
         "if False:", "tests/delivery/test_dispatcher.py tests/delivery/test_held.py",
     ),

@@ -167,7 +167,8 @@ async def test_the_callers_own_headers_go_first_and_as_given() -> None:
     desk = Desk()
     own = {"X-Trace": 'a b;c="d"', "authorization": "Bearer ~", "User-Agent": "mine/1", "x-latin": "caf\xe9"}
     await desk.attempt(headers=own, url="https://h:8443/p%20q?a=b&c")
-    lines = desk.exchange.fields.split(b"\r\n")
+    coding, *lines = desk.exchange.fields.split(b"\r\n")
+    assert coding == b"accept-encoding: identity"
     assert lines[:4] == [f"{name}: {value}".encode("latin-1") for name, value in own.items()]
     assert desk.exchange.headers()["user-agent"] == "mine/1"
     assert desk.exchange.target == b"/p%20q?a=b&c"

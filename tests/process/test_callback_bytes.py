@@ -25,6 +25,7 @@ from tests.process.raw import RawReceiver, Request, reply
 
 ID, SENT_ID = "订单 42", "%E8%AE%A2%E5%8D%95%2042"
 SECRETS = ["whsec_" + base64.b64encode(bytes(range(start, start + 24))).decode() for start in (0, 100)]
+NO_CODING = b"accept-encoding: identity"
 AGENT = f"wheeltimer/{wheeltimer.__version__}".encode()
 WAIT_MS = 300
 RETRY = {"kind": "fixed", "every": WAIT_MS, "attempts": 5, "jitter": 0}
@@ -38,7 +39,7 @@ class Seen(NamedTuple):
     attempt: int = 1
     webhook: str = "A"
     body: bytes = b'{"n":1 }'
-    fields: bytes = b"user-agent: " + AGENT + b"\r\ncontent-type: " + JSON + b"\r\n"
+    fields: bytes = b"user-agent: %b\r\n%b\r\ncontent-type: %b\r\n" % (AGENT, NO_CODING, JSON)
     method: bytes = b"POST"
     recorded: bool = True  # in the history: not where a crash ended the attempt
     id: str = SENT_ID
@@ -135,7 +136,7 @@ def own(*lines: bytes) -> bytes:
     return b"".join(line + b"\r\n" for line in lines)
 
 
-AGENT_LINE = b"user-agent: " + AGENT
+AGENT_LINE = b"user-agent: " + AGENT + b"\r\n" + NO_CODING
 POLL = {"poll": {"every": WAIT_MS}, "success": {"text": "ok"}}
 CASES: dict[str, Case] = {
     "first.now": Case("200", {}, [], [Seen()]),
@@ -201,7 +202,11 @@ CASES: dict[str, Case] = {
     ),
     "headers.agent": Case(
         "200", {"headers": {"USER-AGENT": "mine"}}, [],
-        [Seen(fields=own(b"content-type: " + JSON, b"USER-AGENT: mine"))],
+        [Seen(fields=own(NO_CODING, b"content-type: " + JSON, b"USER-AGENT: mine"))],
+    ),
+    "headers.coding": Case(
+        "200", {"headers": {"Accept-Encoding": "gzip"}}, [],
+        [Seen(fields=own(b"user-agent: " + AGENT, b"content-type: " + JSON, b"Accept-Encoding: gzip"))],
     ),
 }  # fmt: skip
 HOOKED: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {

@@ -76,7 +76,8 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
             "--success", callback=values.json, metavar="JSON", help='What is done: {"status":["2xx"]}.',
         ),
         click.option(
-            "--poll", callback=values.json, metavar="JSON", help='Ask until done: {"every":"5s","max":120}.',
+            "--poll", callback=values.json, metavar="JSON",
+            help='Ask until done: {"every":"5s","factor":2,"cap":"1h","max":120}.',
         ),
         click.option("--group", metavar="NAME", help="Shared by tasks to list or cancel together."),
         click.option("--meta", callback=values.json, metavar="JSON", help="Kept, never sent to the URL."),

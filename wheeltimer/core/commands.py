@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType, field
 from wheeltimer.core.headers import check_headers
 from wheeltimer.core.hosts import url_problem
 from wheeltimer.core.limits import Limits
-from wheeltimer.core.retry import Rule, poll_delay_ms
+from wheeltimer.core.retry import Rule, check_poll
 from wheeltimer.core.success import SuccessRule
 from wheeltimer.core.task import Poll
 from wheeltimer.core.units import check_instant, parse_duration_ms
@@ -314,7 +314,7 @@ def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
         check_instant(command.expires_at, "expires_at", now_ms)
     if command.poll is not None:
         parse_duration_ms(command.poll.every, "poll.every", min_ms=1, max_ms=limits.delay_max_ms)
-        _check_poll(command.poll)
+        check_poll(command.poll.every, command.poll.factor, command.poll.cap)
         if not 1 <= command.poll.max <= limits.polls_max:
             raise BadValue(f"poll.max: 1 to {limits.polls_max} expected", "poll.max")
     if command.group is not None:
@@ -323,13 +323,6 @@ def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
         split_url(command.on_done, "on_done")
     if command.on_dead is not None:
         split_url(command.on_dead, "on_dead")
-
-
-def _check_poll(poll: Poll) -> None:
-    try:
-        poll_delay_ms(poll.every, poll.factor, poll.cap, 1)
-    except BadValue as error:
-        raise BadValue(f"poll.{error}", f"poll.{error.field}") from error
 
 
 decode: Final = msgspec.json.Decoder(AnyCommand).decode

@@ -19,7 +19,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import QueuePolicy
 from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
-from wheeltimer.core.success import DEFAULT_SUCCESS, judge, unread, without_bom
+from wheeltimer.core.success import BOM, DEFAULT_SUCCESS, SuccessRule, judge, unread, without_bom
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
@@ -120,19 +120,19 @@ def attempt_ended(
     assert task is not None
     assert task.state == _RUNNING
     reply_bytes_max = engine.limits.reply_bytes_max
-    body = without_bom(answer.body)
-    if len(body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
-        answer = replace(answer, body=body[:reply_bytes_max], truncated=True)
-    elif len(body) < len(answer.body):
-        answer = replace(answer, body=body)
+    if answer.body.startswith(BOM):
+        answer = replace(answer, body=without_bom(answer.body))
+    if len(answer.body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
+        answer = replace(answer, body=answer.body[:reply_bytes_max], truncated=True)
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
     rule = sent.success or DEFAULT_SUCCESS
-    read = (rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded)
-    succeeded = answer.error is None and judge(*read)
+    succeeded = answer.error is None and judge(
+        rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded
+    )
     outcome, final = _outcome(sent, queue, answer, succeeded)
-    if answer.error is None and not succeeded and (problem := unread(*read, reply_bytes_max)) is not None:
-        answer = replace(answer, error=f"success: {problem}")
+    if not succeeded and answer.error is None:
+        answer = _with_problem(rule, answer, reply_bytes_max)
     failures, polls, wait_ms = _next(sent, answer, outcome, chance)
     ending, reason = _ending(task, now, present, succeeded, final, wait_ms, polls)
     next_ms = deadline_ns = None
@@ -151,6 +151,14 @@ def attempt_ended(
     if task.stop == STOP_FINISH:  # what the attempt brought is in the history; the end is finish's own
         return [attempted, *end(engine, key, task, ending, now, lsn + 1, finish_reply=task.stop_reply)]
     return [attempted, *end(engine, key, task, ending, now, lsn + 1, reason=reason, answer=answer)]
+
+
+def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> Answer:
+    """With an error where the rule had to read a body that it could not."""
+    problem = unread(
+        rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max
+    )
+    return answer if problem is None else replace(answer, error=f"success: {problem}")
 
 
 def _outcome(sent: Task, queue: QueuePolicy, answer: Answer, succeeded: bool) -> tuple[str, bool]:

@@ -155,8 +155,16 @@ def budget_ms(rule: Rule, *, latest: bool = False) -> int:
     return _budgets_ms(rule)[latest]
 
 
+def check_poll(every: int | str, factor: int | float, cap: int | str) -> None:
+    """`BadValue` names the member that is out of bounds, as ``poll.factor``."""
+    try:
+        _poll_plan(every, factor, cap)
+    except BadValue as error:
+        raise BadValue(f"poll.{error}", f"poll.{error.field}") from error
+
+
 def poll_delay_ms(every: int | str, factor: int | float, cap: int | str, polls: int) -> int:
-    """How long to wait after ``polls`` (from 1) not-yet replies. `BadValue` names the member out of bounds.
+    """How long to wait after ``polls`` (from 1) not-yet replies; the others as `check_poll` takes them.
 
     ``every``, each time ``factor`` (1 to `FACTOR_MAX`) as long, at most ``cap``, which means nothing with a
     factor of 1. From the `ATTEMPTS_MAX`-th reply on the wait grows no more: that bounds the integers.

@@ -93,7 +93,7 @@ def judge(rule: SuccessRule, status: int, body: bytes, truncated: bool, undecode
     ``text`` takes the body as UTF-8 (anything else fails) and strips white space and BOMs around it; ``json``
     parses it as one JSON value. Cost: 1 us, and the parsing of at most `REPLY_BYTES_MAX` bytes.
     """
-    if not _has_status(rule, status):
+    if status not in rule.status and f"{status // 100}xx" not in rule.status:
         return False
     if rule.text is None and rule.json is None:
         return True
@@ -120,7 +120,9 @@ def unread(
     bytes_max: int = REPLY_BYTES_MAX,
 ) -> str | None:  # fmt: skip
     """Why ``text`` and ``json`` cannot be compared with this reply; None where they can, or need not be."""
-    if (rule.text is None and rule.json is None) or not _has_status(rule, status):
+    if rule.text is None and rule.json is None:
+        return None
+    if status not in rule.status and f"{status // 100}xx" not in rule.status:
         return None
     if truncated or len(body) > bytes_max:
         over = f"the body is over {bytes_max} bytes" if len(body) >= bytes_max else "the body is not whole"
@@ -130,15 +132,9 @@ def unread(
 
 def without_bom(body: bytes) -> bytes:
     """The body without BOMs before it."""
-    if not body.startswith(BOM):
-        return body
     boms = _BOMS.match(body)
     assert boms is not None
     return body[boms.end() :]
-
-
-def _has_status(rule: SuccessRule, status: int) -> bool:
-    return status in rule.status or f"{status // 100}xx" in rule.status
 
 
 def _holds(check: JsonCheck, value: Any) -> bool:

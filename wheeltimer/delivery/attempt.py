@@ -126,13 +126,13 @@ class Sender:
         else:
             given = frozenset(name.lower() for name in task.headers)
             parts = [] if "user-agent" in given else [self._agent]
+            if "accept-encoding" not in given:
+                parts.append(_NO_CODING)
         if task.body is not None and "content-type" not in given:
             parts.append(_CONTENT_TYPES[task.body_as])
         if task.headers is not None:
             own = [(name.encode("ascii"), value.encode("latin-1")) for name, value in task.headers.items()]
             parts.append(header_lines(own))
-            if "accept-encoding" not in given:
-                parts.append(_NO_CODING)
         ours = (
             webhook, timestamp_s, _visible(id), queue.encode(), task.attempts + 1, task.due_ms, late_ms,
             task.version,

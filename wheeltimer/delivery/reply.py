@@ -85,7 +85,7 @@ class ReplyReader:
         self._status = 0
         self._final = False  # the head of the final reply is complete
         self._headers: list[tuple[bytes, bytes]] = []
-        self._codings: list[bytes] = []
+        self._codings: tuple[bytes, ...] = ()
         self._has_length = False
         self._interim = 0
         self._body: list[bytes] = []
@@ -119,13 +119,15 @@ class ReplyReader:
         if self._fault:
             self._read_again(self._fault, data)
             return
-        if not self._final:
+        if self.done:
+            self.full = self._body_bytes > BODY_BYTES_MAX
+        elif not self._final:
             self._keep(data)
             if self.wire_bytes > HEAD_BYTES_MAX:
                 self._cut_head()
-        elif self._body_bytes > BODY_BYTES_MAX or (self.wire_bytes > WIRE_BYTES_MAX and not self.done):
+        elif self._body_bytes > BODY_BYTES_MAX or self.wire_bytes > WIRE_BYTES_MAX:
             self.full = True
-        elif self._codings and not self.done:  # of bodies only a chunked one can be no reply
+        elif self._codings:  # of bodies only a chunked one can be no reply
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
@@ -205,7 +207,7 @@ class ReplyReader:
         if length == 14:
             self._has_length |= name.lower() == b"content-length"
         elif length == 17 and name.lower() == b"transfer-encoding":
-            self._codings.append(value.strip().lower())
+            self._codings += (value.strip().lower(),)
 
     def on_headers_complete(self) -> None:
         if self._final:
@@ -214,7 +216,7 @@ class ReplyReader:
         status = self._parser.get_status_code()
         if self._parser.get_http_version() not in ("1.1", "1.0"):
             self._fault = "not an HTTP/1 reply"
-        elif self._codings and self._codings != [b"chunked"]:
+        elif self._codings and self._codings != (b"chunked",):
             self._fault = "a transfer coding other than chunked"
         elif status >= 200:
             self._status = status
@@ -224,7 +226,7 @@ class ReplyReader:
         else:
             self._interim += 1
             self._headers.clear()
-            self._codings.clear()
+            self._codings = ()
             self._has_length = False
             if self._interim > INTERIM_REPLIES_MAX:
                 self._fault = f"over {INTERIM_REPLIES_MAX} interim replies"
