@@ -205,7 +205,7 @@ MUTANTS: Final = (
         "tests/journal/test_folder.py -k is_cut",
     ),
     Mutant(
-        "another-time-namespace-is-this-boot", "daemon/clock.py", "if ahead_ns == 0:", "if ahead_ns < 10**30:",
+        "another-time-namespace-is-this-boot", "daemon/clock.py", "if ahead_ns == 0:", "if True:",
         "tests/daemon/test_boot_id.py",
     ),
     Mutant(
