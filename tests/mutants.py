@@ -45,8 +45,8 @@ MUTANTS: Final = (
     # -- what ``ok`` means ---------------------------------------------------------------------------
     Mutant(
         "acknowledge-before-fsync", "journal/writer.py",
-        "segment.offset)\n        self._sync()\n        segment.offset += extent",
-        "segment.offset)\n        segment.offset += extent",
+        "segment.offset)\n        self._sync()\n",
+        "segment.offset)\n",
         "tests/journal/test_power_loss.py tests/journal/test_committer.py",
     ),
     Mutant(
@@ -204,11 +204,38 @@ MUTANTS: Final = (
         "succeeded=0, failed=0, not_yet=0",
         "tests/core/test_carrying.py",
     ),
+    # -- logs, clocks, the folder ----------------------------------------------------------------------
+    Mutant(
+        "a-log-that-nobody-reads-grows", "daemon/logs.py",
+        "self._overflowed = self._bytes + len(text) > room", "self._overflowed = False",
+        "tests/daemon/test_logs.py -k lost",
+    ),
+    Mutant(
+        "a-deleted-segment-takes-records", "journal/writer.py",
+        "self.disk.need_name(segment.fd)", "pass", "tests/journal/test_folder.py -k never_acknowledged",
+    ),
+    Mutant(
+        "a-spare-is-taken-unread", "journal/spares.py", "if found >= 0:", "if found > 10**12:",
+        "tests/journal/test_folder.py -k flipped_bit",
+    ),
+    Mutant(
+        "a-cut-segment-passes", "journal/recovery.py", "if len(data) < head.size:", "if len(data) < 0:",
+        "tests/journal/test_folder.py -k is_cut",
+    ),
+    Mutant(
+        "another-time-namespace-is-this-boot", "daemon/clock.py", "if ahead_ns == 0:", "if True:",
+        "tests/daemon/test_boot_id.py",
+    ),
+    Mutant(
+        "retention-follows-a-clock-that-is-set", "core/engine.py",
+        "return ended_ns if error_ns > tolerance_ns else None", "return None",
+        "tests/core/test_retention.py -k set_after_boot",
+    ),
     # -- accidents that others had, in the simulated world --------------------------------------------
     Mutant(
-        "a-delay-begins-anew-at-a-start", "daemon/recovery.py", "        rebase = None\n        if frame",
+        "a-delay-begins-anew-at-a-start", "daemon/recovery.py", "        rebase, ahead_ns = None, ",
         "        rebase = lambda ns, then=frame.clocks: ns + now.elapsed_ns - then.boottime_ns\n"
-        "        if frame",
+        "        ahead_ns = ",
         "tests/simulation/test_accidents.py -k put_a_delay_off",
     ),
     Mutant(
@@ -431,7 +458,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "ended-tasks-are-kept-for-ever", "core/outcomes.py",
-        "return [r.Forgotten([key], now.wall_ms)] if over_ms * NS_PER_MS <= now.wall_ns else None",
+        "return [r.Forgotten([key], now.wall_ms)] if engine.forget_ns(task) <= now.elapsed_ns else None",
         "return None", "tests/core/test_retention.py",
     ),
     Mutant(

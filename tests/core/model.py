@@ -320,7 +320,8 @@ class Model:
         del self.tasks[key]
 
     def _kept_long_enough(self, key: Key, now: Now) -> bool:
-        over = self.kept_until_ns[key] <= now.elapsed_ns
+        until_ns = self.kept_until_ns.get(key)  # None: it ended in this very look
+        over = until_ns is not None and until_ns <= now.elapsed_ns
         if over:
             self._forget(key)
         return over
@@ -482,6 +483,7 @@ class Model:
     ) -> None:  # fmt: skip
         task = self.tasks[key]
         task.state, task.ended_ms = state, shown_ms(now)
+        self.kept_until_ns.pop(key, None)
         task.flight = task.deadline = task.expiry = task.expiry_ms = None
         task.stop, task.stop_reply = "", None
         self.ends.append(key)

@@ -331,6 +331,26 @@ def test_two_reboots_in_a_row(world: World) -> None:
     daemon.stop()
 
 
+def test_the_clock_is_set_after_boot_and_what_was_done_stays_known(world: World) -> None:
+    """A machine that begins in 1970: the same request is a duplicate once the clock is right."""
+    years_s = 50 * 365 * 24 * HOUR
+    world.step(-years_s)
+    daemon = world.start()
+    with daemon.connect() as client:
+        client.done("schedule", id="pay", url=world.receiver.url())
+        for _ in until():
+            if client.done("get", id="pay")["task"]["state"] == "done":
+                break
+    daemon.kill()
+    world.step(years_s)
+    daemon = world.start()
+    with daemon.connect() as client:
+        client.done("ping")  # the ticker has looked
+        assert client.done("schedule", id="pay", url=world.receiver.url())["duplicate"]
+    daemon.stop()
+    assert len(world.receiver.of("pay")) == 1
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a time namespace (unshare -T)")
 @pytest.mark.parametrize("ahead_s", [1_000_000, -5])
 def test_the_folder_is_opened_in_another_time_namespace(home: Home, receiver: Receiver, ahead_s: int) -> None:

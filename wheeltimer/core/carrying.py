@@ -83,12 +83,10 @@ def copy_of(engine: Engine, key: str, task: Task, time_ms: int, lsn: int) -> r.C
     Where the wall clock was set since the start, the wall time of an end no longer tells the elapsed one by
     the clocks of the copy's frame: the copy has both.
     """
-    if task.state < State.DONE:
-        copy = replace(task, state=int(State.SCHEDULED), flight=0, carried_lsn=lsn)
-    else:
-        copy = replace(task, flight=0, carried_lsn=lsn)
-        if abs(engine.ahead_ns - engine.ahead_at_start_ns) > STEPPED_NS:
-            copy.deadline_ns = engine.ended_ns(task)
+    state = task.state if task.state >= State.DONE else int(State.SCHEDULED)
+    copy = replace(task, state=state, flight=0, carried_lsn=lsn)
+    if task.state >= State.DONE and abs(engine.ahead_ns - engine.ahead_at_start_ns) > STEPPED_NS:
+        copy.deadline_ns = engine.ended_ns(task)
     return r.Carried(key, time_ms, copy)
 
 

@@ -278,8 +278,8 @@ class Engine(Rows):
         wall_ns = ended_ms * NS_PER_MS
         if ended_ns is None:
             ended_ns = wall_ns - self.ahead_ns
-        if self._replaying:
-            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock said
+        if self._rebase is not None:
+            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock of that boot said
         error_ns = abs(wall_ns - self.ahead_at_start_ns - ended_ns)
         tolerance_ns = max(KEPT_TICK_NS, self.kept_ms(state) * NS_PER_MS // KEPT_EXACT)
         return ended_ns if error_ns > tolerance_ns else None

@@ -19,9 +19,9 @@ from wheeltimer.settings import Settings
 
 LEAST: Final = 64  # with fewer there is nothing to share
 OWN: Final = 128  # HELD, listeners, and what is open for a moment: clients turned away, lookups
-# Standard streams 3; locks of file, folder and path 3, folder, segment and 3 spares 5, in hand 5, readers of the
-# journal 2, eventfd 1; epoll and wake-ups of Trio 5; timers 3; epoll of replies 1; service manager 1; in hand
-# for a client 1.
+# Standard streams 3; locks of file, folder and path 3, folder, segment and 3 spares 5, in hand 5, readers of
+# the journal 2, eventfd 1; epoll and wake-ups of Trio 5; timers 3; epoll of replies 1; service manager 1; in
+# hand for a client 1.
 HELD: Final = 30
 PER_LISTENER: Final = 2  # a name may have an address of each family
 PER_TLS: Final = 3  # a client behind TLS: its socket, and the pair that leads to the plain side
