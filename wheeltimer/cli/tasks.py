@@ -44,10 +44,7 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
             "--at", callback=values.instant, metavar="INSTANT",
             help="At this time: RFC 3339, or Unix milliseconds; not seconds.",
         ),
-        click.option(
-            "--body", callback=values.json, metavar="JSON|@FILE|-",
-            help="Sent byte for byte, as JSON; without a BOM in front.",
-        ),
+        click.option("--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent byte for byte, as JSON."),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
         click.option("--body-base64", metavar="TEXT", help="Its bytes, as application/octet-stream."),
         click.option(
@@ -118,9 +115,14 @@ def schedule(session: Session, url: str, **fields: Any) -> int:
                 ("due", show.when(reply["due"], now)),
             ]
         )
-    if not (reply["duplicate"] and reply["state"] in ("dead", "expired")):
-        return 0
-    named = [reply["id"], *(("--queue", reply["queue"]) if fields["queue"] is not None else ())]
+    if reply["duplicate"] and reply["state"] in ("dead", "expired"):
+        return _nothing_runs(reply, named_queue=fields["queue"] is not None)
+    return 0
+
+
+def _nothing_runs(reply: dict[str, Any], named_queue: bool) -> int:
+    """Warn that the task is known and has ended otherwise than well; the exit code."""
+    named = [reply["id"], *(("--queue", reply["queue"]) if named_queue else ())]
     click.echo(
         f"wheeltimer: nothing runs: the task of this id is {reply['state']}; start it again with"
         f" `wheeltimer redrive {show.clean(shlex.join(named))}`, or give --on-conflict replace",

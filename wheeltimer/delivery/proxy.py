@@ -39,17 +39,7 @@ class ProxyTransport:
 
         Shortage of ports: towards the proxy, as no other socket is opened here.
         """
-        lines = fields.split(b"\r\n")[:-1]
-        headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        authority = destination.authority
-        if destination.scheme == "https" and destination.host.endswith("."):  # no certificate has the dot
-            headers.append((b"host", authority.encode("ascii")))
-            authority = destination._replace(host=destination.host[:-1]).authority
-        url = f"{destination.scheme}://{authority}{target.decode('ascii')}"
-        timeout = {"connect": connect_timeout_ms / 1000, "pool": connect_timeout_ms / 1000}
-        request = httpx.Request(
-            method.decode("ascii"), url, headers=headers, content=body, extensions={"timeout": timeout}
-        )
+        request = _request(destination, method, target, fields, body, connect_timeout_ms / 1000)
         parts: list[bytes] = []
         size = 0
         heard = heard or Heard()
@@ -120,3 +110,20 @@ def _kind(error: httpx.TransportError) -> Kind:
     if isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.CloseError)):
         return "reset"
     return "connect"
+
+
+def _request(
+    destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
+    connect_timeout_s: float,
+) -> httpx.Request:  # fmt: skip
+    lines = fields.split(b"\r\n")[:-1]
+    headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
+    authority = destination.authority
+    if destination.scheme == "https" and destination.host.endswith("."):  # no certificate has the dot
+        headers.append((b"host", authority.encode("ascii")))
+        authority = destination._replace(host=destination.host[:-1]).authority
+    url = f"{destination.scheme}://{authority}{target.decode('ascii')}"
+    timeout = {"connect": connect_timeout_s, "pool": connect_timeout_s}
+    return httpx.Request(
+        method.decode("ascii"), url, headers=headers, content=body, extensions={"timeout": timeout}
+    )
