@@ -69,7 +69,7 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
-        # Ended tasks, on elapsed time; a wheel of their own, so that many of them hold up nothing that is due.
+        # Ended tasks, on elapsed time; a wheel of their own, so that many hold up nothing that is due.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()
         # By how much the wall clock is ahead of elapsed time: as of the start, and as of the last look.
