@@ -21,15 +21,7 @@ from wheeltimer.core.checking import check
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.rows import KEPT_EXACT, KEPT_TICK_NS, Rows
-from wheeltimer.core.task import (
-    NS_PER_MS,
-    Input,
-    Now,
-    State,
-    Task,
-    pack,
-    unpack,
-)
+from wheeltimer.core.task import NS_PER_MS, Input, Now, State, Task, pack, unpack
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
 _SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(
@@ -206,10 +198,8 @@ class Engine(Rows):
         elif self.table.get(key) is not None:
             assert key not in self._ends, f"the end of {key}, which has ended"
             self._ends[key] = record
-            ended_ns = self._ended_apart(record.state, record.time_ms)
-            if ended_ns is None:
-                self._ends_ns.pop(key, None)
-            else:
+            self._ends_ns.pop(key, None)
+            if (ended_ns := self._ended_apart(record.state, record.time_ms)) is not None:
                 self._ends_ns[key] = ended_ns
 
     def _ended(self, record: r.Ended) -> None:
@@ -276,8 +266,7 @@ class Engine(Rows):
         """The elapsed time of an end, where the wall time does not tell it by the clocks of the start: not to
         a second, and not to a thousandth of what the task is kept for. ``ended_ns``: where it is known."""
         wall_ns = ended_ms * NS_PER_MS
-        if ended_ns is None:
-            ended_ns = wall_ns - self.ahead_ns
+        ended_ns = wall_ns - self.ahead_ns if ended_ns is None else ended_ns
         if self._rebase is not None:
             ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock of that boot said
         error_ns = abs(wall_ns - self.ahead_at_start_ns - ended_ns)

@@ -69,8 +69,7 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
-        # Ended tasks until they are forgotten, on elapsed time; a wheel of its own, so that many of them hold
-        # up nothing that is due.
+        # Ended tasks, on elapsed time; a wheel of their own, so that many hold up nothing that is due.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()
         # By how much the wall clock is ahead of elapsed time: as of the start, and as of the last look.
@@ -120,9 +119,8 @@ class Rows:
     def see(self, now: Now) -> None:
         """Call before an end is applied: where the wall clock stands to elapsed time now.
 
-        A row has the wall time of its end alone, while that tells the elapsed one: while the wall clock is as
-        it was at the start. Where it was set since, or before this start, the row of an ended task has the
-        elapsed time too, as ``deadline_ns``.
+        The row of an ended task has the wall time of its end; where the wall clock was set between that and
+        the start, it has the elapsed time too, as ``deadline_ns``.
         """
         self.ahead_ns = now.wall_ns - now.elapsed_ns
 

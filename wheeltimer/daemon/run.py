@@ -212,7 +212,7 @@ class Daemon:
                         inner.start_soon(self._deaths.run)
                         alive_ns = lambda: self._ticker.alive_ns  # noqa: E731
                         inner.start_soon(self._notifier.watch, alive_ns, self.clock.elapsed_ns)
-                        self._say_ready(inner, names, tasks)
+                        self._say_ready(names, tasks)
             except* StorageFailed:
                 pass  # the journal is dead, and whoever keeps it says so
             await self._server.end(self._end_journal)
@@ -313,8 +313,8 @@ class Daemon:
     def _since_began_ms(self) -> int:
         return (self.clock.elapsed_ns() - self._began_ns) // NS_PER_MS
 
-    def _say_ready(self, nursery: trio.Nursery, names: list[str], tasks: int) -> None:
-        nursery.start_soon(
+    def _say_ready(self, names: list[str], tasks: int) -> None:
+        trio.lowlevel.spawn_system_task(
             say,
             f"wheeltimer {__version__} ready listen={','.join(names)} tasks={tasks}"
             f" recovered_ms={self._recovered_ms} data={self.settings.data_dir}",
