@@ -44,7 +44,7 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
             "--at", callback=values.instant, metavar="INSTANT",
             help="At this time: RFC 3339, or Unix milliseconds; not seconds.",
         ),
-        click.option("--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent byte for byte, as JSON."),
+        click.option("--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent as it is, as JSON."),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
         click.option("--body-base64", metavar="TEXT", help="Its bytes, as application/octet-stream."),
         click.option(
