@@ -46,11 +46,11 @@ def client(daemon: Daemon, folder: Path, ca: str = "ca.pem", cert: str | None = 
 def test_both_clients_speak_through_tls(home: Home) -> None:
     daemon = home.start(config=write(home.folder), listen=LISTEN)
     with client(daemon, home.folder) as asks:
-        done = list(asks.schedule_many({"id": str(n), "url": URL, "delay": 10**6} for n in range(3000)))
+        done = list(asks.schedule_many({"id": str(n), "url": URL, "delay": "1000s"} for n in range(3000)))
         assert len(done) == 3000
         assert len(asks.list(limit=1000).tasks) == 1000
         body = "x" * 60_000
-        asks.schedule(URL, delay=10**6, id="large", body=body)
+        asks.schedule(URL, delay_ms=10**6, id="large", body=body)
         assert asks.get("large").id == "large"
 
     async def ask() -> None:
@@ -60,7 +60,7 @@ def test_both_clients_speak_through_tls(home: Home) -> None:
 
     trio.run(ask)
     with pytest.raises(ServerUnreachable, match="is not trusted"):
-        client(daemon, home.folder, "other.pem")
+        client(daemon, home.folder, "other.pem").ping()
     daemon.stop()
 
 
@@ -146,6 +146,7 @@ def test_a_failure_behind_a_handshake_ends_that_connection_only(home: Home) -> N
         if not list(home.data.glob("*.tmp")) and len(list(home.data.glob("*.zeros"))) == SPARES_WANTED:
             break
     with client(daemon, home.folder) as first:
+        first.ping()
         subprocess.run(["prlimit", "--pid", str(daemon.pid), "--nofile=30:400"], check=True)
         refused = 0
         many = []
