@@ -577,7 +577,8 @@ MUTANTS: Final = (
     # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
         "threads-do-not-take-turns", "client/channel.py",
-        "        with self._turn.lock:\n            try:", "        if True:\n            try:",
+        "            with self._turn.lock:\n                self._exchange_alone",
+        "            if True:\n                self._exchange_alone",
         "tests/sharing -k no_reply",
     ),
 )  # fmt: skip

@@ -189,6 +189,15 @@ def test_bytes(value: Any) -> None:
         assert "body_bytes" not in request
 
 
+@pytest.mark.parametrize("value", [{"a": b"x"}, [1, [b"x"]], ({"a": {"b": bytearray(b"x")}},)])
+def test_bytes_inside_of_json(value: Any) -> None:
+    """The encoder would write base64 for them, and the receiver would get text that nobody asked for."""
+    for field in ("body", "meta"):
+        assert refused(lambda client, name=field: client.schedule(URL, **{name: value})).field == field
+        assert refused(lambda client, name=field: client.request("ping", **{name: value})).field == field
+    assert refused(lambda client: client.finish("a", reply=value)).field == "reply"
+
+
 def test_instants_stay_what_they_were() -> None:
     at = datetime(2030, 1, 31, 8, tzinfo=timezone(timedelta(hours=1)))
     request = sent(lambda client: client.schedule(URL, at=at, expires_at="2031-01-01T00:00:00Z"))

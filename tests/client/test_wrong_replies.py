@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType, FrameType
 from typing import Any
 
@@ -37,15 +37,21 @@ class Soft(BaseException):
 # --- interrupts ------------------------------------------------------------------------------------
 
 
+def raise_soft() -> None:
+    raise Soft
+
+
 class Interrupt:
-    """Raises ``Soft`` at the n-th place of the client's code where CPython runs signal handlers.
+    """Calls ``handler``, which raises ``Soft`` unless another is given, at the n-th place of the client's
+    code where CPython runs signal handlers.
 
     Those are: the begin of a function, the end of a call, and a jump backwards. With several numbers, again
     that many places after the one before.
     """
 
-    def __init__(self, places: list[int]) -> None:
+    def __init__(self, places: list[int], handler: Callable[[], None] = raise_soft) -> None:
         self.places = places
+        self._handler = handler
         self.raised = False
         self._places: dict[CodeType, dict[int, str]] = {}
         self._before: dict[FrameType, str] = {}
@@ -62,7 +68,7 @@ class Interrupt:
                 if self.places[0] < 0:
                     self.places.pop(0)
                     self.raised = True
-                    raise Soft
+                    self._handler()
         elif event == "return":
             self._before.pop(frame, None)
         return self
@@ -190,6 +196,49 @@ def test_a_handler_that_calls_the_client_in_the_middle_of_a_request(call: str) -
         signal.signal(signal.SIGUSR1, before)
     assert len(said) == 1
     assert "in the middle of a request" in str(said[0])
+
+
+def test_a_handler_that_calls_the_client_at_any_bytecode_is_answered_or_refused() -> None:
+    """Also between the steps that take and release the lock: it never waits for its own thread."""
+    at, refused = 0, 0
+    with EchoServer() as server:
+        while True:
+            with Client(server.address, timeout=5) as client:
+                client.ping()
+                interrupt, said = _with_handler(client, at)
+            assert said.pop("outer") == "outer", at
+            if not interrupt.raised:
+                break
+            refused += said["inner"] == "refused"
+            assert said["inner"] in ("inner", "refused"), at
+            at += STRIDE
+    assert at > 50
+    assert refused > 10
+
+
+def _with_handler(client: Client, at: int) -> tuple[Interrupt, dict[str, str]]:
+    """What a request, and one from a handler in its middle, were answered; in a thread that may hang."""
+    said: dict[str, str] = {}
+
+    def handler() -> None:
+        try:
+            said["inner"] = client.schedule(URL, id="inner").id
+        except ClientMisused:
+            said["inner"] = "refused"
+
+    def work() -> None:
+        sys.settrace(interrupt)
+        try:
+            said["outer"] = client.schedule(URL, id="outer").id
+        finally:
+            sys.settrace(None)
+
+    interrupt = Interrupt([at], handler)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive(), f"the thread waits for itself, at place {at}"
+    return interrupt, said
 
 
 # --- many users of one client ----------------------------------------------------------------------

@@ -52,28 +52,39 @@ def longer(wait_s: float) -> float:
 
 
 class Turn:
-    """A lock that knows its owner, so that a second entry by the owner is an error and not a deadlock.
+    """A lock that a thread or greenlet cannot wait for while it holds it: that is an error, not a deadlock.
 
-    Taken with ``with turn.lock``, which no signal can come in the middle of. Lock and owners are of one kind:
-    where gevent has replaced both, owners are greenlets.
+    A signal handler may call the client at any bytecode, so ``enter`` notes the caller before the lock is
+    taken, and ``leave`` forgets it after the lock was released. Lock and owners are of one kind: where gevent
+    has replaced both, owners are greenlets.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._ident = threading.get_ident
-        self._owner = 0
+        self._inside: set[int] = set()  # threads that hold the lock or wait for it
+        self._owner = 0  # of those, the one that holds it; 0 also just before and just after that
 
-    def check(self) -> None:
-        """Raises ClientMisused where the lock is held by who asks."""
-        if self._owner == self._ident() and self.lock.locked():
+    def enter(self) -> int:
+        """Before the lock is taken: what to hand to ``leave``. Raises ClientMisused."""
+        ident = self._ident()
+        if ident not in self._inside:
+            self._inside.add(ident)
+            return ident
+        if self.lock.locked() and self._owner in (0, ident):
             raise ClientMisused(_AGAIN_INSIDE)
+        return 0  # a signal handler while the thread waits; it entered already
+
+    def leave(self, entered: int) -> None:
+        """After the lock was released."""
+        self._inside.discard(entered)
 
     def begin(self) -> None:
         """The lock was taken."""
         self._owner = self._ident()
 
     def end(self) -> None:
-        """The lock is let go next."""
+        """The lock is released next."""
         self._owner = 0
 
 
@@ -120,14 +131,17 @@ class Channel:
         if self._connection is not None:
             self._connection.interrupt()  # an exchange that is in the middle ends by itself
         try:
-            self._turn.check()
+            entered = self._turn.enter()
         except ClientMisused:
             return
-        with self._turn.lock:
-            self._pipeline.give_up("the client was closed")
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+        try:
+            with self._turn.lock:
+                self._pipeline.give_up("the client was closed")
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+        finally:
+            self._turn.leave(entered)
 
     def forget(self) -> None:
         """In a child: close its copy of the socket, without a word; the connection is the parent's."""
@@ -142,28 +156,35 @@ class Channel:
 
     def _exchange(self, call: Call) -> None:
         """Send and read until this call is done."""
-        self._turn.check()
-        with self._turn.lock:
-            try:
-                self._turn.begin()
-                if self._busy:
-                    self._break_off()
-                self._busy = True
-                if self._over is not None:
-                    self._busy = False
-                    raise self._over
-                self._prepare(call)
-                while not call.done:
-                    self._step()
+        entered = self._turn.enter()
+        try:
+            with self._turn.lock:
+                self._exchange_alone(call)
+        finally:
+            self._turn.leave(entered)
+
+    def _exchange_alone(self, call: Call) -> None:
+        """The same, with the lock held."""
+        try:
+            self._turn.begin()
+            if self._busy:
+                self._break_off()
+            self._busy = True
+            if self._over is not None:
                 self._busy = False
-            except BaseException:
-                call.caller.left = True
-                if self._busy:
-                    self._break_off()
-                    self._busy = False
-                raise
-            finally:
-                self._turn.end()
+                raise self._over
+            self._prepare(call)
+            while not call.done:
+                self._step()
+            self._busy = False
+        except BaseException:
+            call.caller.left = True
+            if self._busy:
+                self._break_off()
+                self._busy = False
+            raise
+        finally:
+            self._turn.end()
 
     def _prepare(self, call: Call) -> None:
         pipeline = self._pipeline

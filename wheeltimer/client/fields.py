@@ -49,10 +49,14 @@ class RetryRule(TypedDict, total=False):
 
 
 class PollRule(TypedDict, total=False):
-    """Ask again ``every`` time while the answer is "not yet", at most ``max`` times."""
+    """Ask again after ``every`` while the answer is "not yet", at most ``max`` times; each wait is ``factor``
+    times the one before, up to ``cap``."""
 
     every: Span
     every_ms: int
+    factor: float
+    cap: Span
+    cap_ms: int
     max: int
 
 
@@ -126,7 +130,7 @@ _PLAIN: Final = (str, int, Raw)
 _AS_IT_IS: Final = (str, Raw)
 _BYTES: Final = (bytes, bytearray, memoryview)
 _MS: Final = timedelta(milliseconds=1)
-_RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every",)}
+_RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every", "cap")}
 """The durations inside a rule."""
 
 
@@ -154,7 +158,20 @@ def _plain(name: str, value: Any) -> Any:
         return {key: _plain(key, item) for key, item in value.items()}
     if name == "delays" and isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
+    _check_json(name, value)
     return value
+
+
+def _check_json(name: str, value: Any) -> None:
+    """Refuse bytes at any depth: the encoder would write base64 for them without a word."""
+    if isinstance(value, _BYTES):
+        raise _no_bytes(name)
+    if isinstance(value, Mapping):
+        for item in value.values():
+            _check_json(name, item)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            _check_json(name, item)
 
 
 def _no_bytes(name: str) -> BadValue:
@@ -250,8 +267,7 @@ def _bytes(_name: str, value: Any) -> tuple[str, Any]:
 
 
 def _json(name: str, value: Any) -> tuple[str, Any]:
-    if isinstance(value, _BYTES):
-        raise _no_bytes(name)
+    _check_json(name, value)
     return name, value
 
 

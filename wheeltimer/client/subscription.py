@@ -120,21 +120,29 @@ class Subscription:
     def __next__(self) -> Event:
         if os.getpid() != self._pid:
             raise ClientMisused(OF_THE_PARENT)
-        self._turn.check()
-        with self._turn.lock:
-            try:
-                self._turn.begin()
-                if self._busy:
-                    self._drop()
-                    self._resume.cursor = self._yielded
-                self._yielded = self._resume.cursor
-                self._busy = True
-                event = self._next()
-                self._busy = False
-            finally:
-                self._turn.end()
+        entered = self._turn.enter()
+        try:
+            with self._turn.lock:
+                event = self._next_alone()
+        finally:
+            self._turn.leave(entered)
         if event is None:
             raise StopIteration
+        return event
+
+    def _next_alone(self) -> Event | None:
+        """The next event, with the lock held; None after ``close``."""
+        try:
+            self._turn.begin()
+            if self._busy:
+                self._drop()
+                self._resume.cursor = self._yielded
+            self._yielded = self._resume.cursor
+            self._busy = True
+            event = self._next()
+            self._busy = False
+        finally:
+            self._turn.end()
         return event
 
     def _next(self) -> Event | None:
