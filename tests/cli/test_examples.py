@@ -23,11 +23,14 @@ NOT_RUN: Final = {
     "wheeltimer demo": "takes ten seconds; test_demo.py runs it faster",
     "wheeltimer top": "needs a terminal; test_top.py gives it one",
 }
-UNTIL_STOPPED: Final = ("wheeltimer serve", "wheeltimer tail", "WHEELTIMER_TICK=1ms wheeltimer serve")
+UNTIL_STOPPED: Final = (
+    "wheeltimer serve", "wheeltimer tail", "wheeltimer receive", "WHEELTIMER_TICK=1ms wheeltimer serve",
+)  # fmt: skip
 # What an example names that is not here: put in its place, so that nothing leaves this machine.
 INSTEAD: Final = {
     "https://example.org": "http://127.0.0.1:9",
     "--every 10s": "--every 100ms",
+    "--port 9001": "--port 0",
     "--tasks 1000 ": "--tasks 50 --round-trips 5 ",
 }
 
@@ -88,6 +91,8 @@ class World:
         data = self.home.data if "journal" in line else self.folder / "own"
         line = line.replace("/var/lib/wheeltimer", str(data))
         line = line.replace("--if-version 3", f"--if-version {self.version}")
+        if line == "wheeltimer receive":
+            line += " --port 0"
         if line == "wheeltimer bench":
             line += " --tasks 50 --round-trips 5 --callbacks 5"
         if "serve" in line:
@@ -105,15 +110,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.mark.parametrize("line", [line for line in EXAMPLES if line not in NOT_RUN])
 def test_an_example_does_what_it_says(world: World, line: str) -> None:
     world.prepare()
+    until_stopped = line.startswith(UNTIL_STOPPED) and not line.endswith(" --check")
     with world.type(line) as child:
-        if line.startswith(UNTIL_STOPPED):
+        if until_stopped:
             task = {"queue": "orders", "delay": "1h", "url": "http://127.0.0.1:9/"}
             with world.daemon.connect() as client:
                 assert world.shell.first_line(child, lambda: client.done("schedule", **task)).strip()
             os.killpg(child.pid, signal.SIGINT)
         out, errors = child.communicate(timeout=START_S)
     assert "Traceback" not in errors
-    if line.startswith(UNTIL_STOPPED):
+    if until_stopped:
         assert child.returncode in (0, -signal.SIGINT, 128 + signal.SIGINT), errors
     elif line.startswith("wheeltimer journal repair"):
         assert child.returncode == 73, "the daemon runs on that folder"
