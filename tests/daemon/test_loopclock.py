@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import trio
 
-from wheeltimer.daemon.loopclock import GRACE_S, STILL_S, LoopClock
+from wheeltimer.daemon.loopclock import GRACE_EVERY_S, GRACE_S, STILL_S, LoopClock
 
 
 class Source:
@@ -89,7 +89,7 @@ def test_what_came_while_the_process_stood_still_is_read_before_the_deadline_cou
     assert not stood_still(reads, Plain, pause_s), "without our clock it is late, or this test shows nothing"
 
 
-def test_silence_is_a_timeout_all_the_same_and_a_pause_does_not_count() -> None:
+def test_silence_is_a_timeout_all_the_same() -> None:
     source = Source()
     instrument = StandsStill(source, 10, lambda: None)
 
@@ -104,39 +104,68 @@ def test_silence_is_a_timeout_all_the_same_and_a_pause_does_not_count() -> None:
     assert trio.run(main, clock=LoopClock(source), instruments=[instrument]) >= 10 + GRACE_S
 
 
-def test_clock_by_hand() -> None:
-    now = [100.0]
-    clock = LoopClock(lambda: now[0])
-    clock.start_clock()
+class ByHand:
+    """A clock whose source is moved by hand, as a loop with one far deadline reads it."""
 
-    def after(s: float) -> float:
-        now[0] += s
-        return clock.current_time()
+    def __init__(self) -> None:
+        self.now_s = 100.0
+        self.clock = LoopClock(lambda: self.now_s)
+        self.clock.start_clock()
 
-    assert after(0.01) == pytest.approx(100.01)  # runs as its source
-    assert clock.deadline_to_sleep_time(100.05) == pytest.approx(0.04)
-    assert after(0.02) == pytest.approx(100.03)  # an event came first
-    clock.deadline_to_sleep_time(100.05)
-    first = after(0.03)
-    assert first < 100.05  # the sockets are read once more first ...
+    def after(self, s: float) -> float:
+        self.now_s += s
+        return self.clock.current_time()
+
+
+def test_it_runs_as_its_source() -> None:
+    hand = ByHand()
+    assert hand.after(0.01) == pytest.approx(100.01)
+    assert hand.clock.deadline_to_sleep_time(100.05) == pytest.approx(0.04)
+    assert hand.after(0.02) == pytest.approx(100.03)  # an event came first
+    hand.clock.deadline_to_sleep_time(math.inf)
+    assert hand.after(1000) == pytest.approx(1100.03)  # a wait for anything, however long, is no pause
+
+
+def test_the_sockets_are_read_once_more_before_a_deadline_is_over() -> None:
+    hand = ByHand()
+    hand.clock.deadline_to_sleep_time(100.05)
+    first = hand.after(0.06)
+    assert first < 100.05
     assert first == pytest.approx(100.05, abs=1e-5)
-    assert clock.deadline_to_sleep_time(100.05) <= 0
-    assert after(0) == pytest.approx(100.06)  # ... and then it is over
-    clock.deadline_to_sleep_time(100.16)
-    shown = after(5.0)  # stood still
-    assert shown == pytest.approx(100.06)
+    assert hand.clock.deadline_to_sleep_time(100.05) <= 0
+    assert hand.after(0) == pytest.approx(100.06)
+
+
+def test_after_a_pause_deadlines_wait_for_the_grace_and_no_longer() -> None:
+    hand = ByHand()
+    hand.clock.deadline_to_sleep_time(100.1)
+    assert hand.after(5.0) == pytest.approx(100.0)  # stood still
     for _ in range(5):
-        assert shown <= clock.current_time() < 100.16 + 1e-9  # never back, and not over for a while
-        after(GRACE_S / 6)
-    assert after(GRACE_S) > 100.16
-    before = clock.current_time()
-    assert after(2.0) == pytest.approx(before)  # stood still while it worked: no wait was planned
-    after(0.09)
-    after(0.09)
-    clock.deadline_to_sleep_time(math.inf)
-    before = clock.current_time()
-    clock.deadline_to_sleep_time(math.inf)
-    assert after(1000) == pytest.approx(before + 1000)  # a wait for anything, however long, is no pause
+        assert 0 < hand.clock.deadline_to_sleep_time(100.1) <= GRACE_S, "the loop looks again when it is over"
+        assert hand.after(GRACE_S / 6) == pytest.approx(100.0)
+    hand.clock.deadline_to_sleep_time(100.1)
+    assert hand.after(GRACE_S / 2) < 100.1  # the sockets once more
+    assert hand.after(0) > 105
+    before = hand.clock.current_time()
+    assert hand.after(0.5) > before + 0.4, "a second pause within a second has no grace"
+    assert hand.after(GRACE_EVERY_S) < before + 0.6, "stood still while it worked: no wait was planned"
+
+
+@pytest.mark.parametrize("run_s", [0.0005, 0.05, 0.09])
+@pytest.mark.parametrize("still_s", [0.11, 0.2, 2.0])
+def test_a_processor_that_is_throttled_all_the_time_postpones_a_deadline_by_a_grace(
+    run_s: float, still_s: float
+) -> None:
+    """The clock stood still for ever when the process ran for less than the grace between two pauses."""
+    hand = ByHand()
+    deadline_s, passes = 110.0, 0
+    while hand.clock.current_time() < deadline_s:
+        passes += 1
+        hand.clock.deadline_to_sleep_time(deadline_s)
+        hand.after(run_s)
+        hand.clock.deadline_to_sleep_time(deadline_s)
+        hand.after(still_s)
+        assert hand.now_s < deadline_s + GRACE_EVERY_S + 2 * (still_s + run_s), passes
 
 
 def test_it_never_goes_back() -> None:
@@ -150,3 +179,4 @@ def test_it_never_goes_back() -> None:
         again = clock.current_time()
         assert again >= shown - 1e-5
         shown = max(shown, again)
+    assert shown > now[0] - 5

@@ -6,8 +6,9 @@ and whose time is over, comes back from Python's ``epoll.poll`` without a look a
 
 * the first reading of the clock after a wait is never past the deadline that was waited for; the next pass of
   the loop reads the sockets without waiting, and only then is the deadline over,
-* time in which the process stood still does not count, and `GRACE_S` more: a reply of several reads or a TLS
-  handshake takes some passes of the loop.
+* after the process stood still the clock shows the time before that for `GRACE_S` more: a reply of several
+  reads or a TLS handshake takes some passes of the loop. It does so at most once in `GRACE_EVERY_S`, and not
+  twice in a row: on a processor that is throttled all the time no deadline is postponed by more.
 
 This clock is for limits on waiting alone. When a task is due is the wheel's, by the clocks of ``clock.py``.
 """
@@ -23,6 +24,7 @@ import trio
 
 STILL_S: Final = 0.1  # longer than planned between two readings: a slice of work takes a millisecond
 GRACE_S: Final = 0.1
+GRACE_EVERY_S: Final = 1.0
 _JUST_BEFORE_S: Final = 1e-6
 
 
@@ -32,8 +34,9 @@ class LoopClock(trio.abc.Clock):
     def __init__(self, source: Callable[[], float] = time.perf_counter) -> None:
         self._source = source
         self._read_s = source()  # the last reading of ``source``
-        self._lost_s = 0.0  # time that does not count
-        self._least_s = -math.inf  # this clock has shown it already
+        self._shown_s = -math.inf  # the least that is shown: time never goes back
+        self._held_until_s = -math.inf  # as long as ``source`` is before that, nothing more is shown
+        self._next_hold_s = -math.inf
         self._waits = False  # the loop waits for events ...
         self._until_s = math.inf  # ... until this deadline ...
         self._planned_s = 0.0  # ... which was so far away
@@ -48,24 +51,26 @@ class LoopClock(trio.abc.Clock):
         if self._waits or now_s - self._read_s > STILL_S:
             return self._after_a_wait(now_s)
         self._read_s = now_s
-        shown_s = now_s - self._lost_s
-        return shown_s if shown_s > self._least_s else self._least_s
+        return self._shown_s if now_s < self._held_until_s or now_s < self._shown_s else now_s
 
     def _after_a_wait(self, now_s: float) -> float:
-        shown_s = max(self._least_s, self._read_s - self._lost_s)
-        over_s = now_s - self._read_s - self._planned_s
-        if over_s > STILL_S:
-            self._lost_s += over_s + GRACE_S
-            self._least_s = shown_s
+        still = now_s - self._read_s - self._planned_s > STILL_S
+        if self._read_s >= self._held_until_s:  # else it has shown nothing new since the last grace
+            self._shown_s = max(self._shown_s, self._read_s)
+            if still and now_s >= self._next_hold_s:
+                self._held_until_s = now_s + GRACE_S
+                self._next_hold_s = now_s + GRACE_EVERY_S
         self._read_s = now_s
-        shown_s = max(self._least_s, min(now_s - self._lost_s, self._until_s - _JUST_BEFORE_S))
+        if now_s >= self._held_until_s:
+            self._shown_s = max(self._shown_s, min(now_s, self._until_s - _JUST_BEFORE_S))
         self._waits, self._until_s, self._planned_s = False, math.inf, 0.0
-        return shown_s
+        return self._shown_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """How long the loop may wait; Trio's next call, when it has waited, is ``current_time``."""
-        now_s = self.current_time()
-        wait_s = deadline - now_s
+        wait_s = deadline - self.current_time()
+        if self._read_s < self._held_until_s:  # what is shown jumps then, and the deadline may be over
+            wait_s = min(wait_s, self._held_until_s - self._read_s)
         if wait_s > 0:
             self._waits, self._until_s, self._planned_s = True, deadline, wait_s
         return wait_s
