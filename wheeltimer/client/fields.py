@@ -49,10 +49,14 @@ class RetryRule(TypedDict, total=False):
 
 
 class PollRule(TypedDict, total=False):
-    """Ask again ``every`` time while the answer is "not yet", at most ``max`` times."""
+    """Ask again ``every`` time while the answer is "not yet", at most ``max`` times; each wait is ``factor``
+    times the last, at most ``cap``."""
 
     every: Span
     every_ms: int
+    factor: float
+    cap: Span
+    cap_ms: int
     max: int
 
 
@@ -126,7 +130,7 @@ _PLAIN: Final = (str, int, Raw)
 _AS_IT_IS: Final = (str, Raw)
 _BYTES: Final = (bytes, bytearray, memoryview)
 _MS: Final = timedelta(milliseconds=1)
-_RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every",)}
+_RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every", "cap")}
 """The durations inside a rule."""
 
 
