@@ -68,7 +68,7 @@ MUTANTS: Final = (
         "tests/journal/test_no_descriptors.py tests/simulation/test_no_descriptors.py",
     ),
     Mutant(
-        "the-journal-gives-its-descriptors-away", "journal/in_hand.py",
+        "the-journal-gives-its-descriptors-away", "journal/spare_descriptors.py",
         "if len(self._fds) < self._wanted:", "if False:", "tests/journal/test_no_descriptors.py",
     ),
     Mutant(
@@ -577,7 +577,7 @@ MUTANTS: Final = (
     # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
         "threads-do-not-take-turns", "client/channel.py",
-        "        with self._turn.lock:\n            try:", "        if True:\n            try:",
+        "        with self._owned.lock:\n            try:", "        if True:\n            try:",
         "tests/sharing -k no_reply",
     ),
 )  # fmt: skip

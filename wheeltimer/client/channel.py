@@ -1,12 +1,12 @@
-"""``Channel``: what one process has of a blocking client: a connection, the calls on it, and their lock.
+"""``Channel``: a blocking client's connection in one process, the calls on it, and their lock.
 
 An *exchange* is: take the lock, send what is to be sent, read replies until one call has its own, release
 the lock. Each reply that is read goes to its call, so calls of other threads and streams are answered on the
 way. The lock is never held across a ``yield``.
 
 An exchange may be left by an exception at any bytecode: a signal handler raises, a greenlet is killed. Bytes
-may then be half read, so the connection is closed. ``_busy`` tells the next exchange of one that could not
-do so itself; the ``seq`` of every reply is checked besides (``pipeline.py``).
+may then be half read, so the connection is closed. If that exchange could not close it, ``_busy`` is still
+set and the next exchange closes it; the ``seq`` of every reply is checked besides (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def longer(wait_s: float) -> float:
     return min(max(2 * wait_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
 
 
-class Turn:
+class OwnedLock:
     """A lock that knows its owner, so that a second entry by the owner is an error and not a deadlock.
 
-    Taken with ``with turn.lock``, which no signal can come in the middle of. Lock and owners are of one kind:
-    where gevent has replaced both, owners are greenlets.
+    Take it with ``with owned.lock``, which no signal can interrupt. If gevent has replaced threads, owners
+    are greenlets, as ``threading.Lock`` and ``threading.get_ident`` are replaced together.
     """
 
     def __init__(self) -> None:
@@ -64,16 +64,16 @@ class Turn:
         self._owner = 0
 
     def check(self) -> None:
-        """Raises ClientMisused where the lock is held by who asks."""
+        """Raises ClientMisused if the caller holds the lock."""
         if self._owner == self._ident() and self.lock.locked():
             raise ClientMisused(_AGAIN_INSIDE)
 
     def begin(self) -> None:
-        """The lock was taken."""
+        """Call after the lock was taken."""
         self._owner = self._ident()
 
     def end(self) -> None:
-        """The lock is let go next."""
+        """Call before the lock is released."""
         self._owner = 0
 
 
@@ -84,7 +84,7 @@ class Channel:
         self.pid = os.getpid()
         self._place = place
         self._pipeline = Pipeline(place.server)
-        self._turn = Turn()
+        self._owned = OwnedLock()
         self._busy = False  # between exchanges: the last one was left in the middle
         self._connection: LineConnection | None = None
         self._over: ServerUnreachable | None = None  # why nothing can be asked any more
@@ -120,17 +120,17 @@ class Channel:
         if self._connection is not None:
             self._connection.interrupt()  # an exchange that is in the middle ends by itself
         try:
-            self._turn.check()
+            self._owned.check()
         except ClientMisused:
             return
-        with self._turn.lock:
+        with self._owned.lock:
             self._pipeline.give_up("the client was closed")
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def forget(self) -> None:
-        """In a child: close its copy of the socket, without a word; the connection is the parent's."""
+        """In a child: close its copy of the socket and send nothing; the connection is the parent's."""
         if self._connection is not None:
             self._connection.close()
 
@@ -142,10 +142,10 @@ class Channel:
 
     def _exchange(self, call: Call) -> None:
         """Send and read until this call is done."""
-        self._turn.check()
-        with self._turn.lock:
+        self._owned.check()
+        with self._owned.lock:
             try:
-                self._turn.begin()
+                self._owned.begin()
                 if self._busy:
                     self._break_off()
                 self._busy = True
@@ -163,7 +163,7 @@ class Channel:
                     self._busy = False
                 raise
             finally:
-                self._turn.end()
+                self._owned.end()
 
     def _prepare(self, call: Call) -> None:
         pipeline = self._pipeline

@@ -58,7 +58,7 @@ class _Lookup:
 
     def __init__(self) -> None:
         self.ended = trio.Event()
-        # A string is why there is none; a shortage, that nobody was asked.
+        # A string is why there is none; a shortage is why no name server was asked.
         self.answer: list[Address] | Shortage | str = "not answered"
 
 
