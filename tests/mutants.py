@@ -275,7 +275,7 @@ MUTANTS: Final = (
     Mutant(
         "a-lapse-passes-over-a-stored-stop", "core/outcomes.py",
         "return stopped(engine, key, task, now, lsn) if task.stop else", "return",
-        "tests/core/test_transitions.py -k lapse",
+        "tests/core/test_transitions.py -k every_state",
     ),
     Mutant(
         "a-short-time-out-holds", "delivery/window.py",

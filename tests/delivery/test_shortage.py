@@ -414,6 +414,9 @@ async def test_no_memory_before_the_first_byte_is_no_failed_attempt() -> None:
         transport = here.transport(check=allow_all, new_socket=none)
         assert (await shortage(post(transport, Destination("http", "127.0.0.1", 9)))).reason == "memory"
 
+    two = [v4("127.0.0.1"), v4("127.0.0.2")]
+    assert (await shortage(connect(two, new_socket=none))).reason == "memory"
+
 
 # --- the limit of attempts in flight ------------------------------------------------------------------------
 

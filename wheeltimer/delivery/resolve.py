@@ -192,6 +192,9 @@ async def connect(
         except OSError as error:
             failures.append(error)
             failed.set()
+        except MemoryError:  # not left to the nursery, which would wrap it in a group
+            failures.append(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+            failed.set()
         else:
             scope.cancel()
 
