@@ -189,11 +189,8 @@ async def connect(
     async def attempt(address: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
         try:
             winners.append(await _connect_one(address, new_socket, make_room))
-        except OSError as error:
-            failures.append(error)
-            failed.set()
-        except MemoryError:  # not left to the nursery, which would wrap it in a group
-            failures.append(OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)))
+        except (OSError, MemoryError) as error:  # a nursery would wrap a MemoryError in a group
+            failures.append(error if isinstance(error, OSError) else OSError(errno.ENOMEM, "no memory"))
             failed.set()
         else:
             scope.cancel()
