@@ -68,7 +68,7 @@ MUTANTS: Final = (
         "tests/journal/test_no_descriptors.py tests/simulation/test_no_descriptors.py",
     ),
     Mutant(
-        "the-journal-gives-its-descriptors-away", "journal/in_hand.py",
+        "the-journal-gives-its-descriptors-away", "journal/spare_descriptors.py",
         "if len(self._fds) < self._wanted:", "if False:", "tests/journal/test_no_descriptors.py",
     ),
     Mutant(
@@ -187,7 +187,7 @@ MUTANTS: Final = (
         "tests/daemon/test_turn.py -k starve",
     ),
     Mutant(
-        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.enter()", "pass",
+        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._owned.enter()", "pass",
         "tests/daemon/test_turn.py -k comes_in",
     ),
     Mutant(
@@ -275,7 +275,7 @@ MUTANTS: Final = (
     Mutant(
         "a-lapse-passes-over-a-stored-stop", "core/outcomes.py",
         "return stopped(engine, key, task, now, lsn) if task.stop else", "return",
-        "tests/core/test_transitions.py -k lapse",
+        "tests/core/test_transitions.py -k every_state",
     ),
     Mutant(
         "a-short-time-out-holds", "delivery/window.py",
@@ -578,7 +578,7 @@ MUTANTS: Final = (
     # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
         "threads-do-not-take-turns", "client/channel.py",
-        "            with self._turn.lock:\n                self._exchange_alone",
+        "            with self._owned.lock:\n                self._exchange_alone",
         "            if True:\n                self._exchange_alone",
         "tests/sharing -k no_reply",
     ),

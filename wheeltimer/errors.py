@@ -79,7 +79,7 @@ class Refused(WheeltimerError):
 
 
 class RefusedWith(Refused):
-    """A refusal whose class tells the code; base of the classes below."""
+    """A refusal with the code of its class; base of the classes below."""
 
     CODE: ClassVar[str] = "internal"
 

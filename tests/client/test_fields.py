@@ -71,6 +71,7 @@ DURATIONS: dict[str, Any] = {
     "expires_in": lambda client, value: list(client.schedule_many([{"url": URL, "expires_in": value}])),
     "horizon": lambda client, value: client.forecast(horizon=value),
     "poll.every": lambda client, value: client.schedule(URL, poll={"every": value}),
+    "poll.cap": lambda client, value: client.schedule(URL, poll={"every": "1s", "factor": 2, "cap": value}),
     "retry.base": lambda client, value: client.schedule(URL, retry={"kind": "exponential", "base": value}),
     "retry.cap": lambda client, value: client.schedule(URL, retry={"kind": "exponential", "cap": value}),
     "retry.every": lambda client, value: client.reschedule("a", retry={"kind": "fixed", "every": value}),
@@ -119,11 +120,11 @@ def test_integers_of_milliseconds() -> None:
         lambda c: c.schedule(
             URL,
             retry={"kind": "list", "delays_ms": [1, 2], "jitter": 0},
-            poll={"every_ms": 6, "max": 3},
+            poll={"every_ms": 6, "factor": 2, "cap_ms": 60, "max": 3},
         )
     )
     assert rules["retry"] == {"kind": "list", "delays": [1, 2], "jitter": 0}
-    assert rules["poll"] == {"every": 6, "max": 3}
+    assert rules["poll"] == {"every": 6, "factor": 2, "cap": 60, "max": 3}
     exponential = {"kind": "exponential", "base_ms": 1, "cap_ms": 9, "attempts": 3}
     assert sent(lambda c: c.schedule(URL, retry=exponential))["retry"] == {
         "kind": "exponential", "base": 1, "cap": 9, "attempts": 3,
@@ -140,6 +141,7 @@ def test_integers_of_milliseconds() -> None:
         ({"delay_ms": "5"}, "delay_ms"),
         ({"delay": [1]}, "delay"),
         ({"poll": {"every": "1s", "every_ms": 5}}, "poll.every_ms"),
+        ({"poll": {"every": "1s", "cap": "1h", "cap_ms": 5}}, "poll.cap_ms"),
         ({"retry": {"kind": "list", "delays_ms": ["1s"]}}, "retry.delays_ms"),
         ({"body_bytes": "text"}, "body_bytes"),
         ({"body_bytes": b"x", "body_base64": "eA=="}, "body_base64"),

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wheeltimer.daemon.logs import LineFormatter, Outlet
+from wheeltimer.daemon.logs import LineFormatter, LogWriter
 
 LINE = b"x" * 99 + b"\n"
 ROOM = 10_000
@@ -35,41 +35,41 @@ def read_to(fd: int, end: bytes) -> bytes:
     return data
 
 
-def fill(outlet: Outlet) -> int:
+def fill(writer: LogWriter) -> int:
     """Fill the pipe, then write lines until far more of them waited than have room; how many lines in all."""
-    fd, lines = outlet.fileno(), 3 * ROOM // len(LINE)
+    fd, lines = writer.fileno(), 3 * ROOM // len(LINE)
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         while True:
             lines += os.write(fd, LINE) // len(LINE)
     os.set_blocking(fd, True)
     for _ in range(3 * ROOM // len(LINE)):
-        outlet.write(LINE)
+        writer.write(LINE)
     return lines
 
 
 def test_a_reader_that_stands_still_costs_lines_and_they_are_counted(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    outlet = Outlet(writing, ROOM)
-    written = fill(outlet)  # this returns though nobody reads
+    writer = LogWriter(writing, ROOM)
+    written = fill(writer)  # this returns though nobody reads
     data = read_to(reading, b"took none\n")
     *whole, note = data.splitlines(keepends=True)
     assert set(whole) == {LINE}, "no line is cut"
     (dropped,) = re.findall(rb"dropped=(\d+) lines", note)
     assert len(whole) + int(dropped) == written
     assert int(dropped) >= ROOM // len(LINE)
-    outlet.write(b"after\n")
+    writer.write(b"after\n")
     assert read_to(reading, b"after\n") == b"after\n", "the number is said once"
 
 
 def test_the_number_of_lost_lines_stands_where_they_are_missing(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    outlet = Outlet(writing, ROOM)
-    fill(outlet)
+    writer = LogWriter(writing, ROOM)
+    fill(writer)
     for _ in range(8):  # as the reader goes on, lines are taken again
         os.read(reading, 4096)
     threading.Event().wait(0.05)
-    outlet.write(b"back\n")
+    writer.write(b"back\n")
     data = read_to(reading, b"back\n")
     assert data.splitlines()[-2].endswith(b"its reader took none")
 
@@ -78,10 +78,10 @@ def test_a_reader_that_is_gone_and_a_full_disk_raise_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     for fd in (writing, os.open("/dev/full", os.O_WRONLY), os.open("/dev/null", os.O_RDONLY)):
-        outlet = Outlet(fd, ROOM)
+        writer = LogWriter(fd, ROOM)
         for _ in range(3):
-            outlet.write(LINE)
-            outlet.end()  # written, or counted as lost
+            writer.write(LINE)
+            writer.end()  # written, or counted as lost
         os.close(fd)
 
 
@@ -91,12 +91,12 @@ def test_lines_that_could_not_be_written_are_counted_when_they_can_be_again(pipe
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, spare)
     os.close(full)
-    outlet = Outlet(spare, ROOM)
-    outlet.write(LINE + LINE)
-    outlet.write(LINE)
-    outlet.end()
+    writer = LogWriter(spare, ROOM)
+    writer.write(LINE + LINE)
+    writer.write(LINE)
+    writer.end()
     os.dup2(writing, spare)
-    outlet.write(b"again\n")
+    writer.write(b"again\n")
     note, again = read_to(reading, b"again\n").splitlines()
     assert b"dropped=3 lines" in note
     assert again == b"again"
@@ -106,16 +106,16 @@ def test_lines_that_could_not_be_written_are_counted_when_they_can_be_again(pipe
 def test_a_descriptor_that_others_made_non_blocking_loses_nothing(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     os.set_blocking(writing, False)
-    outlet = Outlet(writing, 1 << 20)
+    writer = LogWriter(writing, 1 << 20)
     for _ in range(2_000):
-        outlet.write(LINE)
-    outlet.write(b"end\n")
+        writer.write(LINE)
+    writer.write(b"end\n")
     assert read_to(reading, b"end\n") == LINE * 2_000 + b"end\n"
 
 
 def test_flush_waits_for_nobody_until_the_end(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    stream = io.TextIOWrapper(Outlet(writing, ROOM), encoding="utf-8", line_buffering=True)
+    stream = io.TextIOWrapper(LogWriter(writing, ROOM), encoding="utf-8", line_buffering=True)
     stream.write("x" * 70_000)  # more than the pipe holds, and than may wait
     print("line\n" * 20_000, file=stream, flush=True)
     os.read(reading, 1)

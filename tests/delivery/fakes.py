@@ -339,7 +339,7 @@ class World:
             assert in_crowd, "forgotten: ready, its gates are open, and it has not started"
             assert dispatcher.in_flight, "alone, and not started"
             if len(crowd) <= CROWD_TRIES:
-                limit = dispatcher._lapses.brake.limit
+                limit = dispatcher._lapses.in_flight_limit.limit
                 assert dispatcher._entry.has_share(lane, dispatcher.in_flight, limit), (
                     "it may have another permit, and has not got it"
                 )
@@ -347,7 +347,7 @@ class World:
     def _is_short(self, lane: Lane, wake_ns: int | None) -> bool:
         """Whether the lane waits for something of our own; then it is looked at in time."""
         dispatcher = self.dispatcher
-        may_open = dispatcher.in_flight < dispatcher._lapses.brake.limit
+        may_open = dispatcher.in_flight < dispatcher._lapses.in_flight_limit.limit
         until_ns = dispatcher._lapses.wait_until_ns(lane, may_open, self.now_ns)
         assert not until_ns or (wake_ns is not None and wake_ns <= until_ns), "it will be looked at too late"
         return until_ns != 0

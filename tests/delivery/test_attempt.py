@@ -22,7 +22,7 @@ from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now, key_of
 from wheeltimer.delivery.attempt import RETRY_AFTER_MAX_MS, Sender, retry_after_ms
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.reply import AttemptError, Heard, Reply
+from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.signature import sign
 
 JOURNAL_ID = b"journal-of-tests"
@@ -41,7 +41,7 @@ class FakeExchange:
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
-        connect_timeout_ms: int, heard: Heard | None = None,
+        connect_timeout_ms: int, partial: PartialReply | None = None,
     ) -> Reply:  # fmt: skip
         self.destination, self.method, self.target = destination, method, target
         self.fields, self.body, self.connect_timeout_ms = fields, body, connect_timeout_ms

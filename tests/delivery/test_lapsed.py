@@ -258,7 +258,7 @@ def test_shares_are_of_what_there_is() -> None:
     world.schedule("x", host="x")
     world.settle()
     world.lapse("default/x")
-    assert world.dispatcher._lapses.brake.limit == 100
+    assert world.dispatcher._lapses.in_flight_limit.limit == 100
     for key in list(world.flights):
         world.end(key)
     for n in range(200):

@@ -32,7 +32,7 @@ from wheeltimer.delivery.shortage import (
     PAUSE_MAX_NS,
     PAUSE_MIN_NS,
     REASONS,
-    Brake,
+    InFlightLimit,
     Reason,
     Shortage,
     no_descriptors,
@@ -414,58 +414,61 @@ async def test_no_memory_before_the_first_byte_is_no_failed_attempt() -> None:
         transport = here.transport(check=allow_all, new_socket=none)
         assert (await shortage(post(transport, Destination("http", "127.0.0.1", 9)))).reason == "memory"
 
+    two = [v4("127.0.0.1"), v4("127.0.0.2")]
+    assert (await shortage(connect(two, new_socket=none))).reason == "memory"
 
-# --- the brake ---------------------------------------------------------------------------------------------
+
+# --- the limit of attempts in flight ------------------------------------------------------------------------
 
 
 def test_a_shortage_that_stays_costs_a_lapse_a_second_and_one_that_is_over_is_forgotten() -> None:
-    brake, now_ns, lapses = Brake(512, lambda: 0.0), 0, 0
+    limit, now_ns, lapses = InFlightLimit(512, lambda: 0.0), 0, 0
     room = 100
     in_flight = 300
     while in_flight > room:
         in_flight -= 1
-        brake.lapsed(in_flight, now_ns)
-    assert brake.look(now_ns) == room
+        limit.lapsed(in_flight, now_ns)
+    assert limit.look(now_ns) == room
     for _ in range(20_000):  # a minute of a shortage
         now_ns += 3 * MS
-        while brake.look(now_ns) > in_flight:
+        while limit.look(now_ns) > in_flight:
             in_flight += 1
             if in_flight > room:
                 in_flight -= 1
                 lapses += 1
-                brake.lapsed(in_flight, now_ns)
+                limit.lapsed(in_flight, now_ns)
     assert 50 < lapses < 70
-    assert brake.until_ns is not None
+    assert limit.until_ns is not None
     over_ns = now_ns
-    while brake.look(now_ns) < 512:
+    while limit.look(now_ns) < 512:
         now_ns += MS
     assert now_ns - over_ns < 3 * PAUSE_MAX_NS
-    assert (brake.limit, brake.until_ns) == (512, None)
-    brake.lapsed(511, now_ns)
-    assert brake.until_ns == now_ns + PAUSE_MIN_NS
+    assert (limit.limit, limit.until_ns) == (512, None)
+    limit.lapsed(511, now_ns)
+    assert limit.until_ns == now_ns + PAUSE_MIN_NS
 
 
 def test_lapses_of_attempts_that_began_together_are_one_pause() -> None:
-    brake = Brake(64, lambda: 0.0)
+    limit = InFlightLimit(64, lambda: 0.0)
     for left in range(63, 31, -1):
-        brake.lapsed(left, 5)
-    assert (brake.look(5), brake.until_ns) == (32, 5 + PAUSE_MIN_NS)
-    assert brake.look(5 + PAUSE_MIN_NS) == 33
+        limit.lapsed(left, 5)
+    assert (limit.look(5), limit.until_ns) == (32, 5 + PAUSE_MIN_NS)
+    assert limit.look(5 + PAUSE_MIN_NS) == 33
 
 
 def test_a_pause_that_was_slept_through_is_over() -> None:
-    brake = Brake(1 << 20, lambda: 0.0)
-    brake.lapsed(0, 0)
-    assert brake.look(PAUSE_MIN_NS - 1) == 0
-    assert brake.look(1 << 60) == 1 << 20
+    limit = InFlightLimit(1 << 20, lambda: 0.0)
+    limit.lapsed(0, 0)
+    assert limit.look(PAUSE_MIN_NS - 1) == 0
+    assert limit.look(1 << 60) == 1 << 20
 
 
 def test_each_reason_is_counted_and_said_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
-    brake = Brake(8, lambda: 0.0)
+    limit = InFlightLimit(8, lambda: 0.0)
     for reason in REASONS:
-        brake.count(reason)
-        brake.count(reason)
-    assert brake.lapses == dict.fromkeys(REASONS, 2)
+        limit.count(reason)
+        limit.count(reason)
+    assert limit.lapses == dict.fromkeys(REASONS, 2)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len(REASONS)
     assert "short_of=descriptors lapsed=1; raise LimitNOFILE" in lines[0]

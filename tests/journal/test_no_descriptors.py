@@ -20,7 +20,7 @@ from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.disk import Disk
 from wheeltimer.journal.hand import Thread
-from wheeltimer.journal.in_hand import COUNT, InHand
+from wheeltimer.journal.spare_descriptors import COUNT, SpareDescriptors
 
 RECORDS = 32  # five segments, each a spare before
 OPENS = ("create", "read_at")  # what opens a file while the journal runs
@@ -186,25 +186,25 @@ def test_files_are_made_read_and_listed_when_the_process_has_no_descriptor_left(
 
 
 def test_sockets_that_take_what_was_closed_are_outlasted_as_long_as_there_is_one(tmp_path: Path) -> None:
-    in_hand, stolen = InHand(), list[int]()
+    spare, stolen = SpareDescriptors(), list[int]()
     with none_left():
 
         def robbed(times: int) -> int:
-            if len(in_hand) < COUNT and len(stolen) < times:
+            if len(spare) < COUNT and len(stolen) < times:
                 stolen.append(os.dup(0))
             return os.open(tmp_path, os.O_RDONLY)
 
-        fd = in_hand.call(robbed, COUNT - 1)
-        assert len(in_hand) == 0
+        fd = spare.call(robbed, COUNT - 1)
+        assert len(spare) == 0
         assert len(stolen) == COUNT - 1
-        in_hand.close(fd)  # what the journal closes comes back, one for one
-        assert len(in_hand) == 1
+        spare.close(fd)  # what the journal closes comes back, one for one
+        assert len(spare) == 1
         stolen.clear()
         with pytest.raises(OSError, match="Too many open files"):
-            in_hand.call(robbed, 1)
-    in_hand.close(in_hand.call(os.dup, 0))
-    assert len(in_hand) == COUNT, "filled again when there are some"
-    in_hand.let_go()
+            spare.call(robbed, 1)
+    spare.close(spare.call(os.dup, 0))
+    assert len(spare) == COUNT, "filled again when there are some"
+    spare.let_go()
 
 
 def test_changes_of_a_folder_are_synced_without_any_descriptor(held: Disk, tmp_path: Path) -> None:

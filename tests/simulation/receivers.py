@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.reply import AttemptError, Heard, Reply
+from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import REASONS, Shortage
 
 from .history import MS, Call, History
@@ -88,7 +88,7 @@ class Receivers:
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
-        connect_timeout_ms: int, heard: Heard | None = None,
+        connect_timeout_ms: int, partial: PartialReply | None = None,
     ) -> Reply:  # fmt: skip
         if not self.calm and self._shortages.random() < self.short:
             await trio.sleep(self._shortages.choice((0.0, 0.0, 0.05, 0.2)))

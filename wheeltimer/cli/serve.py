@@ -77,7 +77,7 @@ def serve(check: bool, **flags: object) -> int:
 
 
 def _check(settings: Settings) -> int:
-    """Say that the settings would do. What a start alone can tell (a port, the data folder) is not tried."""
+    """Print that the settings have no error. What only a start can test (a port, the data folder) is not."""
     from wheeltimer.daemon.parts import check_served, tls_of
 
     check_served(settings)

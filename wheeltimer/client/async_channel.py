@@ -1,4 +1,4 @@
-"""``AsyncChannel``: what one event loop has of an ``AsyncClient``: a connection, its calls, their reader.
+"""``AsyncChannel``: an ``AsyncClient``'s connection in one event loop, the calls on it, and their reader.
 
 Requests of all tasks go out on one connection, each as it comes; one task reads the replies and gives each
 to its call. It is started by the first request, as a task of the event loop itself, so that no block has to
@@ -38,7 +38,7 @@ class AsyncChannel:
         self._wait_s = 0.0  # before the next try to connect
         self._unreached: Exception | None = None  # why the last try failed
         self._heard_s = -math.inf  # when the last reply came
-        self._wanted = anyio.Event()  # somebody asks while there is no connection
+        self._wanted = anyio.Event()  # set by a request while there is no connection
         self._scope = anyio.CancelScope()
         self._finished = anyio.Event()
         self._task = _spawn(self._run)
@@ -93,7 +93,7 @@ class AsyncChannel:
             await self._finished.wait()
 
     def forget(self) -> None:
-        """In a child: close its copy of the socket, without a word; the connection is the parent's."""
+        """In a child: close its copy of the socket and send nothing; the connection is the parent's."""
         if self._lines is not None:
             self._lines.forget()
 

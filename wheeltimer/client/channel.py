@@ -1,12 +1,12 @@
-"""``Channel``: what one process has of a blocking client: a connection, the calls on it, and their lock.
+"""``Channel``: a blocking client's connection in one process, the calls on it, and their lock.
 
 An *exchange* is: take the lock, send what is to be sent, read replies until one call has its own, release
 the lock. Each reply that is read goes to its call, so calls of other threads and streams are answered on the
 way. The lock is never held across a ``yield``.
 
 An exchange may be left by an exception at any bytecode: a signal handler raises, a greenlet is killed. Bytes
-may then be half read, so the connection is closed. ``_busy`` tells the next exchange of one that could not
-do so itself; the ``seq`` of every reply is checked besides (``pipeline.py``).
+may then be half read, so the connection is closed. If that exchange could not close it, ``_busy`` is still
+set and the next exchange closes it; the ``seq`` of every reply is checked besides (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def longer(wait_s: float) -> float:
     return min(max(2 * wait_s, BACKOFF_FIRST_S), BACKOFF_MAX_S)
 
 
-class Turn:
+class OwnedLock:
     """A lock that a thread or greenlet cannot wait for while it holds it: that is an error, not a deadlock.
 
     A signal handler may call the client at any bytecode, so ``enter`` notes the caller before the lock is
@@ -80,7 +80,7 @@ class Turn:
         self._inside.discard(entered)
 
     def begin(self) -> None:
-        """The lock was taken."""
+        """Call after the lock was taken."""
         self._owner = self._ident()
 
     def end(self) -> None:
@@ -95,7 +95,7 @@ class Channel:
         self.pid = os.getpid()
         self._place = place
         self._pipeline = Pipeline(place.server)
-        self._turn = Turn()
+        self._owned = OwnedLock()
         self._busy = False  # between exchanges: the last one was left in the middle
         self._connection: LineConnection | None = None
         self._over: ServerUnreachable | None = None  # why nothing can be asked any more
@@ -131,20 +131,20 @@ class Channel:
         if self._connection is not None:
             self._connection.interrupt()  # an exchange that is in the middle ends by itself
         try:
-            entered = self._turn.enter()
+            entered = self._owned.enter()
         except ClientMisused:
             return
         try:
-            with self._turn.lock:
+            with self._owned.lock:
                 self._pipeline.give_up("the client was closed")
                 if self._connection is not None:
                     self._connection.close()
                     self._connection = None
         finally:
-            self._turn.leave(entered)
+            self._owned.leave(entered)
 
     def forget(self) -> None:
-        """In a child: close its copy of the socket, without a word; the connection is the parent's."""
+        """In a child: close its copy of the socket and send nothing; the connection is the parent's."""
         if self._connection is not None:
             self._connection.close()
 
@@ -156,17 +156,17 @@ class Channel:
 
     def _exchange(self, call: Call) -> None:
         """Send and read until this call is done."""
-        entered = self._turn.enter()
+        entered = self._owned.enter()
         try:
-            with self._turn.lock:
+            with self._owned.lock:
                 self._exchange_alone(call)
         finally:
-            self._turn.leave(entered)
+            self._owned.leave(entered)
 
     def _exchange_alone(self, call: Call) -> None:
         """The same, with the lock held."""
         try:
-            self._turn.begin()
+            self._owned.begin()
             if self._busy:
                 self._break_off()
             self._busy = True
@@ -184,7 +184,7 @@ class Channel:
                 self._busy = False
             raise
         finally:
-            self._turn.end()
+            self._owned.end()
 
     def _prepare(self, call: Call) -> None:
         pipeline = self._pipeline

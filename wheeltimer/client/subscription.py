@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wheeltimer.client.channel import OF_THE_PARENT, Turn
+from wheeltimer.client.channel import OF_THE_PARENT, OwnedLock
 from wheeltimer.client.connection import LineConnection
 from wheeltimer.client.fields import plain
 from wheeltimer.client.pipeline import (
@@ -84,7 +84,7 @@ class Subscription:
         self._connection: LineConnection | None = None
         self._closed = False
         self._pid = os.getpid()
-        self._turn = Turn()
+        self._owned = OwnedLock()
         self._busy = False  # between calls of ``next``: the last one was left in the middle
         self._yielded: str | None = None  # the cursor when ``next`` began
         self.line = b""
@@ -120,12 +120,12 @@ class Subscription:
     def __next__(self) -> Event:
         if os.getpid() != self._pid:
             raise ClientMisused(OF_THE_PARENT)
-        entered = self._turn.enter()
+        entered = self._owned.enter()
         try:
-            with self._turn.lock:
+            with self._owned.lock:
                 event = self._next_alone()
         finally:
-            self._turn.leave(entered)
+            self._owned.leave(entered)
         if event is None:
             raise StopIteration
         return event
@@ -133,7 +133,7 @@ class Subscription:
     def _next_alone(self) -> Event | None:
         """The next event, with the lock held; None after ``close``."""
         try:
-            self._turn.begin()
+            self._owned.begin()
             if self._busy:
                 self._drop()
                 self._resume.cursor = self._yielded
@@ -142,7 +142,7 @@ class Subscription:
             event = self._next()
             self._busy = False
         finally:
-            self._turn.end()
+            self._owned.end()
         return event
 
     def _next(self) -> Event | None:

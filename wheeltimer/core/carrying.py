@@ -46,7 +46,7 @@ from wheeltimer.core.task import State, Task
 if TYPE_CHECKING:
     from wheeltimer.core.engine import Engine
 
-STEPPED_NS: Final = 1_000_000_000  # what the wall clock may be slewed by before a copy tells
+STEPPED_NS: Final = 1_000_000_000  # a wall clock that was slewed by more: copies have elapsed time too
 COPY_BYTES: Final = 32
 """What a copy takes in the journal beside key and row: the record's frame, its time, ``carried_lsn``."""
 
@@ -80,8 +80,8 @@ def stands_at(row: bytes) -> int:
 def copy_of(engine: Engine, key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:
     """The record that makes the task stand at ``lsn``, its own; as a restart would find the task.
 
-    Where the wall clock was set since the start, the wall time of an end no longer tells the elapsed one by
-    the clocks of the copy's frame: the copy has both.
+    If the wall clock was set since the start, the elapsed time of an end no longer follows from its wall time
+    and the clocks of the copy's frame: the copy has both.
     """
     state = task.state if task.state >= State.DONE else int(State.SCHEDULED)
     copy = replace(task, state=state, flight=0, carried_lsn=lsn)

@@ -43,7 +43,7 @@ class Engine(Rows):
         self._leaving: tuple[str, Task] | None = None
         # In a replay: ends so far, in their order. A ``Copied`` is one whose row says so already.
         self._ends: dict[str, r.Ended | Copied] = {}
-        self._ends_ns: dict[str, int] = {}  # their elapsed time, where their wall time does not tell it
+        self._ends_ns: dict[str, int] = {}  # their elapsed time, if their wall time is too far off
         self._ends_copied = False
         self._stops: list[str] = []
         self._appliers: dict[type, Callable[..., None]] = {
@@ -263,8 +263,8 @@ class Engine(Rows):
             self._stops.append(key)
 
     def _ended_apart(self, state: int, ended_ms: int, ended_ns: int | None = None) -> int | None:
-        """The elapsed time of an end, where the wall time does not tell it by the clocks of the start: not to
-        a second, and not to a thousandth of what the task is kept for. ``ended_ns``: where it is known."""
+        """The elapsed time of an end, if its wall time by the clocks of the start is wrong by more than a
+        second and more than 1/`KEPT_EXACT` of the task's retention; else None. ``ended_ns``: if known."""
         wall_ns = ended_ms * NS_PER_MS
         ended_ns = wall_ns - self.ahead_ns if ended_ns is None else ended_ns
         if self._rebase is not None:

@@ -26,8 +26,8 @@ _TLS: Final = "this is TLS, and this listener speaks no TLS: use one that is set
 _BOM: Final = "this begins with a byte order mark (BOM): send it without"
 _UTF16: Final = "this is UTF-16: send UTF-8"
 _PROXY: Final = "this is a PROXY protocol header, and the daemon reads none: switch it off in the proxy"
-# The shortest beginning that tells each apart from all others. Of the second version of PROXY, whose
-# signature is ``\r\n\r\n\0\r\nQUIT\n``, what follows its first white space.
+# The shortest beginning that identifies each. For version 2 of PROXY, whose signature is
+# ``\r\n\r\n\0\r\nQUIT\n``, what follows its first white space.
 _BEGINNINGS: Final = (
     (b"\xef\xbb", _BOM), (b"\xff\xfe", _UTF16), (b"\xfe\xff", _UTF16), (b"PROXY", _PROXY), (b"\0\r", _PROXY),
     (b"\x16\x03", _TLS),

@@ -1,4 +1,4 @@
-"""What the host of a URL can be, and what to write instead of one that cannot be called.
+"""Which hosts a URL may have, and what to write instead of others.
 
 Pure, as the address guard in ``addresses.py`` is. Only what a request brings is checked: a stored URL is
 called as it is, and the attempt's error shows what came of it.
@@ -16,7 +16,7 @@ LABEL_CHARS_MAX: Final = 63
 
 
 def host_problem(host: str) -> str | None:
-    """Why nobody can be called by this host (ASCII, as `split_url` gives it); None where somebody may be.
+    """Why this host (ASCII, as `split_url` gives it) can be no receiver's; None if it may be one's.
 
     Underscores, one closing dot, names of one label and punycode are fine: resolvers take them. So are the
     short and hexadecimal spellings of IPv4. IPv6 is left to `addresses.parse_literal`.

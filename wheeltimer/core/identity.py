@@ -7,8 +7,6 @@ from hashlib import blake2b
 from typing import Final
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: sorts like the number
-
-
 _HOOK_END: Final = re.compile(r"/(?:done|dead)/[0-9]+\Z").search
 
 

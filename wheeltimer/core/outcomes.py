@@ -41,7 +41,7 @@ RETRY_AFTER_LEAST_MS: Final = 1_000  # a receiver that asks for less gets the ru
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """What came of one attempt: a reply, or an error that says why there is no whole one.
+    """The result of one attempt: a reply, or an error with the reason why there is no whole one.
 
     ``status`` stands beside ``error`` if a status line came, and ``body`` has as much as came.
     ``undecoded``: why ``body`` is still in its content coding.
@@ -154,7 +154,7 @@ def attempt_ended(
 
 
 def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> Answer:
-    """With an error where the rule had to read a body that it could not."""
+    """``answer``, with an error if the rule needs a body that cannot be compared."""
     problem = unread(
         rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max
     )

@@ -21,9 +21,9 @@ from wheeltimer.core.timeline import TimeLine
 from wheeltimer.core.wheel import HashedWheelTimer
 
 STATES: Final = len(State)
-KEPT_TICK_NS: Final = 1_000_000_000  # nobody waits for what is forgotten
+KEPT_TICK_NS: Final = 1_000_000_000  # of the wheel of ended tasks: when one is forgotten need not be exact
 KEPT_WHEEL_SIZE: Final = 4096  # buckets: a little over an hour
-KEPT_EXACT: Final = 1000  # ended tasks stay known as long as they should to one part in so many, or a second
+KEPT_EXACT: Final = 1000  # ended tasks are forgotten to 1/KEPT_EXACT of their retention, or to a second
 FOLLOWED_ROWS: Final = 4096  # looked at before what follows from them is put in
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
@@ -69,10 +69,10 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
-        # Ended tasks, on elapsed time; a wheel of their own, so that many hold up nothing that is due.
+        # Ended tasks, on elapsed time; in a wheel of their own, so that many delay no task that is due.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()
-        # By how much the wall clock is ahead of elapsed time: as of the start, and as of the last look.
+        # Wall time minus elapsed time: at the start, and at the last `see`.
         self.ahead_at_start_ns = self.ahead_ns = now.wall_ns - now.elapsed_ns
         self.start_ns = now.elapsed_ns
         # Keys that the wheels handed over and no record has moved yet.

@@ -140,7 +140,7 @@ TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
 
 
 class Poll(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Ask again ``every`` so long while the answer is "not yet", at most ``max`` such answers; each wait is
+    """Ask again after ``every`` while the answer is "not yet", up to ``max`` such answers; each wait is
     ``factor`` times the last, at most ``cap``.
     """
 

@@ -3,10 +3,10 @@
 JSON leaves open which of the two counts, so the sender made a mistake (RFC 8259, section 4). Names inside of
 ``body``, ``meta``, ``reply`` and ``equals`` are the client's own and are not looked at.
 
-The parser keeps the last value of a name and does not tell. The proof is a count of quotation marks: each
-name has two, a value has as many as stand in it, and a name that stands twice adds two at least. If a line
-has no more of them than the fields that were read account for, no name stands twice. Escapes cannot hide
-one: an escaped mark only adds to the line's count.
+The parser keeps the last value of a name and gives no sign. So quotation marks are counted: each name has
+two, a value has its own, and a name that stands twice adds at least two. If a line has no more of them than
+the fields that were read account for, no name stands twice. Escapes cannot hide one: an escaped mark only
+adds to the line's count.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def _no_json(line: bytes, problem: str) -> BadValue:
     what = foreign.named(line)
     if what is not None:
         return BadValue(f"not JSON: {what}")
-    # Of which the parser says four things, that the line is cut off among them.
+    # For half of a surrogate pair the parser has four messages, "cut off" among them.
     if (half := foreign.half_pair(line)) is not None:
         escape, field = half
         where = f"{_cut(field)}: " if field else ""

@@ -80,7 +80,7 @@ class Bulk:
     async def _read(
         self, command: c.List | c.Forecast | c.Stats, grant: Grant | None, kept: Callable[[], bool]
     ) -> object:
-        """The reply to what only asks; None where ``kept`` turned False: it began by other rights."""
+        """The reply to a read; None if ``kept`` turned False: it began with other rights."""
         sees = None if grant is None else grant.filter
         if isinstance(command, c.Stats):
             return await self._stats(command, grant, kept)
@@ -202,7 +202,7 @@ class Bulk:
 
 
 def _granted(command: c.AnyCommand, visitor: Visitor | None) -> Grant | None:
-    """What the visitor's token allows now; None: nobody is asked for one. Raises Refused."""
+    """What the visitor's token allows now; None: no token is asked for. Raises Refused."""
     grant = None if visitor is None else visitor.grant
     if grant is not None:
         access.check(grant, command)

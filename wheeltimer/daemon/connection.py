@@ -51,7 +51,7 @@ class Connection:
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
         self._opened = False  # a byte that is no white space has come
-        self._misled = False  # that byte was no {
+        self._misled = False  # that byte was not {
         self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much

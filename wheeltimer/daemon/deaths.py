@@ -1,7 +1,7 @@
 """One log line for each task that ends ``dead``: which, after how many attempts, why, and where it went.
 
-Clients decide how many tasks die, so lines are limited for each queue and destination, and so are the pairs
-that are told apart; what was not written is counted. No body, header, meta or path of a URL is written.
+Clients decide how many tasks die, so the lines for each queue and destination are limited, and so is the
+number of such pairs; what was not written is counted. No body, header, meta or path of a URL is written.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _log = logging.getLogger("wheeltimer")
 
 
 class Deaths:
-    """Told of every end by the ledger; a nursery task in `run`."""
+    """The ledger calls `ended` for every end; `run` is a nursery task."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine

@@ -1,7 +1,7 @@
 """File descriptors: as many as the system allows, shared among attempts, kept connections and clients.
 
-What each may have is fixed at the start, so that none can take another's. What happens when they run out all
-the same (the limit is the whole system's, or was lowered) is in ``overflow.py`` and ``journal/in_hand.py``.
+What each may have is fixed at the start, so that none can take another's. If they run out all the same (the
+limit is the whole system's, or was lowered), see ``overflow.py`` and ``journal/spare_descriptors.py``.
 """
 
 from __future__ import annotations

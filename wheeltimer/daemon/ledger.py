@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 from wheeltimer.core import outcomes
 from wheeltimer.core import records as r
@@ -25,7 +25,7 @@ from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 
-NO_ROOM = {
+NO_ROOM: Final = {
     "": "its next file is being made, or attempts in flight have the rest; ask again",
     "disk space": "no disk space for its next file; ask again, and free some of its disk if that goes on",
     "file descriptors": "no file descriptors for its next file; ask again, and if that goes on raise"
@@ -127,7 +127,7 @@ class Ledger:
             raise self.no_room()
 
     def no_room(self) -> Refused:
-        """The refusal of a request that the journal has no room for; says what to do about it."""
+        """The refusal of a request that the journal has no room for, with what to do about it."""
         why = NO_ROOM[self.journal.lacks]
         return Refused("full", f"the journal has no room just now: {why}", retry_after_ms=RETRY_FULL_MS)
 

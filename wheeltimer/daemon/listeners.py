@@ -21,9 +21,9 @@ BACKLOG: Final = 1024
 
 
 class Paced(trio.abc.Listener[trio.SocketStream]):
-    """A listener whose clients come in, in turn with all other work: those who come and go bring much too.
+    """A listener that accepts in turn with all other work: clients that only connect cost time too.
 
-    A client for whom there is no descriptor gets ``full`` and is closed.
+    A client gets ``full`` and is closed if there is no descriptor for it.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ END_S: Final = 1.0  # what the end of the process gives the reader for all of th
 _LIBRARIES: Final = ("httpx", "httpcore")  # which log each request
 
 
-class Outlet(io.RawIOBase):
+class LogWriter(io.RawIOBase):
     """A descriptor that is written by a thread; `write` never waits. Safe to use from any thread.
 
     What finds no room in the queue, or cannot be written, is lost. The next text that is written begins
@@ -118,7 +118,7 @@ class Outlet(io.RawIOBase):
 def write_all(fd: int, data: bytes) -> None:
     """Write ``data``, however long that takes; for threads that may wait. Raises OSError.
 
-    Also where somebody who shares the descriptor made it non-blocking.
+    Also if another process that shares the descriptor made it non-blocking.
     """
     left = memoryview(data)
     while left:
@@ -171,13 +171,13 @@ class _Present:
 class _Handler(logging.StreamHandler[_Present]):
     """Closed by ``logging.shutdown``, at the end of the process."""
 
-    def __init__(self, outlet: Outlet) -> None:
+    def __init__(self, writer: LogWriter) -> None:
         super().__init__(_Present())
-        self._outlet = outlet
+        self._writer = writer
         self.setFormatter(LineFormatter())
 
     def close(self) -> None:
-        self._outlet.end()
+        self._writer.end()
         super().close()
 
 
@@ -192,11 +192,11 @@ def begin() -> None:
     except OSError:
         return
     stderr.flush()
-    outlet = Outlet(fd)
+    writer = LogWriter(fd)
     sys.stderr = io.TextIOWrapper(
-        outlet, encoding=stderr.encoding, errors="backslashreplace", line_buffering=True
+        writer, encoding=stderr.encoding, errors="backslashreplace", line_buffering=True
     )
-    atexit.register(outlet.end)
-    logging.basicConfig(handlers=[_Handler(outlet)], level=logging.INFO)
+    atexit.register(writer.end)
+    logging.basicConfig(handlers=[_Handler(writer)], level=logging.INFO)
     for name in _LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -73,10 +73,11 @@ class Notifier:
 async def say(line: str) -> None:
     """Write a line to standard output, in a thread: a pipe that nobody reads must not hold the loop.
 
-    Where it cannot be written, because the disk is full or the reader has ended, that is a log line.
+    A line that cannot be written (the disk is full, the reader has ended, the system has no thread left) is a
+    warning in the log.
     """
     data = f"{line}\n".encode(errors="surrogateescape")
     try:
         await trio.to_thread.run_sync(write_all, 1, data, abandon_on_cancel=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
         _log.warning("standard output cannot be written: %s", error)

@@ -1,8 +1,7 @@
 """No descriptor for a new client: kept connections go first, then clients are turned away one at a time.
 
-A client that cannot be accepted stays in the listener's queue and keeps it readable, so the loop would find
-it again at once, for ever. One descriptor is kept in hand: closed for a moment, it lets one client in, who
-gets the answer ``full``.
+A client that cannot be accepted stays in the listener's queue and keeps it readable, so the loop would spin.
+One descriptor is kept in reserve: once it is closed one client can be accepted, which gets ``full``.
 """
 
 from __future__ import annotations
@@ -34,32 +33,30 @@ _log = logging.getLogger("wheeltimer.server")
 
 
 class Overflow:
-    """One per daemon. ``give_up_idle`` closes so many kept connections and returns how many there were."""
+    """One per daemon. ``give_up_idle(count)`` closes up to ``count`` kept connections: how many it closed."""
 
     def __init__(self, give_up_idle: Callable[[int], int] = lambda count: 0) -> None:
         self._give_up_idle = give_up_idle
         self._said = Seldom(_log, logging.WARNING)
-        self._in_hand = -1
+        self._spare_fd = -1
 
     def take(self) -> bool:
-        """Take a descriptor in hand; False if there is none."""
-        if self._in_hand < 0:
+        """Reserve a descriptor; False if there is none."""
+        if self._spare_fd < 0:
             try:
-                self._in_hand = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+                self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return False
         return True
 
     def close(self) -> None:
         """Give it back."""
-        if self._in_hand >= 0:
-            os.close(self._in_hand)
-            self._in_hand = -1
+        if self._spare_fd >= 0:
+            os.close(self._spare_fd)
+            self._spare_fd = -1
 
     def relieved(self, error: OSError) -> bool:
-        """Whether it is worth trying again after ``error``, because kept connections were closed."""
-        if error.errno not in NONE_LEFT:
-            return False
+        """Close kept connections after ``error``, one of `NONE_LEFT`; whether any was closed."""
         given_up = self._give_up_idle(GIVEN_UP)
         self._said.say(
             "a client cannot be taken in: %s; kept connections closed=%d; raise LimitNOFILE (ulimit -n),"
@@ -69,7 +66,7 @@ class Overflow:
         return given_up > 0
 
     async def turn_away(self, listener: trio.SocketListener, reason: bytes) -> None:
-        """Let one client in by the descriptor in hand, send ``reason``, close; or pause where that fails."""
+        """Accept one client with the reserved descriptor, send ``reason``, close; pause if that fails."""
         if not self.take():
             await trio.sleep(PAUSE_S)
             return
@@ -81,7 +78,7 @@ class Overflow:
         except OSError as error:
             if error.errno not in NONE_LEFT:
                 raise
-            await trio.sleep(PAUSE_S)  # somebody else took it
+            await trio.sleep(PAUSE_S)  # another thread took the descriptor
         try:
             if stream is not None and reason:
                 await send_last(stream, reason, PAUSE_S)

@@ -26,7 +26,7 @@ from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.coding import decoded
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.reply import AttemptError, Heard, Reply
+from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
 from wheeltimer.delivery.signature import sign
 from wheeltimer.delivery.transport import Kept, header_lines
@@ -54,7 +54,7 @@ class Exchange(Protocol):
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
-        connect_timeout_ms: int, heard: Heard | None = None,
+        connect_timeout_ms: int, partial: PartialReply | None = None,
     ) -> Reply: ...  # fmt: skip
 
     def begin(
@@ -98,8 +98,8 @@ class Sender:
         self._agent_and_coding = self._agent + _NO_CODING
 
     async def attempt(self, key: str, task: Task) -> Answer:
-        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value; Shortage is
-        raised where the attempt could not begin for want of something of our own."""
+        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value. Raises Shortage
+        if the attempt could not begin because of a shortage of our own."""
         return await Sending(self, key, task, self.now()).request()
 
     def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
@@ -175,13 +175,13 @@ class Sending:
         return await self._bounded(self._kept.resend, self._connect_ms)
 
     async def _bounded(self, exchange: Callable[..., Awaitable[Reply]], *given: object) -> Answer:
-        heard = Heard()
+        partial = PartialReply()
         with trio.CancelScope(deadline=self.deadline_s):
             try:
-                return self._replied(await exchange(*given, heard))
+                return self._replied(await exchange(*given, partial))
             except AttemptError as problem:
                 return self._failed(problem)
-        return self._failed(self._too_late(heard.reply), self._timeout_ms)
+        return self._failed(self._too_late(partial.reply), self._timeout_ms)
 
     def fly(self, landed: Callable[[Landing], None]) -> bool:
         """By a kept connection, if there is one."""

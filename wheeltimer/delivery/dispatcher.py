@@ -44,8 +44,8 @@ class Dispatcher:
 
     ``durable_lsn`` tells what is on disk: an attempt starts only when the record that made the task's
     present version is, and waits for nothing written later. ``queue_of`` and ``window_of`` make the gates
-    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s; ``keeps`` says
-    of a destination whether an attempt there probably needs no new connection.
+    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s;
+    ``keeps(destination)``: whether an attempt there probably needs no new connection.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Dispatcher:
         self._stale = Stale(book, self._lanes)
         self._lapses = Lapses(book, self._lanes, self._held, concurrency, keeps)
         self._entry = Entry(book, self._lanes, self._held, self._alarms, concurrency)
-        self.lapses = self._lapses.brake.lapses  # since the start, by what was short
+        self.lapses = self._lapses.in_flight_limit.lapses  # since the start, by what was short
         self._no_room_until_ns = 0
         self._wake = trio.Event()
         self._wake_ns: int | None = None  # when ``run`` looks again by itself
@@ -144,7 +144,7 @@ class Dispatcher:
             return self._no_room_until_ns
         self._wake_due(now_ns)
         looks = tries = passed = 0
-        lanes, entry, limit = self._lanes, self._entry, self._lapses.brake.look(now_ns)
+        lanes, entry, limit = self._lanes, self._entry, self._lapses.in_flight_limit.look(now_ns)
         while self.in_flight < self._concurrency:
             if not lanes.ring:
                 if not lanes.crowd or tries == CROWD_TRIES:
@@ -279,7 +279,7 @@ class Dispatcher:
             self.finish(key, outcome, lane, started_ns)
 
     def lapse(self, key: str, short: Shortage, lane: Lane, started_ns: int) -> None:
-        """An attempt was not made for want of something of our own: its permits are given back."""
+        """An attempt was not made because of a shortage of our own: its permits are given back."""
         now = self._book.now()
         if self._lapses.end(key, short.reason, lane, started_ns, now, self.in_flight - 1):
             self._ended(lane)

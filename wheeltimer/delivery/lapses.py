@@ -1,4 +1,4 @@
-"""Attempts that were not made for want of something of our own: how they end, and when the next may go.
+"""Attempts that were not made because of a shortage of our own: how they end, and when the next may start.
 
 The dispatcher's part in a shortage; what is a shortage, and how many attempts may be in flight, is
 ``shortage.py``.
@@ -15,14 +15,14 @@ from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.held import Held
 from wheeltimer.delivery.lanes import Lane, Lanes
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Brake, Reason
+from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 
 
 class Lapses:
-    """``keeps`` says of a destination whether an attempt there probably needs no new connection."""
+    """``keeps(destination)``: whether an attempt there probably needs no new connection."""
 
     def __init__(
         self, book: Book, lanes: Lanes, held: Held, concurrency: int, keeps: Callable[[Destination], bool]
@@ -31,21 +31,19 @@ class Lapses:
         self._lanes = lanes
         self._held = held
         self._keeps = keeps
-        self.brake = Brake(concurrency, lambda: book.now().elapsed_ns / 1e9)
+        self.in_flight_limit = InFlightLimit(concurrency, lambda: book.now().elapsed_ns / 1e9)
         self.waiting: list[tuple[int, str]] = []  # (when it started, key) of what is ready again
 
-    def end(
-        self, key: str, reason: Reason, lane: Lane, started_ns: int, now: Now, in_flight: int
-    ) -> bool:  # fmt: skip
+    def end(self, key: str, reason: Reason, lane: Lane, started_ns: int, now: Now, in_flight: int) -> bool:
         """An attempt was not made: the window learns nothing, tokens are given back, and so is the task;
         ``in_flight`` others are left. False: no port was free for too long, so that it has failed after all.
         """
         window = lane.target.window
         if reason != "ports":
-            self.brake.lapsed(in_flight, now.elapsed_ns)
+            self.in_flight_limit.lapsed(in_flight, now.elapsed_ns)
         elif not window.short(now.elapsed_ns):  # between this machine and one destination
             return False
-        self.brake.count(reason)
+        self.in_flight_limit.count(reason)
         window.cut()
         if lane.queue.bucket is not None:
             lane.queue.bucket.give_back()
@@ -55,9 +53,9 @@ class Lapses:
 
     def put_back(self) -> None:
         """What is ready again goes to the heads of its lanes, in the order in which it had started."""
-        waiting, self.waiting = sorted(self.waiting, reverse=True), []
+        waiting, self.waiting, now = sorted(self.waiting, reverse=True), [], self._book.now()
         for started_ns, key in waiting:
-            task, now = self._book.engine.get(key), self._book.now()
+            task = self._book.engine.get(key)
             if task is None or task.state != State.READY:
                 continue
             queue, _ = split_key(key)
@@ -69,14 +67,12 @@ class Lapses:
     def wait_until_ns(self, lane: Lane, may_open: bool, now_ns: int) -> int:
         """0: the lane may start something; else until when it waits, as a new connection takes what is short.
 
-        ``may_open``: whether the brake lets one more be opened.
+        ``may_open``: whether `in_flight_limit` allows one more connection.
         """
         until_ns = lane.target.window.short_until_ns
         if (may_open and until_ns <= now_ns) or self._keeps(lane.target.destination):
             return 0
-        until_ns = max(until_ns, self.brake.until_ns or 0)
-        if (
-            len(self._lanes.ring) > LOOKS_MAX
-        ):  # not all are looked at now: soon, but in no loop that never rests
+        until_ns = max(until_ns, self.in_flight_limit.until_ns or 0)
+        if len(self._lanes.ring) > LOOKS_MAX:  # not all are looked at in this slice: look again soon
             until_ns = min(until_ns, now_ns + PAUSE_MIN_NS)
         return until_ns

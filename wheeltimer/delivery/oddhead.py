@@ -42,7 +42,7 @@ _CONTROLS: Final = bytes.maketrans(bytes(range(32)) + b"\x7f", b" " * 33)
 
 
 class Unsound(Exception):
-    """There is no status line, or the end of the body cannot be told; the text says which."""
+    """There is no status line, or the end of the body is not known; ``str()`` has the reason."""
 
 
 class Reader(Protocol):

@@ -11,7 +11,7 @@ import httpx
 import trio
 
 from wheeltimer.delivery.pool import IDLE_PER_DESTINATION_MAX, IDLE_S, Destination
-from wheeltimer.delivery.reply import BODY_BYTES_MAX, AttemptError, Heard, Kind, Reply
+from wheeltimer.delivery.reply import BODY_BYTES_MAX, AttemptError, Kind, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_within
 
 
@@ -33,7 +33,7 @@ class ProxyTransport:
         fields: bytes,
         body: bytes,
         connect_timeout_ms: int,
-        heard: Heard | None = None,
+        partial: PartialReply | None = None,
     ) -> Reply:
         """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice.
 
@@ -42,10 +42,10 @@ class ProxyTransport:
         request = _request(destination, method, target, fields, body, connect_timeout_ms / 1000)
         parts: list[bytes] = []
         size = 0
-        heard = heard or Heard()
+        partial = partial or PartialReply()
         try:
             response = await self._stock.handle_async_request(request)
-            heard.reply = Reply(response.status_code, tuple(response.headers.raw), b"", True)
+            partial.reply = Reply(response.status_code, tuple(response.headers.raw), b"", True)
             try:
                 # Cancelled rather than left by ``break``: only so do httpx's nested generators all end.
                 with trio.CancelScope() as rest:
@@ -66,7 +66,7 @@ class ProxyTransport:
             raise AttemptError("connect", str(error) or type(error).__name__) from error
         except httpx.TransportError as error:
             text = str(error) or type(error).__name__
-            raise AttemptError(_kind(error), text, heard.reply) from error
+            raise AttemptError(_kind(error), text, partial.reply) from error
         body_read = b"".join(parts)[:BODY_BYTES_MAX]
         return Reply(response.status_code, tuple(response.headers.raw), body_read, size > BODY_BYTES_MAX)
 

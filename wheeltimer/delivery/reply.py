@@ -52,8 +52,8 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
     resent: bool = False
 
 
-class Heard:
-    """What had come of a reply when its exchange was cut short, for the caller that gave it up."""
+class PartialReply:
+    """Holds what had come of a reply when its exchange was cancelled, for the caller that cancelled it."""
 
     __slots__ = ("reply",)
 

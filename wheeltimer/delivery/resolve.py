@@ -58,7 +58,7 @@ class _Lookup:
 
     def __init__(self) -> None:
         self.ended = trio.Event()
-        # A string is why there is none; a shortage, that nobody was asked.
+        # A string is why there is none; a shortage is why no name server was asked.
         self.answer: list[Address] | Shortage | str = "not answered"
 
 
@@ -189,8 +189,8 @@ async def connect(
     async def attempt(address: Address, failed: trio.Event, scope: trio.CancelScope) -> None:
         try:
             winners.append(await _connect_one(address, new_socket, make_room))
-        except OSError as error:
-            failures.append(error)
+        except (OSError, MemoryError) as error:  # a nursery would wrap a MemoryError in a group
+            failures.append(error if isinstance(error, OSError) else OSError(errno.ENOMEM, "no memory"))
             failed.set()
         else:
             scope.cancel()

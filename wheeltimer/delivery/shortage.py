@@ -1,8 +1,8 @@
 """Our own shortage: an attempt that cannot begin as this machine has no descriptor, thread, port or memory.
 
-No receiver can help that, so no attempt is counted: `Shortage` is raised before a byte of the request was
-sent, the dispatcher puts the task back (``core/records.py``, `Lapsed`), and `Brake` says how many attempts
-may be in flight until there is more. Which error of the system means which shortage is `reason_of`.
+It is no failure of the receiver, so no attempt is counted: `Shortage` is raised before the request is sent,
+the dispatcher puts the task back (``core/records.py``, `Lapsed`), and `InFlightLimit` bounds the attempts in
+flight until there is more. `reason_of` maps errors of the system to shortages.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ _log = logging.getLogger("wheeltimer.delivery")
 
 
 class Shortage(WheeltimerError):
-    """An attempt could not begin for want of something of our own; no byte of its request was sent."""
+    """An attempt could not begin: this machine lacks ``reason``. Its request was not sent, or only on a kept
+    connection that the receiver had closed without an answer.
+    """
 
     def __init__(self, reason: Reason, text: str) -> None:
         super().__init__(text)
@@ -55,7 +57,7 @@ class Shortage(WheeltimerError):
 
 
 def reason_of(error: BaseException) -> Reason | None:
-    """What is short where a system call or the interpreter failed so; None: that is another failure."""
+    """What is short if a system call or the interpreter raised ``error``; None: it is another failure."""
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, socket.gaierror):  # its errno is one of EAI_*; with EAI_SYSTEM it is a plain OSError
@@ -107,7 +109,7 @@ def no_memory_is_a_shortage() -> Iterator[None]:
         raise Shortage("memory", "no memory to begin an attempt") from error
 
 
-class Brake:
+class InFlightLimit:
     """How many attempts may be in flight while something of our own is short. Time: an argument, elapsed ns.
 
     A lapse sets ``limit`` to what is in flight, where it stays for a pause. Then one more may go: where it

@@ -25,7 +25,7 @@ import trio
 
 from wheeltimer.delivery.connection import Connection, show_cut_streams, start_tls
 from wheeltimer.delivery.pool import IDLE_MAX, IDLE_PER_DESTINATION_MAX, IDLE_S, Counters, Destination, Pool
-from wheeltimer.delivery.reply import AttemptError, Heard, Kind, Reply
+from wheeltimer.delivery.reply import AttemptError, Kind, PartialReply, Reply
 from wheeltimer.delivery.resolve import (
     Address,
     Check,
@@ -112,7 +112,7 @@ class Transport(httpx.AsyncBaseTransport):
         fields: bytes,
         body: bytes,
         connect_timeout_ms: int,
-        heard: Heard | None = None,
+        partial: PartialReply | None = None,
     ) -> Reply:
         """One exchange; ``fields`` from ``header_lines``, without host and content-length, which come from
         ``destination`` and ``body``; ``target`` is path and query, visible ASCII.
@@ -120,11 +120,11 @@ class Transport(httpx.AsyncBaseTransport):
         The reply is whole when this returns, and its connection kept or closed. Lookup, connect and TLS
         handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
         caller's. A request goes out twice only when a kept connection closed before the first reply byte:
-        once, on a fresh connection, counted, ``resent`` in the reply. ``heard`` has what had
-        come if the caller cancels. Raises AttemptError, or Shortage where it could not be sent.
+        once, on a fresh connection, counted, ``resent`` in the reply. If the caller cancels,
+        ``partial`` holds what had come. Raises AttemptError, or Shortage where it could not be sent.
         """
         message = _message(destination, method, target, fields, body)
-        return await self._exchange(destination, message, connect_timeout_ms / 1000, heard)
+        return await self._exchange(destination, message, connect_timeout_ms / 1000, partial)
 
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
@@ -152,38 +152,40 @@ class Transport(httpx.AsyncBaseTransport):
         self._begun.clear()
 
     async def _exchange(
-        self, destination: Destination, message: bytes, connect_timeout_s: float, heard: Heard | None = None
-    ) -> Reply:
+        self, destination: Destination, message: bytes, connect_timeout_s: float,
+        partial: PartialReply | None = None,
+    ) -> Reply:  # fmt: skip
         kept = self._pool.take(destination, trio.current_time())
         if kept is not None:
             self.counters.reused += 1
             try:
-                return await self._use(kept, destination, message, heard)
+                return await self._use(kept, destination, message, partial)
             except AttemptError as error:
                 if error.kind != "reset" or kept.answered:
                     raise
-            return await self.resend(destination, message, connect_timeout_s, heard)
+            return await self.resend(destination, message, connect_timeout_s, partial)
         fresh = await self._open(destination, connect_timeout_s)
-        return await self._use(fresh, destination, message, heard)
+        return await self._use(fresh, destination, message, partial)
 
     async def resend(
-        self, destination: Destination, message: bytes, connect_timeout_s: float, heard: Heard | None = None
-    ) -> Reply:
+        self, destination: Destination, message: bytes, connect_timeout_s: float,
+        partial: PartialReply | None = None,
+    ) -> Reply:  # fmt: skip
         """The one permitted resend, on a fresh connection. Raises AttemptError, or Shortage: then it is not
         sent again now, and no receiver has answered the first."""
         self.counters.resent += 1
         fresh = await self._open(destination, connect_timeout_s)
-        reply = await self._use(fresh, destination, message, heard)
+        reply = await self._use(fresh, destination, message, partial)
         return msgspec.structs.replace(reply, resent=True)
 
     async def _use(
-        self, connection: Connection, destination: Destination, message: bytes, heard: Heard | None
+        self, connection: Connection, destination: Destination, message: bytes, partial: PartialReply | None
     ) -> Reply:
         try:
             reply = await connection.exchange(message)
         except BaseException:  # cancelled too: a connection half used is no use to anybody
-            if heard is not None:
-                heard.reply = connection.so_far()
+            if partial is not None:
+                partial.reply = connection.so_far()
             connection.close()
             raise
         self.give_back(connection, destination)
@@ -327,8 +329,8 @@ class Kept:
         """Give up."""
         self.connection.close()
 
-    async def resend(self, connect_timeout_ms: int, heard: Heard | None = None) -> Reply:
-        """Once more on a fresh connection; ``heard`` as in ``Transport.request``. Raises AttemptError."""
+    async def resend(self, connect_timeout_ms: int, partial: PartialReply | None = None) -> Reply:
+        """Once more on a fresh connection; ``partial`` as in ``Transport.request``. Raises AttemptError."""
         return await self._transport.resend(
-            self._destination, self._message, connect_timeout_ms / 1000, heard
+            self._destination, self._message, connect_timeout_ms / 1000, partial
         )

@@ -8,8 +8,8 @@ receiver says that it is too much or cannot be reached (additive increase, multi
 Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: nothing goes for ``HOLD_NS``, then
 one real attempt at a time, until one is answered.
 
-What counts as what is `verdict`. A reply counts by its status, also where the attempt failed after the status
-line was read: the receiver was there. A time-out counts only if it was long enough to mean anything.
+How an answer counts is in `verdict`. Once a status line was read its status alone counts, also if the attempt
+failed after it: the receiver was reached. A time-out counts only if at least `TIMEOUT_TELLS_MS` were given.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DOWN_IN_A_ROW: Final = 10
 DOWN_OF_MIN: Final = 10  # outcomes that a share needs before it means anything
 DOWN_PERMILLE: Final = 700
 DOWN_SPAN_NS: Final = 300 * NS_PER_S
-TIMEOUT_TELLS_MS: Final = 1_000  # a shorter one is the task's choice, and tells nothing of the destination
+TIMEOUT_TELLS_MS: Final = 1_000  # a shorter one is the task's choice, and no sign of the destination's state
 SHORT_PAUSE_MIN_NS: Final = 10_000_000
 SHORT_PAUSE_MAX_NS: Final = NS_PER_S
 SHORT_MAX_NS: Final = 120 * NS_PER_S  # twice as long as a port rests after its connection (TIME_WAIT)
@@ -120,7 +120,7 @@ class Window:
             self.bucket.take(now_ns)
 
     def cut(self) -> None:
-        """An attempt was cut short by ourselves, or not made: it says nothing of the destination."""
+        """We cut an attempt short, or did not make it: no sign of the destination's state."""
         self.in_flight -= 1
         if self.bucket is not None:
             self.bucket.give_back()

@@ -32,7 +32,7 @@ Data goes down this list and comes back up by lsn::
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
-    disk.py        the system calls             in_hand.py     descriptors for when there are none
+    disk.py        the system calls             spare_descriptors.py     descriptors for when there are none
 
 Beside the plan, and why: frames start on sector boundaries and keep a slot for their marker in their
 last sector, instead of markers being frames in the chain. A batch then never shares a sector with

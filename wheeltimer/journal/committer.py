@@ -28,7 +28,7 @@ from .spares import SPARES_WANTED, Spares
 from .writer import Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
-LOOK_S: Final = 0.5  # how often it is looked whether the folder is still there
+LOOK_S: Final = 0.5  # how often the folder is checked to be there
 ROOM_RETRY_S: Final = 1.0  # how often a full file system is asked again
 
 

@@ -7,7 +7,7 @@ the whole journal. Nothing here knows what a segment or a frame is.
 An error says which call failed and on what file: with a descriptor alone the system tells neither.
 
 Between :meth:`Disk.hold` and :meth:`Disk.let_go` no call fails for want of a descriptor, unless others take
-those that ``in_hand.py`` keeps. A sync of the folder needs none at all.
+those that ``spare_descriptors.py`` keeps. A sync of the folder needs none at all.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from .holding import hold_folder, hold_path
-from .in_hand import InHand
+from .spare_descriptors import SpareDescriptors
 
 ZERO_CHUNK_BYTES = 1 << 20
 """Zeros are laid down in pieces of this size, so that no commit's sync waits behind a whole segment."""
@@ -72,26 +72,26 @@ _listdir = _named("list")(os.listdir)
 class Disk:
     """The real disk: file descriptors and paths of the operating system."""
 
-    _in_hand: InHand | None = None
+    _spare_descriptors: SpareDescriptors | None = None
     _folder: tuple[Path, int] | None = None
 
     def hold(self, folder: Path) -> None:
         """Opens ``folder`` and takes descriptors in hand: later calls have theirs until :meth:`let_go`."""
         self._folder = folder, _open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._in_hand = InHand()
+        self._spare_descriptors = SpareDescriptors()
 
     def let_go(self) -> None:
         """Gives back what :meth:`hold` took; without it, and the second time, does nothing."""
-        if self._in_hand is not None:
-            self._in_hand.let_go()
-            self._in_hand = None
+        if self._spare_descriptors is not None:
+            self._spare_descriptors.let_go()
+            self._spare_descriptors = None
         if self._folder is not None:
             os.close(self._folder[1])
             self._folder = None
 
     def _opened(self, call: Callable[_P, _T], *given: _P.args, **more: _P.kwargs) -> _T:
-        in_hand = self._in_hand  # one look: another thread may let go
-        return call(*given, **more) if in_hand is None else in_hand.call(call, *given, **more)
+        spare = self._spare_descriptors  # one look: another thread may let go
+        return call(*given, **more) if spare is None else spare.call(call, *given, **more)
 
     def make_folder(self, path: Path) -> None:
         """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
@@ -156,11 +156,11 @@ class Disk:
             os.lchown(path, owner.st_uid, owner.st_gid)
 
     def close(self, fd: int) -> None:
-        in_hand = self._in_hand
-        if in_hand is None:
+        spare = self._spare_descriptors
+        if spare is None:
             os.close(fd)
         else:
-            in_hand.close(fd)
+            spare.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
         """Takes ``size`` bytes from the file system for this file, so that writing them finds space."""

@@ -20,8 +20,8 @@ from wheeltimer.errors import StorageFailed
 from .directory import segment_name, segments_in
 from .disk import Disk
 from .frame import HEADER_BYTES, SECTOR_BYTES, Frame, Header, Kind, extent_bytes, header_at, payload_fault
-from .in_hand import NO_DESCRIPTOR
 from .segment import SegmentHeader, decode_header
+from .spare_descriptors import NO_DESCRIPTOR
 
 PIECE_BYTES: Final = 1 << 18  # read at once; a longer frame is read whole
 PLACE_EVERY_BYTES: Final = 1 << 20  # how far apart the places lie that later readers can begin at

@@ -4,8 +4,8 @@ A hop to Trio's pool and back costs 0.2 ms; a queue one way and an eventfd the o
 go in by one atomic hand-over and results come out by another: nothing else is shared. What the jobs
 do is the committer's business; :class:`Inline` does them in the loop, for worlds without threads.
 
-Work that nobody waits for has threads of its own. All are started with the hand and kept: a system that has
-no thread left later does not stop the journal.
+Work that no commit waits for has threads of its own. All are started with the hand and kept: a system that
+has no thread left later does not stop the journal.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import trio
 from wheeltimer.errors import StorageFailed
 
 Job = Callable[[], None]
-ASIDE_THREADS: Final = 2  # a file of zeros in the making, which is slow, and who reads beside it
+ASIDE_THREADS: Final = 2  # one zeroes a spare segment, which is slow; the other reads for subscribers
 IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
 
 
@@ -117,7 +117,7 @@ class Thread:
                 await trio.lowlevel.wait_readable(self._eventfd)
                 os.eventfd_read(self._eventfd)
         for thread in self._threads:
-            thread.join()  # their last words are said: this does not wait
+            thread.join()  # the loop waits only for a read or a piece of zeros that has begun
         os.close(self._eventfd)
 
     def _work_aside(self) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a second process off a folder, beside the lock file in it.
+"""Locks that keep a second process off a folder, beside the lock file in it.
 
 The lock file can be deleted while a daemon runs. A lock on the folder itself cannot, and a name that is
 made of the path is still held where the folder was deleted and made again. Either may be missing: some file
@@ -45,7 +45,7 @@ def hold_path(path: Path) -> int | None:
     are no such names.
 
     Raises :class:`BlockingIOError` when a process of the same user holds it. Such names have no permissions:
-    one that another user holds keeps nobody from starting.
+    one that another user holds keeps no daemon from starting.
     """
     name = _name_of(path)
     if name is None:

@@ -21,8 +21,8 @@ from wheeltimer.errors import StorageFailed
 from .directory import Directory
 from .disk import ZERO_CHUNK_BYTES, Disk
 from .frame import only_zeros
-from .in_hand import NO_DESCRIPTOR
 from .segment import SEGMENT_BYTES_MIN
+from .spare_descriptors import NO_DESCRIPTOR
 
 SPARES_WANTED: Final = 3
 """One for the next rotation and two that only essential records may use."""
@@ -111,7 +111,7 @@ class Spares:
         return True
 
     def allocate(self) -> bool:
-        """One more file, empty as yet; False if :attr:`lacks` says why there is none now.
+        """One more file, empty as yet; False if there is none now, and :attr:`lacks` has the reason.
 
         Raises :class:`StorageFailed` for any other failure.
         """

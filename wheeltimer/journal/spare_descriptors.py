@@ -21,7 +21,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class InHand:
+class SpareDescriptors:
     """``count`` descriptors. Safe from several threads. Raises :class:`OSError` if the system has fewer."""
 
     def __init__(self, count: int = COUNT) -> None:
