@@ -175,7 +175,7 @@ class Dispatcher:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
                 return self._no_room_until_ns
             passed = 0
-        if self._stale.drop(LOOKS_MAX):
+        if self._stale.drop(LOOKS_MAX) or self._lapses.waiting:
             return 0
         alarm_ns = self._alarms.next_ns
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)

@@ -52,9 +52,13 @@ class Lapses:
         return True
 
     def put_back(self) -> None:
-        """What is ready again goes to the heads of its lanes, in the order in which it had started."""
-        waiting, self.waiting, now = sorted(self.waiting, reverse=True), [], self._book.now()
-        for started_ns, key in waiting:
+        """What is ready again goes to the heads of its lanes, in the order in which it had started.
+
+        At most `LOOKS_MAX` of them, the youngest first: all that waited for one lookup lapse together.
+        """
+        waiting, now = sorted(self.waiting, reverse=True), self._book.now()
+        self.waiting = waiting[LOOKS_MAX:]
+        for started_ns, key in waiting[:LOOKS_MAX]:
             task = self._book.engine.get(key)
             if task is None or task.state != State.READY:
                 continue

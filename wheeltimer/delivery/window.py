@@ -35,6 +35,7 @@ _SLOT_NS: Final = 10 * NS_PER_S  # outcomes are counted in slots of this length:
 
 _UNREACHABLE: Final = frozenset({"dns", "connect", "tls", "timeout"})
 _TOO_MUCH: Final = _UNREACHABLE | {"reset"}
+_OURS: Final = frozenset({"internal", "blocked"})  # a bug, or a rule on addresses: no receiver was asked
 _GATEWAY: Final = frozenset({502, 503, 504})
 
 
@@ -47,7 +48,7 @@ def verdict(answer: Answer) -> tuple[bool | None, bool]:
         return down, down or answer.status == 429
     assert answer.error is not None
     kind = answer.error.partition(":")[0]
-    if kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS:
+    if kind in _OURS or (kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS):
         return None, False
     return kind in _UNREACHABLE, kind in _TOO_MUCH
 

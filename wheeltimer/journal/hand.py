@@ -14,10 +14,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
-import outcome
 import trio
 
 from wheeltimer.errors import StorageFailed
@@ -67,7 +67,8 @@ class Thread:
         self._eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._start(threading.Thread(target=self._work, args=(idle,), name="journal"))
         for number in range(ASIDE_THREADS):
-            self._start(threading.Thread(target=self._work_aside, name=f"journal aside {number}"))
+            name = f"journal aside {number}"
+            self._start(threading.Thread(target=self._work_aside, name=name, daemon=True))
 
     def _start(self, thread: threading.Thread) -> None:
         try:
@@ -94,16 +95,23 @@ class Thread:
             await trio.lowlevel.checkpoint()
             return work()
         token, ended = trio.lowlevel.current_trio_token(), trio.Event()
-        results: list[outcome.Outcome[bool]] = []
+        result: list[bool] = []
+        failure: list[BaseException] = []
 
         def job() -> None:
-            results.append(outcome.capture(work))
-            token.run_sync_soon(ended.set)
+            try:
+                result.append(work())
+            except BaseException as error:  # noqa: BLE001 -- raised again where it was asked for
+                failure.append(error)
+            with suppress(trio.RunFinishedError):
+                token.run_sync_soon(ended.set)
 
         self._asides.put(job)
         with trio.CancelScope(shield=True):
             await ended.wait()
-        return results[0].unwrap()
+        if failure:
+            raise failure[0]
+        return result[0]
 
     async def stop(self) -> None:
         if self._stopped or self._eventfd < 0:
@@ -117,7 +125,8 @@ class Thread:
                 await trio.lowlevel.wait_readable(self._eventfd)
                 os.eventfd_read(self._eventfd)
         for thread in self._threads:
-            thread.join()  # the loop waits only for a read or a piece of zeros that has begun
+            if not thread.daemon:  # a read for a subscriber may hang in a disk; nothing waits for its end
+                thread.join()
         os.close(self._eventfd)
 
     def _work_aside(self) -> None:
