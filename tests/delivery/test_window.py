@@ -9,7 +9,15 @@ import pytest
 
 from tests.delivery.fakes import answer, no_answer
 from wheeltimer.core.outcomes import Answer
-from wheeltimer.delivery.window import HOLD_NS, NS_PER_S, WINDOW_FIRST, WINDOW_MAX, Bucket, Window
+from wheeltimer.delivery.window import (
+    HOLD_NS,
+    NS_PER_S,
+    SHORT_MAX_NS,
+    WINDOW_FIRST,
+    WINDOW_MAX,
+    Bucket,
+    Window,
+)
 
 MS = 1_000_000
 DOWN = {f"status_{status}": answer(status) for status in (502, 503, 504)} | {
@@ -261,3 +269,16 @@ def test_reload_with_the_same_rate_gives_no_second_burst() -> None:
     assert (window.size_max, window.size, window.wait_ns(0)) == (4, 4, NS_PER_S)
     window.limit(Window(4, Bucket(2, 1000)))
     assert window.wait_ns(0) == 0
+
+
+def test_a_new_shortage_of_ports_does_not_count_from_an_old_one() -> None:
+    """The first one's task was cancelled, so that no end of an attempt told that it was over."""
+    window, now_ns = Window(), 0
+    assert window.short(now_ns)
+    now_ns += SHORT_MAX_NS + 2 * NS_PER_S
+    assert window.short(now_ns), "its first lapse"
+    until_ns = now_ns + SHORT_MAX_NS
+    while now_ns < until_ns:
+        assert window.short(now_ns)
+        now_ns = window.short_until_ns
+    assert not window.short(now_ns), "lapse after lapse for two minutes"

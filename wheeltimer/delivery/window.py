@@ -130,7 +130,8 @@ class Window:
         """No local port to the destination was free for an attempt. True: it was not made, and others wait a
         little; False: this lasts too long to be ours, and the attempt has failed.
         """
-        if self._short_since_ns is None:
+        over_ns = self.short_until_ns + SHORT_PAUSE_MAX_NS  # later than that, nothing has lapsed meanwhile
+        if self._short_since_ns is None or now_ns > over_ns:
             self._short_since_ns = now_ns
         lasts_ns = now_ns - self._short_since_ns
         self.short_until_ns = now_ns + max(SHORT_PAUSE_MIN_NS, min(lasts_ns, SHORT_PAUSE_MAX_NS))
