@@ -13,7 +13,8 @@ import msgspec
 from wheeltimer.core import commands, foreign
 from wheeltimer.core.hints import did_you_mean, fields_at
 from wheeltimer.core.replies import ErrorReply
-from wheeltimer.core.twice import check_once
+from wheeltimer.core.twice import check_once, tag_twice
+from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 encode: Final = msgspec.json.Encoder().encode
@@ -119,6 +120,8 @@ def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
     before, _, at = text.rpartition(" - at `")
     if match := _PATH(at):
         path, sentence = match.group(1).removesuffix("[...]"), before
+    if path in ("op", "retry.kind") and (twice := tag_twice(line, path)) is not None:
+        return twice
     if isinstance(cause, BadValue):
         return BadValue(f"{path}.{cause}", f"{path}.{cause.field}")
     for prefix, problem in ((_UNKNOWN, "no such field here"), (_MISSING, "missing")):
