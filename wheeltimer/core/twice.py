@@ -87,10 +87,10 @@ def tag_twice(line: bytes, path: str) -> BadValue | None:
 
 
 def check_names(raw: bytes, prefix: str = "") -> dict[str, Raw]:
-    """The members of one JSON object, none of which stands twice. ``prefix``: the path of the object and a dot.
+    """The members of one JSON object, none of which stands twice.
 
-    Raises BadValue with the field's name if one stands twice, RecursionError, and msgspec's errors if ``raw``
-    is no JSON object.
+    ``prefix`` is the object's path and a dot, "" for the request. Raises BadValue with the field's name
+    if one stands twice, RecursionError, and msgspec's errors if ``raw`` is no JSON object.
     """
     members = _members(raw)
     if raw.count(b'"') != 2 * len(members) + b"".join(members.values()).count(b'"'):

@@ -77,9 +77,8 @@ class Subscriptions:
             self.writer.lsn_of(command.from_)
         limits = self._limits
         if len(self._open) >= limits.subscribers_max:
-            raise Refused(
-                "full", f"subscribers_max ({limits.subscribers_max}) are subscribed", retry_after_ms=RETRY_FULL_MS
-            )
+            reason = f"subscribers_max ({limits.subscribers_max}) are subscribed"
+            raise Refused("full", reason, retry_after_ms=RETRY_FULL_MS)
         if not self._open:
             self._follow()
             self._ledger.listeners[r.Started] = [self._started]
