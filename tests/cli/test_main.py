@@ -37,7 +37,7 @@ def commands(
 COMMANDS = dict(commands())
 CLIENT_COMMANDS = {
     "schedule", "get", "list", "cancel", "reschedule", "finish", "redrive", "pause", "resume", "forecast",
-    "stats", "tail", "top", "import", "bench",
+    "stats", "tail", "top", "import", "bench", "ping",
 }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_every_command_that_asks_a_daemon_takes_server_token_and_json() -> None:
         for name, command in COMMANDS.items()
     }
     having = {name[0] for name, opts in options.items() if opts & {"--server", "--token", "--json"}}
-    having -= {"journal", "token"}  # ask no daemon
+    having -= {"journal", "token", "receive"}  # ask no daemon
     assert having >= CLIENT_COMMANDS
     assert all(options[name,] >= {"--server", "--token", "--json"} for name in having)
 
@@ -101,7 +101,7 @@ def test_completion_prints_a_script_for_the_shell(shell: str) -> None:
 @pytest.mark.parametrize(
     ("typed", "wanted"),
     [
-        ("wheeltimer re", {"redrive", "reschedule", "resume"}),
+        ("wheeltimer re", {"receive", "redrive", "reschedule", "resume"}),
         ("wheeltimer list --state d", {"done", "dead"}),
         ("wheeltimer tail --type task.d", {"task.done", "task.dead"}),
         ("wheeltimer protocol s", {"schema"}),

@@ -52,7 +52,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
     # times
     (S | {"delay": 1, "at": 1}, "at", "not both"),
     (S | {"delay": -1}, "delay", "not negative"),
-    (S | {"delay": 1.5}, "delay", "got `float`"),
+    (S | {"delay": 1.5}, "delay", "a fraction is no duration"),
     (S | {"delay": True}, "delay", "got `bool`"),
     (S | {"delay": "soon"}, "delay", "is not a duration"),
     (S | {"delay": "5"}, "delay", "is not a duration"),

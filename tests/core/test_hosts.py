@@ -23,6 +23,8 @@ NO_HOSTS = {
     "b%C3%BCcher.example": ESCAPE, "a%2eb": ESCAPE, "%": ESCAPE,
     "127.0.0.1.": "write 127.0.0.1", "127.1.": "write 127.1", "0x7f.1.": "write 0x7f.1",
     "2130706433.": "write 2130706433", "1.2.3.4.5.": "no closing dot", "example.1.": "no closing dot",
+    **{f"a{char}b.example": f"no {char}" for char in "!$&'()+,;="}, "$HOST": "fill in the variable",
+    "(a)": "no (", "a,": "no ,", "=": "no =",
     "x" * 254: "at most 253", ".".join("x" * 60 for _ in range(5)): "at most 253",
 }  # fmt: skip
 NO_ADDRESSES = ("256.0.0.1", "1.2.3.4.5", "example.1", "example.0x1f", "09.0.0.1", "1.2.3.4.0")
@@ -111,6 +113,61 @@ def test_a_host_beyond_ascii_says_to_write_punycode(url: str) -> None:
             assert driver().ask("schedule", url=f"http://{shown}/")["ok"], "and that is taken"
 
 
+ABSOLUTE = "an absolute http:// or https:// URL expected; "
+WRONG = {
+    "example.org/hook": ABSOLUTE + "write http://example.org/hook",
+    "localhost:8000": ABSOLUTE + "write http://localhost:8000",
+    "r/?next=http://s/": ABSOLUTE + "write http://r/?next=http://s/",
+    "//r/hook": ABSOLUTE + "begin with http://",
+    "": ABSOLUTE + "begin with http://",
+    "{base}/hook": ABSOLUTE + "begin with http://",
+    "ftp://r/": ABSOLUTE + "no other scheme",
+    "mailto:r": ABSOLUTE + "no other scheme",
+    "https:r/hook": ABSOLUTE + "behind the colon stand two slashes",
+    "http:/r/hook": ABSOLUTE + "behind the colon stand two slashes",
+    " http://r/": "white space stands around",
+    "http://r/\n": "white space stands around",
+    "http:///hook": "a host expected",
+    "http://:80/hook": "a host expected",
+    "http://::1/": "an IPv6 address, without a zone, stands in brackets",
+    "http://fe80::1:8080/": "an IPv6 address, without a zone, stands in brackets",
+    "http://[::1/": "an IPv6 address, without a zone, stands in brackets",
+    "http://[r]/": "an IPv6 address, without a zone, stands in brackets",
+    "http://[fe80::1%eth0]/": "an IPv6 address, without a zone, stands in brackets",
+    "http://{host}/": "a host has no braces",
+    "http://r:{port}/": "a host has no braces",
+    "http://<host>/": "a host has no braces",
+    "http://a b/": "a host has no white space",
+    "http://a\\b/": "a host has no \\",
+    "http://a[b/": "a host has no [",
+    "http://a\x00b/": "a host has no \\x00",
+    "http://r:/": "a port from 1 to 65535",
+    "http://r:http/": "a port from 1 to 65535",
+    "http://[::1]r/": "a port from 1 to 65535",
+    "http://r:99999/": "a port from 1 to 65535",
+    "http://r/a b": "white space in a path or query is percent-encoded; write %20",
+    "http://r/a\tb": "white space in a path or query is percent-encoded; write %09",
+    "http://r/\u00fc": "a character beyond ASCII in a path or query is percent-encoded; write %C3%BC",
+    "http://r?q=\u00fc": "a character beyond ASCII in a path or query is percent-encoded; write %C3%BC",
+    "http://r/\x7fa": "a control character in a path or query is percent-encoded; write %7F",
+    "http://r#top": "a fragment",
+    "http://r/#top": "a URL without a fragment",
+    "http://r/" + "a" * 8192: "a URL of at most 8192 bytes",
+}
+
+
+@pytest.mark.parametrize("url", WRONG, ids=lambda url: ascii(url[:30]))
+def test_each_mistake_in_a_url_has_its_own_sentence(url: str) -> None:
+    for field, others in (("url", {}), ("on_dead", {"url": "http://r/"})):
+        message = refused(driver().ask("schedule", **{field: url}, **others), field)
+        assert WRONG[url] in message
+        assert len(message) < 250
+
+
+def test_braces_in_a_path_are_sent() -> None:
+    assert driver().ask("schedule", url="http://r/{a}?b={c}")["ok"]
+
+
 @pytest.mark.parametrize("user", ["u:p@", "u@", "@", "u:p@x@", "\u00fc:p@", "u:%40@"])
 def test_a_user_name_says_to_write_a_header(user: str) -> None:
     url = f"http://{user}127.0.0.1:9/a"
@@ -123,5 +180,5 @@ def test_a_user_name_says_to_write_a_header(user: str) -> None:
 
 def test_long_hosts_cost_little() -> None:
     """Of 8 KiB, which is all that a URL may have: each check looks at them once."""
-    for host in ("a." * 4000, "a" * 8000, "." * 8000, "%" * 8000, "1." * 4000):
+    for host in ("a." * 4000, "a" * 8000, "." * 8000, "%" * 8000, "1." * 4000, "a," * 4000):
         assert host_problem(host)

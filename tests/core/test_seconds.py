@@ -54,6 +54,57 @@ def test_other_small_numbers_are_refused_with_the_ways_to_write_it(
             assert part in reply["message"]
 
 
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (1_796_002_145.5, 'seconds were probably meant; give 1796002145500, or "2026-11-30T'),
+        (1_796_002_145.0, "seconds were probably meant; give 1796002145000, or"),
+        (1.5, "seconds or a duration were probably meant; give Unix milliseconds as an integer"),
+        (1_796_002_145_000.5, "give Unix milliseconds as an integer, or RFC 3339"),
+        (-1.5, "give Unix milliseconds as an integer, or RFC 3339"),
+        (1e300, "give Unix milliseconds as an integer, or RFC 3339"),
+    ],
+)
+def test_a_fraction_for_an_instant_says_what_to_write(field: str, value: float, words: str) -> None:
+    for reply in ask_all(Driver(), field, value):
+        assert (reply["error"], reply["field"]) == ("bad_request", field)
+        assert reply["message"].startswith(f"{field}: a fraction is no instant; {words}")
+
+
+def test_a_fraction_in_a_line_that_is_cut_off_is_refused_too() -> None:
+    for rest in (b"", b',"body":' + b"[" * 60_000, b',"at":"x"}'):
+        reply = Driver().line(b'{"op":"schedule","url":"http://r/","at":1.5' + rest)
+        assert reply["message"].startswith("at: a fraction is no instant; give Unix milliseconds"), rest[:9]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        *((name, {name: 0.5}) for name in ("delay", "timeout", "connect_timeout", "expires_in", "horizon")),
+        ("poll.every", {"poll": {"every": 0.5}}),
+        ("poll.cap", {"poll": {"every": "1s", "cap": 0.5}}),
+        ("retry.every", {"retry": {"kind": "fixed", "every": 0.5, "attempts": 2}}),
+        ("retry.step", {"retry": {"kind": "linear", "step": 0.5, "attempts": 2}}),
+        ("retry.base", {"retry": {"kind": "exponential", "base": 0.5, "attempts": 2}}),
+        ("retry.cap", {"retry": {"kind": "exponential", "base": "1s", "cap": 0.5, "attempts": 2}}),
+        ("retry.delays[1]", {"retry": {"kind": "list", "delays": ["1s", 0.5]}}),
+    ],
+)
+def test_a_fraction_for_a_duration_says_what_to_write(path: str, fields: dict[str, Any]) -> None:
+    op = "forecast" if path == "horizon" else "schedule"
+    reply = Driver().ask(op, **({} if path == "horizon" else {"url": "http://r/"}), **fields)
+    assert (reply["error"], reply["field"]) == ("bad_request", path)
+    assert reply["message"].startswith(
+        f"{path}: a fraction is no duration; give milliseconds as an integer, or units like"
+    )
+
+
+def test_a_fraction_elsewhere_is_no_duration() -> None:
+    reply = Driver().ask("schedule", url="http://r/", success={"status": [200.5]})
+    assert (reply["field"], "duration" in reply["message"]) == ("success.status[0]", False)
+
+
 def test_every_integer_below_the_limit_is_refused_and_none_from_there_on() -> None:
     chance = random.Random(15)
     for value in (0, SECONDS_BELOW - 1, *(chance.randrange(SECONDS_BELOW) for _ in range(500))):

@@ -45,6 +45,13 @@ TWICE: list[tuple[str, str]] = [
     (HEAD + ',"headers":{"\\u0078-a":"1","x-a":"3"}}', "headers.x-a"),
     ('{"op":"hello","token":"a","token":"b"}', "token"),
     ('{"op":"ping","op":"ping"}', "op"),
+    ('{"op":"cancel","op":"ping"}', "op"),
+    ('{"op":"cancel","\\u006fp":"ping"}', "op"),
+    ('{"op":"ping","op":"schedule","url":"http://r/"}', "op"),
+    ('{"op":"ping","op":5}', "op"),
+    ('{"op":"nope","op":"ping"}', "op"),
+    (HEAD + ',"retry":{"kind":"list","kind":"fixed","delays":[1]}}', "retry.kind"),
+    (HEAD + ',"id":"a","id":"b","op":"get"}', "id"),
     ('{"op":"ping","seq":"a","seq":"a"}', "seq"),
     ('{"op":"get","id":"a","id":"b"}', "id"),
     ('{"op":"cancel","group":"a","group":"b"}', "group"),
@@ -87,6 +94,22 @@ def test_a_field_that_stands_twice_is_refused_by_its_name(line: str, field: str)
 @pytest.mark.parametrize("line", ONCE, ids=[line[:110] for line in ONCE])
 def test_names_of_the_clients_own_json_may_stand_twice(line: str) -> None:
     wire.decode(line.encode())
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"op":"nope"}', "op: invalid value 'nope'"),
+        (b'{"op":"nope","op', "op: invalid value 'nope'"),
+        (b'{"op":"nope","body":' + b"[" * 60_000, "op: invalid value 'nope'"),
+        (HEAD.encode() + b',"retry":{"kind":"often"}}', "retry.kind: invalid value 'often'"),
+        (HEAD.encode() + b',"retry":{"kind":"often"', "retry.kind: invalid value 'often'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_op_that_stands_once_is_refused_for_what_it_is(line: bytes, words: str) -> None:
+    with pytest.raises(BadValue, match=words):
+        wire.decode(line)
 
 
 def test_a_run_in_which_one_field_stands_twice_is_none_and_that_line_alone_is_refused() -> None:

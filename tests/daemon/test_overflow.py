@@ -14,6 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
+from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.daemon.listeners import Paced
 from wheeltimer.daemon.overflow import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.daemon.tls import serve_tls
@@ -88,6 +89,7 @@ async def test_clients_without_a_descriptor_are_told_full_and_those_before_go_on
                 for _ in range(CLIENTS):
                     reply = json.loads(await said_to(address))
                     assert (reply["ok"], reply["error"]) == (False, "full")
+                    assert reply["retry_after_ms"] == RETRY_FULL_MS
                     assert "descriptor" in reply["message"]
                 await first.send_all(b"after")
                 assert await first.receive_some() == b"after"

@@ -510,8 +510,9 @@ async def test_too_many_subscribers_are_refused(tmp_path: Path, autojump: MockCl
     async with world(tmp_path, limits=Limits(subscribers_max=2)) as daemon, trio.open_nursery() as nursery:
         first = Reader(daemon, nursery)
         Reader(daemon, nursery)
-        with pytest.raises(Refused, match="subscribers_max"):
+        with pytest.raises(Refused, match="subscribers_max") as refused:
             Reader(daemon, nursery)
+        assert refused.value.extra["retry_after_ms"] == 1000
         first.scope.cancel()
         await first.ended.wait()
         Reader(daemon, nursery)

@@ -223,6 +223,7 @@ def test_one_address_cannot_take_all_connections(home: Home) -> None:
         with daemon.connect() as three:
             (refusal,) = three.rest()
             assert refusal["error"] == "full"
+            assert refusal["retry_after_ms"] == 1000
             assert "address_connections_max (2)" in refusal["message"]
         with daemon.connect(1) as local, daemon.connect(1) as another, daemon.connect(1) as third:
             for client in (local, another, third):

@@ -368,6 +368,7 @@ def test_more_clients_than_allowed_are_told_so(home: Home) -> None:
     with daemon.connect() as fourth:
         (refusal,) = fourth.rest()
         assert refusal["error"] == "full"
+        assert refusal["retry_after_ms"] == 1000
         assert "connections_max" in refusal["message"]
     clients.pop().close()
     for _ in until():

@@ -32,7 +32,7 @@ def ping(session: Session) -> int:
     except Refused as error:
         if error.code != "unavailable":
             raise
-        click.echo(f"wheeltimer: not ready: {error}", err=True)
+        click.echo(f"wheeltimer: not ready: {show.clean(error.message)}", err=True)
         return _EXIT_NOT_READY
     if reply is not None:
         took_ms = (time.monotonic_ns() - began_ns) / 1e6

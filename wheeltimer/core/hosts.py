@@ -6,13 +6,25 @@ called as it is, and the attempt's error shows what came of it.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from typing import Final
+from urllib.parse import quote
 
 from wheeltimer.core.addresses import HOST_CHARS_MAX, ends_in_number
 
 LABEL_CHARS_MAX: Final = 63
 """Longest label of a name (RFC 1035 section 2.3.4); Python's resolver takes no longer one either."""
+
+_SHOWN_CHARS_MAX: Final = 100  # of a URL, or a part of one, that a message repeats
+_ABSOLUTE: Final = "an absolute http:// or https:// URL expected"
+_NO_NAME: Final = re.compile(r"[^A-Za-z0-9._~-]").search
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*").fullmatch
+_OTHER_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?![0-9])").match
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:[/?][!\"$-~]*)?").fullmatch
+_IPV6: Final = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*").fullmatch
+_PORT: Final = re.compile(r":[0-9]{1,5}").fullmatch
+_NOT_SENT: Final = re.compile(r"[^!-~]|#").search
 
 
 def host_problem(host: str) -> str | None:
@@ -27,6 +39,8 @@ def host_problem(host: str) -> str | None:
         return "a host has no % escapes; write the name itself, letters beyond ASCII as punycode (xn--...)"
     if "*" in host:
         return "a host has no *; name one host"
+    if found := _NO_NAME(host):
+        return _no_char(found[0])
     name = host.removesuffix(".")
     if len(name) > HOST_CHARS_MAX:
         return f"a host has at most {HOST_CHARS_MAX} characters"
@@ -49,15 +63,72 @@ def url_problem(url: str, field: str, url_bytes_max: int) -> str:
         else:
             instead = "leave it out: hooks send no Authorization header, receivers check webhook-signature"
         return f"a URL with a user name or password is not taken; {instead}"
+    if len(url) > url_bytes_max:
+        return f"a URL of at most {url_bytes_max} bytes expected"
+    scheme, rest = url.partition("://")[::2]
+    if url != url.strip():
+        return "white space stands around the URL; leave it out"
+    if not rest or not _SCHEME(scheme) or scheme.lower() not in ("http", "https"):
+        return f"{_ABSOLUTE}{_scheme_problem(url, scheme if rest else '')}"
     host = authority.partition(":")[0]
     if not host.isascii():
         punycode = _punycode(host)
         instead = f"write {punycode}" if punycode else "write the name as its registry lists it, xn--..."
         return f"a host beyond ASCII is written as punycode; {instead}"
-    return (
-        "an absolute http:// or https:// URL of visible ASCII without user name or fragment,"
-        f" at most {url_bytes_max} bytes, expected"
-    )
+    return _authority_problem(authority) or _target_problem(rest[len(authority) :])
+
+
+def _scheme_problem(url: str, scheme: str) -> str:
+    """What is wrong in front of the host; ``scheme`` is what stands before "://", if anything does."""
+    if _PLAIN(url) and len(url) <= _SHOWN_CHARS_MAX and not url.lower().startswith(("http:", "https:")):
+        return f"; write http://{url}"
+    if not scheme and url.lower().startswith(("http:", "https:")):
+        return "; behind the colon stand two slashes and a host"
+    if _SCHEME(scheme) or _OTHER_SCHEME(url):
+        return "; no other scheme is called"
+    return "; begin with http:// or https:// and a host"
+
+
+def _authority_problem(authority: str) -> str | None:
+    """What is wrong with host and port; None where the URL's mistake comes behind them."""
+    host, closed, port = authority.partition("]")
+    bracketed = host.startswith("[")
+    if (bracketed and not (closed and _IPV6(host[1:]))) or _IPV6(authority):
+        return "an IPv6 address, without a zone, stands in brackets, as http://[::1]:8080/"
+    if not bracketed:
+        host, colon, port = authority.partition(":")
+        port = colon + port
+    if not host:
+        return "a host expected behind ://"
+    if any(char in "{}<>" for char in authority):
+        return "a host has no braces; fill in the template before the URL is sent"
+    if any(map(str.isspace, authority)):
+        return "a host has no white space"
+    if not bracketed and (found := _NO_NAME(host)):
+        return _no_char(found[0])
+    if port and not _PORT(port):
+        return "behind the host a colon and a port from 1 to 65535, or neither, expected"
+    return None
+
+
+def _target_problem(target: str) -> str:
+    """What is wrong with path and query, which are sent as they are written."""
+    found = _NOT_SENT(target)
+    char = found[0] if found else "#"
+    if char == "#":
+        return "a fragment (#...) is not sent; leave it out, or write %23 for the character #"
+    if char.isspace():
+        kind = "white space"
+    else:
+        kind = "a control character" if char.isascii() else "a character beyond ASCII"
+    return f"{kind} in a path or query is percent-encoded; write {quote(char, errors='replace')}"
+
+
+def _no_char(char: str) -> str:
+    if char == "$":
+        return "a host has no $; fill in the variable before the URL is sent"
+    shown = char if char.isprintable() else ascii(char)[1:-1]
+    return f"a host has no {shown}; it has letters, digits, - _ ~ and dots between its parts"
 
 
 def _punycode(host: str) -> str | None:

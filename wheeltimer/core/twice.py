@@ -54,7 +54,7 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
                 quotes += 2 + bytes(body).count(b'"')
         if line.count(b'"') == quotes:
             return
-    members = _check(line, "")
+    members = check_names(line)
     if type(command) is c.Schedule or type(command) is c.Reschedule:
         for name in _OBJECTS:
             if name in members and (name != "headers" or len(command.headers or ()) <= HEADERS_MAX):
@@ -64,14 +64,34 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
 def _check_object(raw: bytes, path: str) -> None:
     if raw[:1] != b"{":
         return  # null, or the name of a retry rule
-    members = _check(raw, f"{path}.")
+    members = check_names(raw, f"{path}.")
     if path == "success" and bytes(checks := members.get("json", Raw())).startswith(b"["):
         for at, entry in enumerate(_entries(checks)):
-            _check(bytes(entry), f"{path}.json[{at}].")
+            check_names(bytes(entry), f"{path}.json[{at}].")
 
 
-def _check(raw: bytes, prefix: str) -> dict[str, Raw]:
-    """The members of one object. Raises BadValue where a name of them stands twice."""
+def tag_twice(line: bytes, path: str) -> BadValue | None:
+    """The refusal of a name that stands twice in a line that the parser refused at ``path``; else None.
+
+    ``path`` is "op" or "retry.kind": of a second one that differs, the parser says that it is no valid value.
+    """
+    try:
+        members = check_names(line)
+        if path == "retry.kind":
+            check_names(bytes(members["retry"]), "retry.")
+    except BadValue as error:
+        return error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # the rest of the line is no JSON, and that is not what it is refused for
+    return None
+
+
+def check_names(raw: bytes, prefix: str = "") -> dict[str, Raw]:
+    """The members of one JSON object, none of which stands twice.
+
+    ``prefix`` is the object's path and a dot, "" for the request. Raises BadValue with the field's name
+    if one stands twice, RecursionError, and msgspec's errors if ``raw`` is no JSON object.
+    """
     members = _members(raw)
     if raw.count(b'"') != 2 * len(members) + b"".join(members.values()).count(b'"'):
         _find(raw, prefix)

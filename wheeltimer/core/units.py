@@ -8,6 +8,7 @@ Rounding is always late, never early: a fraction of a millisecond counts as a wh
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import date
 
@@ -67,7 +68,9 @@ def parse_duration_ms(value: object, field: str, max_ms: int = DURATION_MS_MAX, 
             if count:
                 value_ms += int(count) * unit_ms
     else:
-        raise _bad(field, f"a duration is no {_kind(value)}; {_DURATION_HINT}")
+        kind = _kind(value)
+        said = "a fraction is no duration" if kind == "fraction" else f"a duration is no {kind}"
+        raise _bad(field, f"{said}; {_DURATION_HINT}")
     if min_ms <= value_ms <= max_ms:
         return value_ms
     if value_ms < 0:
@@ -88,6 +91,9 @@ def parse_instant_ms(value: object, field: str) -> int:
         value_ms = value
     elif isinstance(value, str):
         value_ms = _rfc3339_ms(value, field)
+    elif isinstance(value, float):
+        meant = _meant(math.ceil(value * SECOND_MS), field) if 0 <= value < SECONDS_BELOW else _INSTANT_HINT
+        raise _bad(field, f"a fraction is no instant; {meant}")
     else:
         raise _bad(field, f"an instant is no {_kind(value)}; {_INSTANT_HINT}")
     if 0 <= value_ms <= INSTANT_MS_MAX:
@@ -111,12 +117,15 @@ def seconds_problem(number: int, given: int | str, field: str = "") -> str:
 
     ``given``: as it was written, at most ``TEXT_CHARS_MAX`` characters.
     """
-    year, instant_ms = format_instant(number)[:4], number * SECOND_MS
-    if SECONDS_BELOW <= instant_ms <= INSTANT_MS_MAX:
-        meant = f'seconds were probably meant; give {instant_ms}, or "{format_instant(instant_ms)}"'
-    else:
-        meant = f"seconds or a duration were probably meant; {_INSTANT_HINT}{_INSTEAD.get(field, '')}"
+    year, meant = format_instant(number)[:4], _meant(number * SECOND_MS, field)
     return f"{given!a} is no time in Unix milliseconds (it would be in {year}): {meant}"
+
+
+def _meant(instant_ms: int, field: str) -> str:
+    """What to write instead of a number of seconds; ``instant_ms`` is the number as ms."""
+    if SECONDS_BELOW <= instant_ms <= INSTANT_MS_MAX:
+        return f'seconds were probably meant; give {instant_ms}, or "{format_instant(instant_ms)}"'
+    return f"seconds or a duration were probably meant; {_INSTANT_HINT}{_INSTEAD.get(field, '')}"
 
 
 def _number_in(text: str) -> int | None:

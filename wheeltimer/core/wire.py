@@ -13,7 +13,8 @@ import msgspec
 from wheeltimer.core import commands, foreign
 from wheeltimer.core.hints import did_you_mean, fields_at
 from wheeltimer.core.replies import ErrorReply
-from wheeltimer.core.twice import check_once
+from wheeltimer.core.twice import check_once, tag_twice
+from wheeltimer.core.units import SECONDS_BELOW, parse_duration_ms, parse_instant_ms
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 
 encode: Final = msgspec.json.Encoder().encode
@@ -119,6 +120,8 @@ def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
     before, _, at = text.rpartition(" - at `")
     if match := _PATH(at):
         path, sentence = match.group(1).removesuffix("[...]"), before
+    if path in ("op", "retry.kind") and (twice := tag_twice(line, path)) is not None:
+        return twice
     if isinstance(cause, BadValue):
         return BadValue(f"{path}.{cause}", f"{path}.{cause.field}")
     for prefix, problem in ((_UNKNOWN, "no such field here"), (_MISSING, "missing")):
@@ -130,12 +133,46 @@ def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
     sentence = _cut(f"{sentence[0].lower()}{sentence[1:]}")
     if not path:
         return BadValue(f"a JSON object expected: {sentence}")
+    if sentence.startswith("expected `int | str") and sentence.endswith("got `float`"):
+        refused = _fraction_refused(line, path)
+        if refused is not None:
+            return refused
     if path in commands.CHOICES and sentence.startswith("invalid "):
         *most, last = commands.CHOICES[path]
         hint = did_you_mean(sentence.partition("'")[2].rpartition("'")[0], commands.CHOICES[path])
         sentence = sentence.replace("invalid enum value", "invalid value", 1)
         sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected{hint}"
     return BadValue(f"{path}: {sentence}", path)
+
+
+class _Instants(msgspec.Struct, gc=False):
+    at: msgspec.Raw = msgspec.Raw()
+    expires_at: msgspec.Raw = msgspec.Raw()
+
+
+_instants_of: Final = msgspec.json.Decoder(_Instants).decode
+
+
+def _fraction_refused(line: bytes, path: str) -> BadValue | None:
+    """The refusal of a fraction at ``path``; None if neither an instant nor a duration belongs there."""
+    if path.startswith("success."):
+        return None
+    try:
+        if path in _Instants.__struct_fields__:
+            parse_instant_ms(_fraction_of(line, path), path)
+        else:
+            parse_duration_ms(0.5, path)  # the sentence is the same for any fraction
+    except BadValue as error:
+        return error
+    return None
+
+
+def _fraction_of(line: bytes, field: str) -> float:
+    """The fraction that stands in ``field``; one that is no second where the line cannot be read on."""
+    try:
+        return float(bytes(getattr(_instants_of(line), field)))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
+        return float(SECONDS_BELOW)
 
 
 def _cut(text: str, chars_max: int = _TEXT_CHARS_MAX) -> str:

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from wheeltimer.core import wire
+from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.farewell import send_last
 from wheeltimer.delivery.seldom import Seldom
@@ -27,6 +28,7 @@ FULL: Final = wire.encode(
         False, "full",
         "no file descriptor or memory is left for one more client; connect again later, and raise"
         " LimitNOFILE (ulimit -n) if that goes on",
+        retry_after_ms=RETRY_FULL_MS,
     )
 ) + b"\n"  # fmt: skip
 _log = logging.getLogger("wheeltimer.server")

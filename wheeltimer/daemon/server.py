@@ -12,6 +12,7 @@ import trio
 
 from wheeltimer.core import wire
 from wheeltimer.core.access import Access
+from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.connection import Connection
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
@@ -67,7 +68,8 @@ class Server:
         """One connection, kept apart from all others: a bug in it closes it and is logged."""
         address = address_of(stream)
         if (text := self._guests.refusal(address)) is not None:
-            await self._door.turn_away(stream, wire.encode(ErrorReply(False, "full", text)) + b"\n")
+            reply = ErrorReply(False, "full", text, retry_after_ms=RETRY_FULL_MS)
+            await self._door.turn_away(stream, wire.encode(reply) + b"\n")
             return
         await self._stay(stream, address, self._talk)
 

@@ -21,6 +21,7 @@ from wheeltimer.core import commands as c
 from wheeltimer.core import events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
+from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
@@ -76,7 +77,8 @@ class Subscriptions:
             self.writer.lsn_of(command.from_)
         limits = self._limits
         if len(self._open) >= limits.subscribers_max:
-            raise Refused("full", f"subscribers_max ({limits.subscribers_max}) are subscribed")
+            reason = f"subscribers_max ({limits.subscribers_max}) are subscribed"
+            raise Refused("full", reason, retry_after_ms=RETRY_FULL_MS)
         if not self._open:
             self._follow()
             self._ledger.listeners[r.Started] = [self._started]
