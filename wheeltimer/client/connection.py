@@ -176,7 +176,8 @@ def unreachable(server: str, error: BaseException) -> ServerUnreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServerUnreachable(
             f"the certificate at {server} is not trusted ({error.verify_message});"
-            " name the PEM of whom to trust with --ca-file, and the host as the certificate has it",
+            " name the PEM of whom to trust with --ca-file or WHEELTIMER_CA_FILE (in Python also"
+            " tls=ssl.create_default_context(cafile=...)), and the host as the certificate has it",
             lasting=True,
         )
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
