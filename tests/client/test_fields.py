@@ -342,6 +342,24 @@ def test_settings_are_seconds(kind: Any) -> None:
             waits(**wrong)
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("name", ["timeout", "reconnect", "timeout_ms", "reconnect_ms"])
+@pytest.mark.parametrize("value", ["5s", "5", b"5", True, [5], 1j, 10**400, float("nan"), -1, float("inf")])
+@pytest.mark.filterwarnings("ignore:.*_ms is deprecated")
+def test_a_setting_that_is_no_number_of_seconds(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(BadValue) as caught:
+        kind("127.0.0.1:1", **{name: value})
+    error = caught.value
+    short = name.removesuffix("_ms")
+    if isinstance(value, float | int) and not isinstance(value, bool) and value != 10**400:
+        assert error.field == short
+        assert "is not in 0 to" in str(error)
+    else:
+        assert error.field == name
+        assert f"write {short}=5 for 5 seconds, or timedelta(seconds=5)" in str(error)
+    assert len(str(error)) < 200
+
+
 def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("SERVER", "TOKEN", "CA_FILE", "CERT_FILE"):
         monkeypatch.delenv(f"WHEELTIMER_{name}", raising=False)
