@@ -293,7 +293,8 @@ def test_a_certificate_that_is_not_trusted_is_no_daemon_that_is_missing(home: Ho
     daemon = home.start(config=SMALL + tls, listen=("tls:127.0.0.1:0", "127.0.0.1:0"))
     secret, plain = (address.rpartition(":")[2] for address in daemon.listen)
     for server, said in (
-        (f"tls:localhost:{secret}", "--ca-file"),
+        (f"tls:localhost:{secret}", "--ca-file or WHEELTIMER_CA_FILE"),
+        (f"tls:localhost:{secret}", "tls=ssl.create_default_context(cafile="),
         (f"tls:localhost:{plain}", "leave out tls:"),
         (f"127.0.0.1:{secret}", "tls:HOST:PORT"),
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -205,7 +205,33 @@ def test_instants_stay_what_they_were() -> None:
     request = sent(lambda client: client.schedule(URL, at=at, expires_at="2031-01-01T00:00:00Z"))
     assert (request["at"], request["expires_at"]) == (1_896_073_200_000, "2031-01-01T00:00:00Z")
     assert sent(lambda client: client.schedule(URL, at=1_896_073_200_000))["at"] == 1_896_073_200_000
+    assert sent(lambda client: client.schedule(URL, at=NumpyLike(1_896_073_200)))["at"] == 1_896_073_200
     assert refused(lambda client: client.schedule(URL, expires_at=datetime(2030, 1, 1))).field == "expires_at"
+
+
+NO_INSTANTS = [1796002145.5, float("nan"), Decimal("1796002145.5"), date(2030, 1, 1), timedelta(minutes=30)]
+
+
+@pytest.mark.parametrize("name", ["at", "expires_at"])
+@pytest.mark.parametrize("value", NO_INSTANTS, ids=lambda value: type(value).__name__)
+def test_what_is_no_instant_is_refused_with_the_ways_to_write_one(name: str, value: Any) -> None:
+    for call in (
+        lambda client: client.schedule(URL, **{name: value}),
+        lambda client: client.reschedule("a", **{name: value}),
+    ):
+        error = refused(call)
+        assert error.field == name
+        for way in ("int(time.time() * 1000)", "RFC 3339", '"2030-01-31T08:00:00Z"', NOW):
+            assert way in str(error)
+
+
+def test_a_datetime_without_a_time_zone_is_refused_with_an_example() -> None:
+    naive = datetime(2030, 1, 1)
+    assert NOW in str(refused(lambda client: client.schedule(URL, at=naive)))
+    assert NOW in str(refused(lambda client: client.request("schedule", url=URL, at=naive)))
+
+
+NOW = "datetime.now(timezone.utc) + timedelta(minutes=30)"
 
 
 def test_replies_have_datetimes_beside_the_milliseconds() -> None:
@@ -342,6 +368,24 @@ def test_settings_are_seconds(kind: Any) -> None:
     for wrong in ({"timeout": 1, "timeout_ms": 1000}, {"timeout": 0}, {"reconnect": -1}, {"timeout": 1e300}):
         with pytest.raises(BadValue, match=next(iter(wrong))):
             waits(**wrong)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("name", ["timeout", "reconnect", "timeout_ms", "reconnect_ms"])
+@pytest.mark.parametrize("value", ["5s", "5", b"5", True, [5], 1j, 10**400, float("nan"), -1, float("inf")])
+@pytest.mark.filterwarnings("ignore:.*_ms is deprecated")
+def test_a_setting_that_is_no_number_of_seconds(kind: Any, name: str, value: Any) -> None:
+    with pytest.raises(BadValue) as caught:
+        kind("127.0.0.1:1", **{name: value})
+    error = caught.value
+    short = name.removesuffix("_ms")
+    if isinstance(value, float | int) and not isinstance(value, bool) and value != 10**400:
+        assert error.field == short
+        assert "is not in 0 to" in str(error)
+    else:
+        assert error.field == name
+        assert f"write {short}=5 for 5 seconds, or timedelta(seconds=5)" in str(error)
+    assert len(str(error)) < 200
 
 
 def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -20,8 +20,26 @@ REPLY_BYTES_MAX: Final = 64 << 20
 """The longest reply: a ``list`` of 1,000 tasks, each with 8 KiB of headers and its other fields."""
 
 _AGAIN: Final = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
+_POLLIN: Final = getattr(select, "POLLIN", 1)
+_POLLOUT: Final = getattr(select, "POLLOUT", 4)
 _READ_BYTES: Final = 1 << 18
 _DEFAULT_PORT: Final = 8463
+
+
+class _Select:
+    """What is used here of ``select.poll``, for one socket on a system without it (Windows)."""
+
+    def register(self, connection: socket.socket) -> None:
+        self._reading = self._writing = [connection]
+
+    def modify(self, connection: socket.socket, interest: int) -> None:
+        self._writing = [connection] if interest & _POLLOUT else []
+
+    def poll(self, wait_ms: int | None) -> list[tuple[int, int]]:
+        wait_s = None if wait_ms is None else wait_ms / 1000
+        readable, writable, _ = select.select(self._reading, self._writing, (), wait_s)
+        events = (_POLLIN if readable else 0) | (_POLLOUT if writable else 0)
+        return [(self._reading[0].fileno(), events)] if events else []
 
 
 class LineConnection:
@@ -44,7 +62,7 @@ class LineConnection:
             raise unreachable(server, error) from error
         try:
             self._socket.setblocking(False)
-            self._poll = select.poll()
+            self._poll = select.poll() if hasattr(select, "poll") else _Select()
             self._poll.register(self._socket)
         except BaseException:
             self._socket.close()
@@ -121,16 +139,16 @@ class LineConnection:
         self._at_home()
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
             return self._receive()  # decrypted already: the poll does not see it
-        interest = select.POLLIN | (select.POLLOUT if self._out else 0)
+        interest = _POLLIN | (_POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
         ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
         self._at_home()  # a signal handler may have forked
         if not ready:
             return False
         _, events = ready[0]
-        if events & ~select.POLLOUT:  # also an error or a hang-up: recv says which
+        if events & ~_POLLOUT:  # also an error or a hang-up: recv says which
             return self._receive()
-        if events & select.POLLOUT:
+        if events & _POLLOUT:
             # A daemon that hung up may have said why before: recv brings that, or the error.
             with contextlib.suppress(BlockingIOError, ConnectionError, *_AGAIN):
                 sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
@@ -158,7 +176,8 @@ def unreachable(server: str, error: BaseException) -> ServerUnreachable:
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServerUnreachable(
             f"the certificate at {server} is not trusted ({error.verify_message});"
-            " name the PEM of whom to trust with --ca-file, and the host as the certificate has it",
+            " name the PEM of whom to trust with --ca-file or WHEELTIMER_CA_FILE (in Python also"
+            " tls=ssl.create_default_context(cafile=...)), and the host as the certificate has it",
             lasting=True,
         )
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":

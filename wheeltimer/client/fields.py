@@ -18,6 +18,7 @@ from typing import Any, Final, Literal, Required, TypedDict
 
 from msgspec import Raw
 
+from wheeltimer.client.json_values import BYTES, check_json
 from wheeltimer.core.identity import make_id
 from wheeltimer.errors import BadValue
 
@@ -128,8 +129,8 @@ class RescheduleFields(TaskFields, total=False):
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version
 _PLAIN: Final = (str, int, Raw)
 _AS_IT_IS: Final = (str, Raw)
-_BYTES: Final = (bytes, bytearray, memoryview)
 _MS: Final = timedelta(milliseconds=1)
+_NOW: Final = "datetime.now(timezone.utc) + timedelta(minutes=30)"
 _RULES: Final = {"retry": ("base", "cap", "every", "step", "delays"), "poll": ("every", "cap")}
 """The durations inside a rule."""
 
@@ -150,37 +151,14 @@ def _plain(name: str, value: Any) -> Any:
         return -(-value // _MS)
     if isinstance(value, datetime):
         if value.tzinfo is None:
-            raise BadValue(f"{name}: a datetime with a time zone expected", name)
+            raise BadValue(f"{name}: a datetime with a time zone expected, as {_NOW}", name)
         return -((_EPOCH - value) // _MS)
-    if isinstance(value, _BYTES):
-        raise _no_bytes(name)
     if name in _RULES and isinstance(value, Mapping):
         return {key: _plain(key, item) for key, item in value.items()}
     if name == "delays" and isinstance(value, list | tuple):
         return [_plain(name, item) for item in value]
-    _check_json(name, value)
+    check_json(name, value)
     return value
-
-
-def _check_json(name: str, value: Any) -> None:
-    """Refuse bytes at any depth: the encoder would write base64 for them without a word."""
-    if isinstance(value, _BYTES):
-        raise _no_bytes(name)
-    if isinstance(value, Mapping):
-        for item in value.values():
-            _check_json(name, item)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in value:
-            _check_json(name, item)
-
-
-def _no_bytes(name: str) -> BadValue:
-    if name == "body":
-        return BadValue(
-            "body: bytes are no JSON; write body_bytes= to send them as they are, or body_text= for text",
-            name,
-        )
-    return BadValue(f"{name}: JSON has no bytes; text expected", name)
 
 
 # -- values of the typed methods --------------------------------------------------------------------
@@ -224,6 +202,8 @@ def _rule(name: str, value: Any) -> tuple[str, Any]:
             many = short == "delays" and isinstance(item, Sequence) and not isinstance(item, str)
             item = [one(path, part) for part in item] if many else one(path, item)
             key = short
+        else:
+            check_json(f"{name}.{key}", item)
         rule[key] = item
     return name, rule
 
@@ -261,18 +241,29 @@ def _whole(name: str, value: Any) -> Any:
 
 
 def _bytes(_name: str, value: Any) -> tuple[str, Any]:
-    if not isinstance(value, _BYTES):
+    if not isinstance(value, BYTES):
         raise BadValue("body_bytes: bytes expected; for text write body_text=", "body_bytes")
     return "body_base64", base64.b64encode(value).decode()
 
 
 def _json(name: str, value: Any) -> tuple[str, Any]:
-    _check_json(name, value)
+    check_json(name, value)
     return name, value
 
 
-def _other(name: str, value: Any) -> tuple[str, Any]:
-    return name, _plain(name, value)
+def _instant(name: str, value: Any) -> tuple[str, Any]:
+    """An instant: text and integers as they are, a ``datetime`` in ms, rounded up. Raises BadValue."""
+    if isinstance(value, (datetime, *_PLAIN)):
+        return name, _plain(name, value)
+    try:
+        return name, operator.index(value)  # an integer of another library
+    except TypeError as error:
+        raise BadValue(
+            f"{name}: {type(value).__name__} {value!s:.60} is no instant; write an int of Unix milliseconds,"
+            f' as int(time.time() * 1000) + 60_000, RFC 3339 text, as "2030-01-31T08:00:00Z", or a datetime'
+            f" with a time zone, as {_NOW}",
+            name,
+        ) from error
 
 
 _DURATIONS: Final = ("delay", "timeout", "connect_timeout", "expires_in", "horizon")
@@ -280,8 +271,8 @@ _FORMS: Final[dict[str, Callable[[str, Any], tuple[str, Any]]]] = {
     **dict.fromkeys(_DURATIONS, _span),
     **dict.fromkeys((f"{name}_ms" for name in _DURATIONS), _span_ms),
     **dict.fromkeys(_RULES, _rule),
-    **dict.fromkeys(("at", "expires_at"), _other),
-    **dict.fromkeys(("body", "body_text", "body_base64", "meta"), _json),
+    **dict.fromkeys(("at", "expires_at"), _instant),
+    **dict.fromkeys(("body", "body_text", "body_base64", "meta", "headers", "success"), _json),
     "body_bytes": _bytes,
 }
 """How the fields are read whose values have another form in the protocol."""

@@ -20,6 +20,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from wheeltimer.client.json_values import half_pair
 from wheeltimer.errors import REFUSALS, BadValue, Refused, ServerUnreachable
 
 Reply = dict[str, Any]
@@ -169,7 +170,9 @@ class Pipeline:
             call = Call(op, _encode({"op": op, "seq": seq, **request}) + b"\n", seq, again, caller)
             if given is not None:
                 call.given = _encode(given)
-        except (TypeError, UnicodeEncodeError) as error:  # the second: half of a surrogate pair
+        except UnicodeEncodeError as error:
+            raise half_pair({"op": op, **request, "seq": given}, _encode) from error
+        except TypeError as error:
             raise BadValue(f"{op}: {error}") from error
         if call.given is not None and call.given[:1] not in b'"-0123456789':
             raise BadValue("seq: a number or a string expected", "seq")

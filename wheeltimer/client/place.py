@@ -100,10 +100,25 @@ def _seconds(name: str, value: Seconds | None, value_ms: int | None) -> float:
         warnings.warn(
             f"{name}_ms is deprecated; write {name}=SECONDS or {name}=timedelta(...)", DeprecationWarning, 4
         )
-        value = value_ms / 1000
+        seconds = _number(f"{name}_ms", value_ms) / 1000
     elif value is None:
         return WAIT_S
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
-    if not 0 <= seconds <= _WAIT_MAX_S:
-        raise BadValue(f"{name}: 0 to {_WAIT_MAX_S:g} s expected", name)
+    else:
+        seconds = value.total_seconds() if isinstance(value, timedelta) else _number(name, value)
+    if not 0 <= seconds <= _WAIT_MAX_S:  # nor is NaN
+        raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:g} s", name)
     return seconds
+
+
+def _number(name: str, value: object) -> float:
+    try:
+        if isinstance(value, bool | str | bytes | bytearray):  # float() takes them all
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError) as error:
+        unit = "milliseconds" if name.endswith("_ms") else "seconds"
+        raise BadValue(
+            f"{name}: {value!r:.60} is no number of {unit}; write {name.removesuffix('_ms')}=5 for 5 seconds,"
+            " or timedelta(seconds=5)",
+            name,
+        ) from error
