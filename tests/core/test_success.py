@@ -16,13 +16,17 @@ from wheeltimer.core.success import (
     STATUSES_MAX,
     JsonCheck,
     SuccessRule,
-    judge,
+    unmet,
     unread,
     without_bom,
 )
 from wheeltimer.errors import BadValue
 
 pytestmark = pytest.mark.quick
+
+
+def judge(given: SuccessRule, *reply: Any) -> bool:
+    return unmet(given, *reply) is None
 
 
 def rule(**members: Any) -> SuccessRule:
@@ -146,6 +150,64 @@ def test_numbers_compare_as_json_numbers(expected: str, same: list[str], other: 
         assert judge(given, 200, f'{{"v":{value}}}'.encode(), False), value
     for value in other:
         assert not judge(given, 200, f'{{"v":{value}}}'.encode(), False), value
+
+
+WIDE = "9" * 5_000
+FAR = ["1e400", "-1e400", "1e99999999999999999999", "-1e99999999999999999999", WIDE, WIDE + ".0", "-" + WIDE]
+INTEGERS = {
+    "9007199254740991": ["9007199254740991", "9007199254740991.0", "9007199254740991e0"],
+    "9007199254740992": ["9007199254740992", "9007199254740992.0", "9.007199254740992E15"],
+    "9007199254740993": ["9007199254740993", "9007199254740993.0", "9007199254740993.000"],
+    "100": ["100", "1E2", "100.0", "1000e-1"],
+    "0": ["0", "-0", "0.0", "-0.0", "0e99999999999999999999", "-0.0E-99999999999999999999"],
+    "1": ["1", "1.0"],
+    "18446744073709551615": ["18446744073709551615", "18446744073709551615.0"],
+}
+NEAR = ["1.00000000000000000001", "0.1", "1e-9999", "1e-99999999999999999999", "18446744073709551616"]
+
+
+@pytest.mark.parametrize("equals", INTEGERS)
+def test_an_integer_is_compared_exactly_with_any_spelling(equals: str) -> None:
+    given = rule(json=[{"pointer": "/v", "equals": msgspec.json.decode(equals)}])
+    values = [*FAR, *NEAR, *(value for same in INTEGERS.values() for value in same)]
+    met = [value for value in values if judge(given, 200, f'{{"v":{value}}}'.encode(), False)]
+    assert met == INTEGERS[equals]
+
+
+@pytest.mark.parametrize(
+    ("equals", "same"),
+    [
+        (0.1, ["0.1", "0.1000000000000000055", "1e-1"]),
+        (100.0, ["100", "100.0", "1E2", "100.00000000000000000001"]),
+        (2.0**53, ["9007199254740992", "9007199254740993", "9007199254740993.0"]),
+        (-0.0, ["0", "-0", "-0.0", "1e-9999", "1e-99999999999999999999"]),
+    ],
+)
+def test_a_double_is_compared_with_doubles(equals: float, same: list[str]) -> None:
+    given = rule(json=[{"pointer": "/v", "equals": equals}])
+    assert type(given.json and given.json[0].equals) is float
+    for value in same:
+        for beside in ("0", "1e400"):  # parsed by one library, and by the other
+            assert judge(given, 200, f'{{"v":{value},"w":{beside}}}'.encode(), False), value
+    for value in (*FAR, "9007199254740994", "0.2", "true", '"0.1"'):
+        assert not judge(given, 200, f'{{"v":{value}}}'.encode(), False), value
+
+
+@pytest.mark.parametrize("elsewhere", [*FAR, r'"\ud83d"', r'{"\udc00":[1e400]}', "9" * 60_000])
+@pytest.mark.parametrize("equals", [200, 200.0, "ok", [200, 1.5], None])
+def test_what_stands_elsewhere_in_the_reply_spoils_nothing(elsewhere: str, equals: object) -> None:
+    given = rule(json=[{"pointer": "/status", "equals": equals}])
+    for value in (200, "ok", [200, 1.5], None, 201):
+        body = f'{{"a":{elsewhere},"status":{msgspec.json.encode(value).decode()}}}'.encode()
+        assert judge(given, 200, body, False) == (value == equals), value
+
+
+@pytest.mark.parametrize("no_json", ["NaN", "-Infinity", "01", "1.", r'"\ud83"', '"\t"', "'a'", "[1,]"])
+def test_the_second_reading_takes_no_more_than_json(no_json: str) -> None:
+    given = rule(json=[{"pointer": "/status", "equals": 200}])
+    for far in ("1e400", "1"):
+        body = f'{{"far":{far},"a":{no_json},"status":200}}'.encode()
+        assert unmet(given, 200, body, False) == "the body is no JSON"
 
 
 MARK = b"\xef\xbb\xbf"

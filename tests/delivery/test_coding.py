@@ -29,6 +29,11 @@ RAW_BODY = RAW.compress(BODY) + RAW.flush()
         ("deflate", zlib.compress(BODY)),
         ("deflate", RAW_BODY),
         ("identity", BODY),
+        ("identity, gzip", gzip.compress(BODY)),
+        ("gzip,identity", gzip.compress(BODY)),
+        (",, Identity ,,GZIP , ,", gzip.compress(BODY)),
+        ("identity, deflate, identity", zlib.compress(BODY)),
+        ("identity,, identity", BODY),
         ("", BODY),
     ],
 )

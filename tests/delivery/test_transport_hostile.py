@@ -9,13 +9,14 @@ import trio
 from trio.testing import trio_test
 
 from tests.delivery.servers import OK, Handler, Wire, answering, arena, endless, once, post
+from wheeltimer.delivery.oddhead import CHUNKS_MAX
 from wheeltimer.delivery.reply import (
     BODY_BYTES_MAX,
     HEAD_BYTES_MAX,
-    INTERIM_REPLIES_MAX,
     AttemptError,
     Kind,
     Reply,
+    ReplyReader,
 )
 
 H = b"HTTP/1.1 200 OK\r\n"
@@ -40,6 +41,7 @@ async def outcome(handler: Handler, body: bytes = b"{}", limit_s: float = 5) -> 
             assert len(server.requests) <= 1
 
 
+INTERIM = b"HTTP/1.1 102 P\r\n\r\n"
 NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
     "nothing": (b"", "reset"),
     "half_a_status_line": (b"HTTP/1.", "reset"),
@@ -78,7 +80,8 @@ NO_REPLIES: dict[str, tuple[bytes, Kind]] = {
     "status_of_four_digits": (b"HTTP/1.1 2000 OK\r\ncontent-length: 0\r\n\r\n", "protocol"),
     "switched_protocols": (b"HTTP/1.1 101 X\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n" + OK, "protocol"),
     "interim_with_a_body": (b"HTTP/1.1 100 Continue\r\ncontent-length: 3\r\n\r\nabc" + OK, "protocol"),
-    "interim_flood": (b"HTTP/1.1 102 Processing\r\n\r\n" * (INTERIM_REPLIES_MAX + 1) + OK, "protocol"),
+    "interim_flood": (INTERIM * (HEAD_BYTES_MAX // len(INTERIM) + 800), "protocol"),
+    "interim_flood_in_lf": (INTERIM.replace(b"\r", b"") * (HEAD_BYTES_MAX // 20 + 1_000), "protocol"),
     "reason_of_1_mib": (b"HTTP/1.1 200 " + b"x" * MIB + b"\r\n\r\n", "protocol"),
     "blank_lines": (b"\r\n" * MIB, "protocol"),
 }
@@ -115,6 +118,14 @@ ODD: dict[str, tuple[bytes, bytes]] = {
     "odd_trailer": (CHUNKED + b"3\r\nabc\r\n0\r\nx : y\r\n\r\n", b"abc"),
     "300_cookies": (H + b"set-cookie: a=b\r\n" * 300 + b"content-length: 3\r\n\r\nabc", b"abc"),
     "length_and_300_cookies": (LENGTH_3 + b"set-cookie: a=b\r\n" * 300 + b"\r\nabc", b"abc"),
+    "20_interim": (b"HTTP/1.1 100 Continue\r\n\r\n" * 20 + LENGTH_3 + b"a : b\r\n\r\nabc", b"abc"),
+    "2000_interim_in_lf": (INTERIM.replace(b"\r", b"") * 2_000 + LENGTH_3 + b"\r\nabc", b"abc"),
+    "interim_with_two_lengths": (
+        b"HTTP/1.1 103 E\ncontent-length: 3\ncontent-length: 4\n\n" + LENGTH_3 + b"\r\nabc",
+        b"abc",
+    ),
+    "300_lengths": (H + b"content-length: 3\r\n" * 300 + b"\r\nabc", b"abc"),
+    "300_fields_that_count": (H + b"retry-after: 1\r\n" * 300 + b"content-length: 3\r\n\r\nabc", b"abc"),
     "3000_cookies": (LENGTH_3 + b"set-cookie: a=b\r\n" * 3_000 + b"\r\nabc", b"abc"),
 }
 
@@ -132,6 +143,25 @@ def test_odd_but_harmless_head_counts_and_ends_the_connection(name: str, pieces:
     reply = trio.run(outcome, handle)  # it asserts that no connection is kept
     assert isinstance(reply, Reply)
     assert (reply.status, reply.body, reply.truncated) == (200, body, False)
+
+
+CUT: dict[str, tuple[bytes, bytes]] = {
+    "too_many_odd_chunks": (CHUNKED + b"1\na\n" * 2_000 + b"0\n\n", b"a" * CHUNKS_MAX),
+    "too_many_odd_chunks_in_lf": (
+        CHUNKED.replace(b"\r", b"") + b"1\na\n" * 3_000 + b"0\n\n",
+        b"a" * CHUNKS_MAX,
+    ),
+    "long_line_of_an_odd_chunk": (CHUNKED + b"3\nabc\n1 ;" + b"x" * 10_000 + b"\nd\n0\n\n", b"abc"),
+    "long_trailer_in_lf": (CHUNKED + b"3\nabc\n0\nx: " + b"y" * 10_000 + b"\n\n", b"abc"),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_odd_reply_over_a_limit_counts_with_what_was_read(name: str) -> None:
+    raw, body = CUT[name]
+    reply = trio.run(outcome, once(raw))  # it asserts that no connection is kept
+    assert isinstance(reply, Reply)
+    assert (reply.status, reply.body, reply.truncated) == (200, body, True)
 
 
 ENDLESS_HEADS = {
@@ -157,9 +187,9 @@ UNSOUND = {
     "odd_coding_with_bare_lf": b"HTTP/1.1 200 OK\ntransfer-encoding: gzip, chunked\n\n0\n\n",
     "odd_size_with_bare_lf": CHUNKED + b"3\nabc\nzz\n",
     "chunk_longer_than_its_size": CHUNKED + b"3\nabcd\n0\n\n",
-    "endless_chunk_line": CHUNKED + b"3\nabc\n1;" + b"x" * 10_000,
-    "too_many_odd_chunks": CHUNKED + b"1\na\n" * 2_000 + b"0\n\n",
-    "too_many_fields_that_count": H + b"retry-after: 1\r\n" * 300 + b"\r\n",
+    "endless_size_of_a_chunk": CHUNKED + b"3\nabc\n" + b"0" * 10_000,
+    "odd_chunk_longer_than_its_size_by_far": CHUNKED + b"3\nabc" + b"x" * 10_000,
+    "another_length_after_many": H + b"content-length: 3\r\n" * 300 + b"content-length: 4\r\n\r\nabcd",
     "switched_protocols": H[:9] + b"101 X\n\n" + OK,
     "trailer_with_bare_lf_that_never_ends": CHUNKED + b"3\nabc\n0\nx: y\n",
 }
@@ -186,7 +216,7 @@ def test_what_is_no_reply_is_no_reply(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["two_lengths", "coding_gzip", "chunk_cut", "body_too_short", "interim_flood"]
+    "name", ["two_lengths", "coding_gzip", "chunk_cut", "body_too_short", "only_interim"]
 )
 def test_no_reply_in_pieces_of_one_byte(name: str) -> None:
     raw, kind = NO_REPLIES[name]
@@ -197,6 +227,16 @@ def test_no_reply_in_pieces_of_one_byte(name: str) -> None:
             await wire.send(raw[index : index + 1])
 
     assert trio.run(outcome, drip) == kind
+
+
+@pytest.mark.parametrize("count", [17, 3_000])
+def test_interim_replies_are_limited_by_their_bytes_alone(count: int) -> None:
+    assert count * len(INTERIM) <= HEAD_BYTES_MAX
+    reader = ReplyReader()
+    reader.feed(INTERIM * count + OK)
+    assert reader.reply().status == 200
+    assert reader.reusable
+    reader.close()
 
 
 STANDING: dict[str, tuple[bytes, bytes]] = {

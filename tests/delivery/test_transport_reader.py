@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from tests.delivery.test_transport_hostile import NO_REPLIES, ODD, STANDING, UNSOUND
+from tests.delivery.test_transport_hostile import CUT, NO_REPLIES, ODD, STANDING, UNSOUND
 from tests.delivery.test_transport_shared import REPLIES
 from wheeltimer.delivery.connection import RECV_BYTES
 from wheeltimer.delivery.reply import AttemptError, Kind, Reply, ReplyReader
@@ -19,6 +19,7 @@ pytestmark = pytest.mark.quick
 RAW = {
     **{f"no_{name}": raw for name, (raw, _) in NO_REPLIES.items() if len(raw) < RECV_BYTES},
     **{f"odd_{name}": raw for name, (raw, _) in ODD.items() if len(raw) < RECV_BYTES},
+    **{f"cut_{name}": raw for name, (raw, _) in CUT.items()},
     **{f"unsound_{name}": raw for name, raw in UNSOUND.items()},
     **{f"standing_{name}": raw for name, (raw, _) in STANDING.items()},
     **{f"reply_{name}": raw for name, (raw, _, _) in REPLIES.items()},

@@ -19,7 +19,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import QueuePolicy
 from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
-from wheeltimer.core.success import BOM, DEFAULT_SUCCESS, SuccessRule, judge, unread, without_bom
+from wheeltimer.core.success import BOM, DEFAULT_SUCCESS, SuccessRule, unmet, unread, without_bom
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
@@ -127,7 +127,7 @@ def attempt_ended(
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
     rule = sent.success or DEFAULT_SUCCESS
-    succeeded = answer.error is None and judge(
+    succeeded = answer.error is None and None is unmet(
         rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded
     )
     outcome, final = _outcome(sent, queue, answer, succeeded)

@@ -6,12 +6,12 @@ Not here: what follows from a reply that is no success (failed, not yet, final),
 from __future__ import annotations
 
 import re
-from decimal import Decimal, DecimalException
 from typing import Any, Final
 
 import msgspec
 
 from wheeltimer.core.limits import REPLY_BYTES_MAX
+from wheeltimer.core.replyjson import NUMBERS, NoJson, escaped, parsed, shown
 from wheeltimer.errors import BadValue
 
 STATUSES_MAX: Final = 32
@@ -26,6 +26,12 @@ POINTER_CHARS_MAX: Final = 1024
 EXPECTED_DEPTH_MAX: Final = 32
 """Deepest nesting of ``equals``; comparing goes as deep as this and no deeper, whatever the reply."""
 
+SHOWN_CHARS_MAX: Final = 60
+"""Most characters of a value, and of a pointer, that a reason shows."""
+
+OTHER_END: Final = " expected"
+"""How a reason ends that shows a value of the reply."""
+
 BOM: Final = "\ufeff".encode()
 """What some editors put before a text; it is no content."""
 
@@ -34,11 +40,6 @@ _EDGE: Final = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
 """White space as ``str.strip`` knows it, and the BOM."""
 
 _JSON_EDGE: Final = " \t\r\n\ufeff"
-_EXACT_FLOAT_MAX: Final = 2**53
-"""Up to here every integer is a float of its own."""
-
-_decode: Final = msgspec.json.Decoder().decode
-_decode_exactly: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 _PATTERN: Final = re.compile(r"[1-5]xx")
 _ESCAPE: Final = re.compile(r"~[01]")
 _BAD_ESCAPE: Final = re.compile(r"~(?![01])")
@@ -86,33 +87,52 @@ DEFAULT_SUCCESS: Final = SuccessRule()
 """For tasks that carry no rule: any 2xx."""
 
 
-def judge(rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None) -> bool:
-    """True when the reply meets the rule. ``truncated``: there was more than ``body``; ``undecoded``: why
-    ``body`` is not the content.
+def unmet(
+    rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None,
+    bytes_max: int = REPLY_BYTES_MAX, shown_chars_max: int = SHOWN_CHARS_MAX,
+) -> str | None:  # fmt: skip
+    """None when the reply meets the rule, else why it does not; "" where the status alone says so.
+
+    ``truncated``: there was more than ``body``; ``undecoded``: why ``body`` is not the content.
+    ``shown_chars_max``: how much of a value of the reply may stand in the reason.
 
     ``text`` takes the body as UTF-8 (anything else fails) and strips white space and BOMs around it; ``json``
     parses it as one JSON value. Cost: 1 us, and the parsing of at most `REPLY_BYTES_MAX` bytes.
     """
     if status not in rule.status and f"{status // 100}xx" not in rule.status:
-        return False
+        return ""
     if rule.text is None and rule.json is None:
-        return True
-    if unread(rule, status, body, truncated, undecoded) is not None:
-        return False
+        return None
+    problem = unread(rule, status, body, truncated, undecoded, bytes_max)
+    if problem is not None:
+        return problem
     try:
         text = body.decode()
     except UnicodeDecodeError:
-        return False
-    if rule.text is not None and text.strip(_EDGE) != rule.text.strip(_EDGE):
-        return False
+        return "the body is no UTF-8"
+    if rule.text is not None and (found := text.strip(_EDGE)) != rule.text.strip(_EDGE):
+        return _other("text", found, rule.text, shown_chars_max)
     if rule.json is None:
-        return True
-    decode = _decode_exactly if any(_is_wide(check.equals) for check in rule.json) else _decode
+        return None
     try:
-        document = decode(text.strip(_JSON_EDGE))
-    except (msgspec.DecodeError, DecimalException, RecursionError):
-        return False
-    return all(_holds(check, document) for check in rule.json)
+        document = parsed(text.strip(_JSON_EDGE), any(_has_integer(check.equals) for check in rule.json))
+    except NoJson as no_json:
+        return f"the body is {no_json}"
+    for check in rule.json:
+        at = escaped(check.pointer[:SHOWN_CHARS_MAX]) or "the body"
+        try:
+            value = _found(check.pointer, document)
+        except LookupError:
+            return f"{at} is missing"
+        if not _same(value, check.equals):
+            return _other(at, value, check.equals, shown_chars_max)
+    return None
+
+
+def _other(what: str, found: Any, expected: Any, shown_chars_max: int) -> str:
+    """`OTHER_END` is its end, " is " stands before what came from the reply."""
+    came = shown(found, min(shown_chars_max, SHOWN_CHARS_MAX)) if shown_chars_max else "another value"
+    return f"{what} is {came}, {shown(expected, SHOWN_CHARS_MAX)}{OTHER_END}"
 
 
 def unread(
@@ -137,32 +157,31 @@ def without_bom(body: bytes) -> bytes:
     return body[boms.end() :]
 
 
-def _holds(check: JsonCheck, value: Any) -> bool:
-    for token in check.pointer.split("/")[1:]:
+def _found(pointer: str, value: Any) -> Any:
+    """Raises LookupError."""
+    for token in pointer.split("/")[1:]:
         if isinstance(value, dict):
             name = _ESCAPE.sub(lambda found: "~" if found[0] == "~0" else "/", token)
-            if name not in value:
-                return False
             value = value[name]
         elif isinstance(value, list) and _INDEX.fullmatch(token) and int(token) < len(value):
             value = value[int(token)]
         else:
-            return False
-    return _same(value, check.equals)
+            raise LookupError(token)
+    return value
 
 
 def _same(value: Any, expected: Any) -> bool:
     """Equal in JSON's types and value all the way down: 1, true and "1" are three values, 1 and 1.0 are one.
 
-    Integers are compared exactly, numbers with a fraction or an exponent as IEEE doubles.
+    An ``expected`` without fraction and exponent is compared exactly, any other number as an IEEE double.
     """
     if type(expected) is float:
         try:
-            return type(value) in _NUMBERS and float(value) == expected
+            return type(value) in NUMBERS and float(value) == expected
         except OverflowError:  # an integer that no float can hold
             return False
     if type(expected) is int:
-        return type(value) in _NUMBERS and bool(value == expected)
+        return type(value) in NUMBERS and bool(value == expected)
     if type(value) is not type(expected):
         return False
     if isinstance(expected, dict):
@@ -172,16 +191,13 @@ def _same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-_NUMBERS: Final = (int, float, Decimal)
-
-
-def _is_wide(expected: Any) -> bool:
-    """Whether there is an integer in it that a float may not hold."""
+def _has_integer(expected: Any) -> bool:
+    """Whether there is an integer in it: a double near it may stand for many other numbers."""
     if isinstance(expected, dict):
-        return any(map(_is_wide, expected.values()))
+        return any(map(_has_integer, expected.values()))
     if isinstance(expected, list):
-        return any(map(_is_wide, expected))
-    return type(expected) is int and abs(expected) > _EXACT_FLOAT_MAX
+        return any(map(_has_integer, expected))
+    return type(expected) is int
 
 
 def _check_pointer(pointer: str, field: str) -> None:

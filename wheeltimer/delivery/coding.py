@@ -20,13 +20,15 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's ``wbits``
 def decoded(body: bytes, coding: str, whole: bool) -> tuple[bytes, bool, str | None]:
     """(content, whether it is all there is, None), or (``body``, ``whole``, why it cannot be decoded).
 
-    ``coding`` is the value of content-encoding, ``whole`` whether all of the body is there. The content is at
-    most `REPLY_BYTES_MAX` long. At most 1 ms.
+    ``coding`` is the value of content-encoding, a list: ``identity`` in it means nothing, and of what is left
+    at most one is undone. ``whole``: all of the body is there. The content is at most `REPLY_BYTES_MAX` long.
+    At most 1 ms, and 5 ms for a list of 64 KiB.
     """
-    name = coding.strip().lower()
-    if name in ("", "identity"):
+    names = [name for part in coding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
+    if not names:
         return body, whole, None
-    if name not in ("gzip", "x-gzip", "deflate"):
+    name = names[0]
+    if len(names) > 1 or name not in ("gzip", "x-gzip", "deflate"):
         return body, whole, f"the content-encoding {coding[:40]!a} is not decoded"
     if not body:
         return body, whole, None

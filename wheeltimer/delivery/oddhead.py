@@ -12,7 +12,8 @@ fail. A head with a sound status line is read here field by field and written an
 Only the fields that a decision depends on are kept. The connection is closed after such a reply, so what
 follows it is never taken for another one. Where the end of the body would be a guess there is no reply: two
 different lengths, a length that is no number, a length beside a transfer coding, a coding other than chunked,
-a damaged chunk.
+a damaged chunk. A limit alone makes no reply fail: beyond `CHUNKS_MAX` and `CHUNK_LINE_BYTES_MAX` no more of
+the body is read, and beyond `FIELDS_MAX` no more fields are kept but those that say where the body ends.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final, Protocol
 
 import httptools
 
-FIELDS_MAX: Final = 64  # of those that are kept
+FIELDS_MAX: Final = 64  # that are kept and do not say where the body ends
 CHUNKS_MAX: Final = 1_024  # 1.5 us each, all in one go
 CHUNK_LINE_BYTES_MAX: Final = 4_096
 
@@ -30,6 +31,10 @@ CHUNK_LINE_BYTES_MAX: Final = 4_096
 _STATUS: Final = re.compile(rb"(?:\r?\n)*HTTP/1\.([01]) ([1-9][0-9]{2})(?=[ \r\n])")
 _SAMPLE: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
+# Whole interim replies but 101, one after the other: in a 64 KiB head there may be 5,000.
+_INTERIM: Final = re.compile(
+    rb"(?:(?:\r?\n)*+HTTP/1\.[01] 1(?!01)[0-9]{2}(?=[ \r\n])[^\n]*+\n(?:(?!\r?\n)[^\n]*+\n)*+\r?\n)*+"
+)
 # A name, white space, a colon; the value with its folded lines.
 _FIELD: Final = re.compile(
     rb"\n(content-length|transfer-encoding|content-encoding|retry-after|wheeltimer-retry)[ \t]*:"
@@ -38,6 +43,7 @@ _FIELD: Final = re.compile(
 )
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 _CHUNK_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,15})[ \t]*(?:;.*)?", re.DOTALL)
+_CHUNK_SIZE_OF_LONG_LINE: Final = re.compile(rb"[0-9a-fA-F]{1,15}[ \t]*;")
 _CONTROLS: Final = bytes.maketrans(bytes(range(32)) + b"\x7f", b" " * 33)
 
 
@@ -53,28 +59,23 @@ class Reader(Protocol):
 
     def on_body(self, data: bytes) -> None: ...
 
+    def on_cut(self) -> None: ...
+
     def on_message_complete(self) -> None: ...
 
 
 def status_of(data: bytes | bytearray) -> int | None:
     """The status of the first final status line, interim replies passed over; None: none is there yet."""
-    at = 0
-    while (line := _STATUS.match(data, at)) is not None:
-        status = int(line[2])
-        if status == 101 or data.find(b"\n", line.end()) < 0:
-            return None
-        if status >= 200:
-            return status
-        end = _HEAD_END.search(data, line.end())
-        if end is None:
-            return None
-        at = end.end()
-    return None
+    line = _STATUS.match(data, _after_interim(data))
+    if line is None or line[2].startswith(b"1") or data.find(b"\n", line.end()) < 0:
+        return None
+    return int(line[2])
 
 
 def rewrite(data: bytes | bytearray, searched: int = 0) -> tuple[bytes, int, bool] | None:
     """The head that ``data`` begins with: (as llhttp takes it, the offset behind it, whether a chunked body
-    follows); None: its end has not come. No end is before ``searched``. O(bytes). Raises Unsound.
+    follows); None: its end has not come. No end is before ``searched``. An interim reply is written as
+    nothing: it has no body, whatever its fields are. O(bytes). Raises Unsound.
     """
     line = _STATUS.match(data)
     if line is None:
@@ -86,18 +87,18 @@ def rewrite(data: bytes | bytearray, searched: int = 0) -> tuple[bytes, int, boo
     end = _HEAD_END.search(data, max(line.end(), searched))
     if end is None:
         return None
+    if line[2].startswith(b"1"):
+        return b"", _after_interim(data), False
     lengths: set[int] = set()
     codings: list[bytes] = []
     lines = [b"HTTP/1.%b %b \r\n" % (line[1], line[2])]
-    for count, field in enumerate(_FIELD.finditer(data, line.end(), end.start())):
-        if count == FIELDS_MAX:
-            raise Unsound(f"over {FIELDS_MAX} fields of those that a decision depends on")
+    for field in _FIELD.finditer(data, line.end(), end.start()):
         name, value = field[1].lower(), field[2].translate(_CONTROLS).strip()
         if name == b"content-length":
             lengths.update(_length(item.strip()) for item in value.split(b","))
         elif name == b"transfer-encoding":
             codings += [item.strip().lower() for item in value.split(b",")]
-        else:
+        elif len(lines) <= FIELDS_MAX:
             lines.append(b"%b: %b\r\n" % (name, value))
     codings = [coding for coding in codings if coding not in (b"", b"identity")]
     if codings and codings != [b"chunked"]:
@@ -110,6 +111,12 @@ def rewrite(data: bytes | bytearray, searched: int = 0) -> tuple[bytes, int, boo
     if codings:
         lines.append(b"transfer-encoding: chunked\r\n")
     return b"".join((*lines, b"\r\n")), end.end(), bool(codings)
+
+
+def _after_interim(data: bytes | bytearray) -> int:
+    found = _INTERIM.match(data)
+    assert found is not None
+    return found.end()
 
 
 def _may_become(data: bytes | bytearray) -> bool:
@@ -143,7 +150,8 @@ class OddParser:
                 if found is None:
                     return
                 head, end, chunked = found
-                self._strict.feed_data(head)
+                if head:
+                    self._strict.feed_data(head)
                 del self._head[:end]
                 searched = 0
                 self._chunks = _Chunks(self._reader) if chunked else None
@@ -188,9 +196,10 @@ class _Chunks:
                 self._reader.on_body(part)
                 continue
             end = self._rest.find(b"\n", at)
+            if (end if end >= 0 else len(self._rest)) - at > CHUNK_LINE_BYTES_MAX:
+                self._long_line(bytes(self._rest[at : at + CHUNK_LINE_BYTES_MAX]))
+                break
             if end < 0:
-                if len(self._rest) - at > CHUNK_LINE_BYTES_MAX:
-                    raise Unsound(f"a line of over {CHUNK_LINE_BYTES_MAX} bytes in a chunked body")
                 break
             self._line(bytes(self._rest[at:end]).removesuffix(b"\r"))
             at = end + 1
@@ -203,7 +212,8 @@ class _Chunks:
                 raise Unsound("a chunk whose size is no number")
             self._count += 1
             if self._count > CHUNKS_MAX:
-                raise Unsound(f"over {CHUNKS_MAX} chunks in a reply that is not by the book")
+                self._cut()
+                return
             self._left = int(size[1], 16)
             self._next = "end" if self._left else "trailer"
         elif self._next == "end":
@@ -213,3 +223,15 @@ class _Chunks:
         elif not line:
             self._next = "done"
             self._reader.on_message_complete()
+
+    def _long_line(self, line: bytes) -> None:
+        """``line``: the first part of a line that is too long to be read. Raises Unsound."""
+        if self._next == "end":
+            raise Unsound("a chunk that is longer than its size")
+        if self._next == "size" and _CHUNK_SIZE_OF_LONG_LINE.match(line) is None:
+            raise Unsound("a chunk whose size is no number")
+        self._cut()
+
+    def _cut(self) -> None:
+        self._next = "done"
+        self._reader.on_cut()

@@ -21,7 +21,6 @@ HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies includ
 WIRE_BYTES_MAX = 8 * BODY_BYTES_MAX  # chunk framing and trailers included: a one-byte chunk costs six
 HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire; with more, few are kept
 SEEN_BYTES_MAX = 2 * HEAD_BYTES_MAX  # of a reply that is not whole, kept so that it can be read once more
-INTERIM_REPLIES_MAX = 16  # 1xx before the reply itself
 
 Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol", "internal"]
 
@@ -69,7 +68,7 @@ class ReplyReader:
     """
 
     __slots__ = (
-        "_body", "_body_bytes", "_codings", "_fault", "_final", "_has_length", "_headers", "_interim",
+        "_body", "_body_bytes", "_codings", "_fault", "_final", "_has_length", "_headers",
         "_parser", "_seen", "_status", "done", "full", "reusable", "wire_bytes",
     )  # fmt: skip
 
@@ -87,7 +86,6 @@ class ReplyReader:
         self._headers: list[tuple[bytes, bytes]] = []
         self._codings: tuple[bytes, ...] = ()
         self._has_length = False
-        self._interim = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._fault = ""
@@ -224,17 +222,18 @@ class ReplyReader:
         elif status < 100:
             self._fault = f"status {status}"
         else:
-            self._interim += 1
             self._headers.clear()
             self._codings = ()
             self._has_length = False
-            if self._interim > INTERIM_REPLIES_MAX:
-                self._fault = f"over {INTERIM_REPLIES_MAX} interim replies"
 
     def on_body(self, data: bytes) -> None:
         if not self.done and self._body_bytes <= BODY_BYTES_MAX:
             self._body.append(data)
             self._body_bytes += len(data)
+
+    def on_cut(self) -> None:
+        """A limit of ours keeps the rest of the body from being read; ``OddParser`` calls it."""
+        self.full = True
 
     def on_message_complete(self) -> None:
         if self._final and not self.done:
