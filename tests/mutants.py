@@ -396,8 +396,8 @@ MUTANTS: Final = (
         "msgspec.json.decode(line, type=dict[str, msgspec.Raw])", "tests/cli/test_import_lines.py",
     ),
     Mutant(
-        "a-host-has-any-character", "core/hosts.py", """r"[^A-Za-z0-9._~-]").search""", """r"[^!-~]").search""",
-        "tests/core/test_hosts.py",
+        "a-host-has-any-character", "core/hosts.py", """r"[^A-Za-z0-9._~-]").search""",
+        """r"[^!-~]").search""", "tests/core/test_hosts.py",
     ),
     Mutant(
         "a-revoked-token-works-on", "daemon/bulk.py",

@@ -16,7 +16,8 @@ import msgspec
 
 from wheeltimer.cli import show
 from wheeltimer.core import foreign, wire
-from wheeltimer.core.units import SECONDS_BELOW, seconds_problem
+from wheeltimer.core.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
+from wheeltimer.errors import BadValue
 
 _DIGITS_MAX: Final = 64  # of a number that is read at all
 BOM: Final = codecs.BOM_UTF8
@@ -31,7 +32,20 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str | N
     """Text with units. A bare number would be milliseconds on the wire, and hardly ever is meant so."""
     if text and _is_number(text):
         raise click.BadParameter(f"{text!r} has no unit; write {text}s, {text}m or {text}ms")
+    if text is None:
+        return None
+    try:
+        parse_duration_ms(text, "")
+    except BadValue as error:
+        raise click.BadParameter(str(error).replace(AN_INTEGER_OR, "")) from error
     return text
+
+
+def delay(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """A duration by an option of two names, which is given once."""
+    if len(texts) > 1:
+        raise click.UsageError(f"{' and '.join(parameter.opts)} are the same option; give it once", context)
+    return duration(context, parameter, texts[0]) if texts else None
 
 
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
