@@ -392,6 +392,14 @@ MUTANTS: Final = (
         "tests/core/test_twice.py -k run",
     ),
     Mutant(
+        "import-takes-a-field-that-stands-twice", "cli/bring.py", "dict(check_names(line))",
+        "msgspec.json.decode(line, type=dict[str, msgspec.Raw])", "tests/cli/test_import_lines.py",
+    ),
+    Mutant(
+        "a-host-has-any-character", "core/hosts.py", """r"[^A-Za-z0-9._~-]").search""",
+        """r"[^!-~]").search""", "tests/core/test_hosts.py",
+    ),
+    Mutant(
         "a-revoked-token-works-on", "daemon/bulk.py",
         "            grant = _granted(command, visitor)\n            sees =",
         "            grant = None\n            sees =", "tests/daemon/test_rights_in_slices.py",

@@ -41,7 +41,10 @@ from wheeltimer.errors import BadValue, Refused, WheeltimerError
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
 # What the daemon says to a program, said to whoever typed a command.
-_HINTS = {"unauthorized": "; that is --token, or WHEELTIMER_TOKEN"}
+_HINTS = {
+    "unauthorized": "; that is --token, or WHEELTIMER_TOKEN",
+    "exists": "; that is --on-conflict keep, or --on-conflict replace",
+}
 _EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 

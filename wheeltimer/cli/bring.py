@@ -14,11 +14,13 @@ import msgspec
 
 from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
-from wheeltimer.errors import Refused, ServerUnreachable
+from wheeltimer.core import wire
+from wheeltimer.core.twice import check_names
+from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 
 SHOWN_MAX: Final = 20  # lines that went wrong and are named; the rest is counted
+_OBJECT: Final = "one JSON object on a line expected"
 _SHOWN: Final = {"known_dead": "of these dead or expired"}
-_decode: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _id: Final = msgspec.json.Decoder(str).decode
 
 
@@ -61,6 +63,35 @@ def import_(session: Session, file: IO[bytes]) -> int:
     return 1 if work.counts["refused"] or work.counts["known_dead"] else 0
 
 
+def _task_of(line: bytes) -> dict[str, Any]:
+    """The fields of the task on a line, each but the id as its own bytes.
+
+    Refused with BadValue is what the daemon could not see any more: the fields are sent in another line.
+    """
+    if line.startswith(b"["):
+        raise BadValue(f"{_OBJECT}, no array")
+    try:
+        if not line.isascii():
+            line.decode()
+        task: dict[str, Any] = dict(check_names(line))
+        if "op" in task and msgspec.json.decode(task.pop("op")) != "schedule":
+            raise BadValue("op: only schedule can be imported", "op")
+    except msgspec.ValidationError as error:
+        raise BadValue(f"{_OBJECT}: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        if line.strip() == b"{":  # an object on several lines
+            raise BadValue(f"{_OBJECT}; this one goes on behind the line") from error
+        raise wire.no_json(line, error) from error
+    if "id" in task:
+        try:
+            task["id"] = _id(task["id"])
+        except msgspec.ValidationError as error:
+            raise BadValue(f"id: {error}", "id") from error
+        except msgspec.DecodeError as error:
+            raise wire.no_json(line, error) from error
+    return task
+
+
 class _Import:
     """Counts, and which line the next result is of."""
 
@@ -75,16 +106,14 @@ class _Import:
         for number, line in enumerate(file, 1):
             done += len(line)
             told(done)
-            line = line.removeprefix(values.BOM)  # of any line: files are joined with `cat`
-            if not line.strip():
+            # Of any line: files are joined with `cat`.
+            line = line.removeprefix(values.BOM).lstrip()
+            if not line:
                 continue
             try:
-                task: dict[str, Any] = dict(_decode(line))
-                if "id" in task:
-                    task["id"] = _id(task["id"])
-                task.pop("op", None)
-            except msgspec.MsgspecError as error:
-                self._refuse(number, f"no task: {error}")
+                task = _task_of(line)
+            except BadValue as error:
+                self._refuse(number, str(error))
                 continue
             self._sent.append(number)
             yield task

@@ -37,7 +37,7 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
     """Those, in the order of the help text."""
     return (
         click.option(
-            "--in", "--delay", "delay", callback=values.duration, metavar="DURATION",
+            "--in", "--delay", "delay", multiple=True, callback=values.delay, metavar="DURATION",
             help="So long from now: 90s, 1h30m, 7d.",
         ),
         click.option(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show
+from wheeltimer.cli import show, values
 from wheeltimer.cli import stats as once
 from wheeltimer.cli.connect import Session, with_session
 from wheeltimer.cli.tail import PATIENCE_S
@@ -35,7 +35,8 @@ _LINES_ABOVE_QUEUES: Final = 19  # the head, the two tables and what stands betw
 _WORK: Final = ("running", "ready", "scheduled")  # what a busy queue has most of, in this order
 
 
-def _every(_context: click.Context, _parameter: click.Parameter, text: str) -> int:
+def _every(context: click.Context, parameter: click.Parameter, text: str) -> int:
+    values.duration(context, parameter, text)
     return parse_duration_ms(text, "--every", HOUR_MS, min_ms=EVERY_MS_MIN)
 
 

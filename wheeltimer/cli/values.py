@@ -15,7 +15,9 @@ import click
 import msgspec
 
 from wheeltimer.cli import show
-from wheeltimer.core.units import SECONDS_BELOW, seconds_problem
+from wheeltimer.core import foreign, wire
+from wheeltimer.core.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
+from wheeltimer.errors import BadValue
 
 _DIGITS_MAX: Final = 64  # of a number that is read at all
 BOM: Final = codecs.BOM_UTF8
@@ -30,7 +32,20 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str | N
     """Text with units. A bare number would be milliseconds on the wire, and hardly ever is meant so."""
     if text and _is_number(text):
         raise click.BadParameter(f"{text!r} has no unit; write {text}s, {text}m or {text}ms")
+    if text is None:
+        return None
+    try:
+        parse_duration_ms(text, "")
+    except BadValue as error:
+        raise click.BadParameter(str(error).replace(AN_INTEGER_OR, "")) from error
     return text
+
+
+def delay(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> str | None:
+    """A duration by an option of two names, which is given once."""
+    if len(texts) > 1:
+        raise click.UsageError(f"{' and '.join(parameter.opts)} are the same option; give it once", context)
+    return duration(context, parameter, texts[0]) if texts else None
 
 
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
@@ -62,13 +77,27 @@ def json(_context: click.Context, _parameter: click.Parameter, text: str | None)
         else:
             raw = text.encode()
         raw = raw.removeprefix(BOM)
+        raw.decode()
         msgspec.json.decode(raw)
     except OSError as error:
         raise click.BadParameter(f"cannot read {text[1:]}: {error.strerror}.") from error
-    except (msgspec.DecodeError, UnicodeError) as error:
-        raise click.BadParameter(f"not JSON ({error}); a text stands in quotes, as '\"hello\"'.") from error
+    except UnicodeEncodeError as error:
+        raise click.BadParameter(f"not UTF-8: {error.reason}.") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise click.BadParameter(_no_json(raw, error)) from error
     # Inside a JSON text line ends are white space only: strings hold them escaped.
     return msgspec.Raw(raw.replace(b"\r", b" ").replace(b"\n", b" ").strip())
+
+
+def _no_json(raw: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> str:
+    """As the daemon refuses such a line; with the commonest mistake if nothing is recognised."""
+    half = foreign.half_pair(b'{"":%b}' % raw)
+    if half is not None:
+        return f"{half[0]} is half of a surrogate pair: send whole characters"
+    said = str(wire.no_json(raw, error))
+    if isinstance(error, msgspec.DecodeError) and foreign.named(raw) is None:
+        said += "; a text stands in quotes, as '\"hello\"'"
+    return said
 
 
 def name_or_json(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:

@@ -35,7 +35,9 @@ TEXT_CHARS_MAX = 64
 
 _UNITS = (("d", DAY_MS), ("h", HOUR_MS), ("m", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit, _ in _UNITS))
-_DURATION_HINT = 'give milliseconds as an integer, or units like "250ms", "90s", "1h30m", "7d"'
+AN_INTEGER_OR = "milliseconds as an integer, or "
+"""What the command line leaves out of a message, as its options take no integer."""
+_DURATION_HINT = f'give {AN_INTEGER_OR}units like "250ms", "90s", "1h30m", "7d"'
 
 _INSTANT = re.compile(
     r"([0-9]{4})-([0-9]{2})-([0-9]{2})[Tt ]([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.([0-9]+))?"
@@ -76,7 +78,7 @@ def parse_duration_ms(value: object, field: str, max_ms: int = DURATION_MS_MAX, 
     if value_ms < 0:
         raise _bad(field, f"a duration is not negative; {_DURATION_HINT}")
     if value_ms < min_ms:
-        raise _bad(field, f"a duration of at least {format_duration(min_ms)} is needed; {_DURATION_HINT}")
+        raise _bad(field, f"a duration of at least {format_duration(min_ms)} is needed")
     raise _bad(field, f"a duration of at most {format_duration(max_ms)} is allowed")
 
 

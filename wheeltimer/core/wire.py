@@ -89,18 +89,18 @@ def decode(line: bytes) -> commands.AnyCommand:
         check_once(line, command)
     except msgspec.ValidationError as error:
         raise _explained(line, str(error), error.__cause__) from error
-    except msgspec.DecodeError as error:
-        raise _no_json(line, str(error).removeprefix("JSON is malformed: ")) from error
-    except UnicodeDecodeError as error:
-        raise BadValue(foreign.named(line) or f"not UTF-8: {error.reason} at byte {error.start}") from error
-    except RecursionError as error:
-        raise BadValue(f"nested deeper than {commands.DEPTH_MAX}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise no_json(line, error) from error
     return command
 
 
-def _no_json(line: bytes, problem: str) -> BadValue:
-    """The parser's sentence, or a better one for what clients do send."""
+def no_json(line: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadValue:
+    """The refusal of bytes that are no JSON: the parser's sentence, or a better one for what is known."""
+    if isinstance(error, RecursionError):
+        return BadValue(f"nested deeper than {commands.DEPTH_MAX}")
     what = foreign.named(line)
+    if isinstance(error, UnicodeDecodeError):
+        return BadValue(what or f"not UTF-8: {error.reason} at byte {error.start}")
     if what is not None:
         return BadValue(f"not JSON: {what}")
     # For half of a surrogate pair the parser has four messages, "cut off" among them.
@@ -108,6 +108,7 @@ def _no_json(line: bytes, problem: str) -> BadValue:
         escape, field = half
         where = f"{_cut(field)}: " if field else ""
         return BadValue(f"{where}{escape} is half of a surrogate pair: send whole characters", field)
+    problem = str(error).removeprefix("JSON is malformed: ")
     return BadValue(f"not JSON: {problem}")
 
 
