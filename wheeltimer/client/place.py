@@ -106,7 +106,7 @@ def _seconds(name: str, value: Seconds | None, value_ms: int | None) -> float:
     else:
         seconds = value.total_seconds() if isinstance(value, timedelta) else _number(name, value)
     if not 0 <= seconds <= _WAIT_MAX_S:  # nor is NaN
-        raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:g} s", name)
+        raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:.0f} s; {_instead(name)}", name)
     return seconds
 
 
@@ -117,8 +117,9 @@ def _number(name: str, value: object) -> float:
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
         unit = "milliseconds" if name.endswith("_ms") else "seconds"
-        raise BadValue(
-            f"{name}: {value!r:.60} is no number of {unit}; write {name.removesuffix('_ms')}=5 for 5 seconds,"
-            " or timedelta(seconds=5)",
-            name,
-        ) from error
+        problem = f"{name}: {value!r:.60} is no number of {unit}; {_instead(name.removesuffix('_ms'))}"
+        raise BadValue(problem, name) from error
+
+
+def _instead(name: str) -> str:
+    return f"write {name}=5 for 5 seconds, or timedelta(seconds=5)"
