@@ -115,7 +115,7 @@ def test_times_as_python_has_them() -> None:
             client.schedule("http://x/", at=datetime(2030, 1, 31))
         with pytest.raises(BadValue, match="schedule"):
             client.schedule("http://x/", body=object())
-        with pytest.raises(BadValue, match="^body: .* half of a surrogate pair"):
+        with pytest.raises(BadValue, match=r"^body: .* half of a surrogate pair"):
             client.schedule("http://x/", body="\ud800")
     first, second, third = server.requests
     assert (first["delay"], first["timeout"]) == (1, 2000), "rounded up: never early"

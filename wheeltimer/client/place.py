@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import warnings
@@ -115,7 +116,9 @@ def _number(name: str, value: object) -> float:
         if isinstance(value, bool | str | bytes | bytearray):  # float() takes them all
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError) as error:
         unit = "milliseconds" if name.endswith("_ms") else "seconds"
         problem = f"{name}: {value!r:.60} is no number of {unit}; {_instead(name.removesuffix('_ms'))}"
         raise BadValue(problem, name) from error
