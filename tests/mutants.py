@@ -583,6 +583,10 @@ MUTANTS: Final = (
         "a-number-is-a-duration", "client/fields.py", "if not isinstance(value, bool) and value == 0:",
         "if True:", "tests/client/test_fields.py -k bare_number",
     ),
+    Mutant(
+        "nan-goes-out-as-null", "client/json_values.py", "return None if math.isfinite(value) else",
+        "return None if True else", "tests/client/test_json_values.py -k another_value",
+    ),
     # -- one client for a whole server ---------------------------------------------------------------
     Mutant(
         "threads-do-not-take-turns", "client/channel.py",

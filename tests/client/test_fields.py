@@ -379,12 +379,9 @@ def test_a_setting_that_is_no_number_of_seconds(kind: Any, name: str, value: Any
         kind("127.0.0.1:1", **{name: value})
     error = caught.value
     short = name.removesuffix("_ms")
-    if isinstance(value, float | int) and not isinstance(value, bool) and value != 10**400:
-        assert error.field == short
-        assert "is not in 0 to" in str(error)
-    else:
-        assert error.field == name
-        assert f"write {short}=5 for 5 seconds, or timedelta(seconds=5)" in str(error)
+    assert error.field in (name, short)
+    assert str(error).startswith(f"{error.field}: ")
+    assert f"write {short}=5 for 5 seconds, or timedelta(seconds=5)" in str(error)
     assert len(str(error)) < 200
 
 

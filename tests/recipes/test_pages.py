@@ -14,7 +14,7 @@ from wheeltimer.cli import main
 
 INDEX = (FOLDER / "README.md").read_text(encoding="utf-8")
 PAGES = sorted(path.name for path in FOLDER.glob("*.md") if path.name != "README.md")
-LINES_MAX = {"python.md": 300}  # whole programs
+LINES_MAX = {"python.md": 320}  # whole programs
 PROGRAMS = ("python.md",)  # their commands start servers: test_python.py
 each_page = pytest.mark.parametrize("name", PAGES)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import contextlib
 import http.client
 import importlib.util
+import itertools
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -17,7 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,14 @@ from tests.process.conftest import home
 from tests.process.daemon import ROOT, SMALL, START_S, Connection, Daemon, Home, until
 from tests.process.tools import missing
 from tests.recipes.world import EXAMPLE, Page, instant_ms
+from wheeltimer import Client, Exists
 
 __all__ = ["home"]  # a fixture of the process tests
 PAGE = Page("python.md")
 COMMANDS = [line for block in PAGE.of("sh") for line in block.splitlines()]
 HERE = {"reconnect=5": "reconnect=0.2", "countdown=5": "countdown=0.1"}  # what is waited for, shorter
 MINUTE_MS = 60_000
+NOT_INHERITED = ("WHEELTIMER_", "SECRET_KEY", "WEBHOOK_SECRETS")
 SECRET: str = PAGE.config.split('"')[1]
 
 
@@ -41,6 +46,13 @@ def need_module(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             missing(f"{name} is not installed (extra recipes)")
+
+
+def parsed(line: str) -> tuple[dict[str, str], list[str]]:
+    """A line of the page as a shell takes it: variables, then a program and its words."""
+    words = shlex.split(line)
+    variables = list(itertools.takewhile(re.compile(r"[A-Z_]+=").match, words))
+    return dict(each.split("=", 1) for each in variables), words[len(variables) :]
 
 
 class Place:
@@ -55,10 +67,11 @@ class Place:
             name = program.splitlines()[0].removeprefix("# ")
             (self.folder / name).write_text(self._here(program))
         self.started: list[subprocess.Popen[bytes]] = []
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("WHEELTIMER_")}
+        # What else a program needs stands in the page's command.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)}
         self.env = kept | {
-            "WHEELTIMER_SERVER": self.daemon.listen[0], "WEBHOOK_SECRETS": SECRET, "SECRET_KEY": "of a test",
-            "HOME": str(self.folder), "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
+            "WHEELTIMER_SERVER": self.daemon.listen[0], "HOME": str(self.folder),
+            "PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}",
         }  # fmt: skip
 
     def _here(self, program: str) -> str:
@@ -77,34 +90,45 @@ class Place:
             process.wait(START_S)
         self.listener.close()
 
-    def command(self, word: str) -> list[str]:
-        """The page's line that has this word; its program is of this installation."""
-        (line,) = [line for line in COMMANDS if word in line]
-        program, *words = shlex.split(line)
-        return [sys.executable, *([] if program == "python" else ["-m", program]), *words]
+    def command(self, word: str) -> tuple[dict[str, str], list[str]]:
+        """Variables and words of the page's line that has this word; its program is of this installation."""
+        (line,) = [line for line in COMMANDS if re.search(rf"\b{re.escape(word)}\b", line)]
+        variables, (program, *words) = parsed(line)
+        if program == "python":
+            return variables, [sys.executable, *words]
+        if importlib.util.find_spec(program) is None:  # of the system
+            return variables, [program, *words]
+        return variables, [sys.executable, "-m", program, *words]
 
     def run(self, word: str) -> None:
         """A command of the page, to its end."""
-        self.python(*self.command(word)[1:])
+        variables, words = self.command(word)
+        self.finished(words, variables)
 
     def python(self, *words: str) -> None:
         """A program to its end; it says nothing on standard error."""
+        self.finished([sys.executable, *words], {})
+
+    def finished(self, words: list[str], variables: dict[str, str]) -> None:
         done = subprocess.run(
-            [sys.executable, *words], cwd=self.folder, env=self.env, capture_output=True, timeout=START_S,
+            words, cwd=self.folder, env=self.env | variables, capture_output=True, timeout=START_S,
             check=False,
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
 
-    def start(self, word: str, listen: str = "", **env: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, word: str, listen: str = "", listener: socket.socket | None = None, **env: str
+    ) -> subprocess.Popen[bytes]:
         """A server of the page. ``listen``: its flag for a socket that it inherits, ``{}`` for the number."""
-        words = self.command(word)
+        variables, words = self.command(word)
+        inherited = (listener or self.listener).fileno()
         if EXAMPLE in words:  # what it listens at is on the page
             at = words.index(EXAMPLE)
             del words[at - 1 : at + 1]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [*words, *listen.format(self.listener.fileno()).split()], cwd=self.folder, env=self.env | env,
-                stdout=log, stderr=log, process_group=0, pass_fds=[self.listener.fileno()],
+                [*words, *listen.format(inherited).split()], cwd=self.folder, env=self.env | variables | env,
+                stdout=log, stderr=log, process_group=0, pass_fds=[inherited],
             )  # fmt: skip
         self.started.append(process)
         return process
@@ -151,11 +175,11 @@ class Place:
             return int(connection.done("stats")["tasks"][state])
 
     def call(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None, port: int = 0
     ) -> tuple[int, bytes]:
-        """One request of a visitor."""
+        """One request of a visitor; ``port``: of another server than the one that has the place's."""
         with contextlib.closing(
-            http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_S)
+            http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=START_S)
         ) as visitor:
             visitor.request(method, path, body, headers or {})
             reply = visitor.getresponse()
@@ -166,6 +190,35 @@ class Place:
 def place(home: Home) -> Iterator[Place]:
     with Place(home) as place:
         yield place
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def test_what_a_program_and_its_commands_need_is_installed_first() -> None:
+    own = {program.splitlines()[0][2:].removesuffix(".py") for program in PAGE.of("python")}
+    imported: set[str] = set()
+    for kind, block in PAGE.blocks:
+        if kind == "python":
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom):
+                    imported.add(str(node.module).partition(".")[0])
+                elif isinstance(node, ast.Import):
+                    imported |= {each.name.partition(".")[0] for each in node.names}
+        elif kind == "sh":
+            first, *lines = [parsed(line)[1] for line in block.splitlines()]
+            assert first[:2] == ["pip", "install"]
+            needed = imported | {words[0] for words in lines} - {"python", "mkdir"}
+            assert set(first[2:]) == needed - own - sys.stdlib_module_names - {"wheeltimer"}
+            imported = set()
+
+
+def test_a_duration_is_compared_as_it_was_written(place: Place) -> None:
+    with Client(place.daemon.listen[0]) as client:
+        client.schedule(f"http://{EXAMPLE}/", id="mix", delay="30m")
+        assert client.schedule(f"http://{EXAMPLE}/", id="mix", delay="30m").duplicate
+        with pytest.raises(Exists):
+            client.schedule(f"http://{EXAMPLE}/", id="mix", delay=timedelta(minutes=30))
 
 
 # --- Django ----------------------------------------------------------------------------------------
@@ -226,9 +279,34 @@ def test_fastapi_has_one_client_from_its_start_to_its_end(place: Place) -> None:
     assert place.task("reminder-7")["state"] == "cancelled"
     place.finish("reminder-8")
     assert place.call("DELETE", "/reminders/8")[0] == 409
+    for number in (7, 8):  # cancelled, sent
+        assert place.call("PUT", f"/reminders/{number}")[0] == 409
+        status, said = place.call("POST", f"/reminders/{number}")
+        task = place.task(f"reminder-{number}")
+        assert (status, task["state"]) == (200, "scheduled"), "nobody would be called"
+        assert instant_ms(json.loads(said)["due"]) == task["due"]
     place.stop(api)
     assert "Application shutdown complete" in place.log.read_text()
     place.connected(1)
+
+
+def test_fastapis_reminders_are_taken_by_the_receiver_of_the_page(place: Place) -> None:
+    need_module("fastapi", "uvicorn", "gunicorn")
+    place.start("receiver:application", "--bind fd://{}")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        api = place.start("api:app", "--fd {}", listener)
+        port = listener.getsockname()[1]
+        assert place.call("POST", "/reminders/9", port=port)[0] == 200
+        with place.asks() as connection:
+            connection.done("reschedule", id="reminder-9", queue="orders", delay=0)
+        for _ in until():
+            if place.task("reminder-9")["state"] == "done":
+                break
+        assert place.task("reminder-9")["attempts"] == 1, place.log.read_text()
+        assert closed(place) == [9]
+        assert place.call("PUT", "/reminders/9", port=port)[0] == 409
+        assert place.call("DELETE", "/reminders/9", port=port)[0] == 409
+        place.stop(api)
 
 
 # --- Celery ----------------------------------------------------------------------------------------
@@ -237,13 +315,8 @@ def test_fastapi_has_one_client_from_its_start_to_its_end(place: Place) -> None:
 def test_a_celery_task_that_its_soft_time_limit_interrupts_in_a_request_is_run_again(place: Place) -> None:
     """The daemon is stopped (SIGSTOP), so the limit comes while the client waits for a reply."""
     need_module("celery")
-    folder = {name: str(place.folder / "broker") for name in ("data_folder_in", "data_folder_out")}
-    (place.folder / "broker").mkdir()
-    folder["control_folder"] = str(place.folder / "control")
-    (place.folder / "celeryconfig.py").write_text(
-        f"broker_url = 'filesystem://'\nbroker_transport_options = {folder!r}\n"
-    )
-    worker = place.start("celery")
+    place.run("mkdir")
+    worker = place.start("celery -A")
 
     def send(call: str) -> None:
         place.python("-c", f"import jobs; {call}")
@@ -265,6 +338,9 @@ def test_a_celery_task_that_its_soft_time_limit_interrupts_in_a_request_is_run_a
     for number in range(40):
         task = place.task(f"shipped-{number}")
         assert (task["body"], task["version"]) == ({"order": number}, 1)
+    place.run("shipped.delay")
+    scheduled(41)
+    assert place.task("shipped-42")["body"] == {"order": 42}
     place.stop(worker)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import ssl
 import warnings
@@ -106,7 +107,7 @@ def _seconds(name: str, value: Seconds | None, value_ms: int | None) -> float:
     else:
         seconds = value.total_seconds() if isinstance(value, timedelta) else _number(name, value)
     if not 0 <= seconds <= _WAIT_MAX_S:  # nor is NaN
-        raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:g} s", name)
+        raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:.0f} s; {_instead(name)}", name)
     return seconds
 
 
@@ -115,10 +116,13 @@ def _number(name: str, value: object) -> float:
         if isinstance(value, bool | str | bytes | bytearray):  # float() takes them all
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError) as error:
+    except OverflowError:
+        return math.inf
+    except (TypeError, ValueError) as error:
         unit = "milliseconds" if name.endswith("_ms") else "seconds"
-        raise BadValue(
-            f"{name}: {value!r:.60} is no number of {unit}; write {name.removesuffix('_ms')}=5 for 5 seconds,"
-            " or timedelta(seconds=5)",
-            name,
-        ) from error
+        problem = f"{name}: {value!r:.60} is no number of {unit}; {_instead(name.removesuffix('_ms'))}"
+        raise BadValue(problem, name) from error
+
+
+def _instead(name: str) -> str:
+    return f"write {name}=5 for 5 seconds, or timedelta(seconds=5)"
