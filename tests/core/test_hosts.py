@@ -23,8 +23,8 @@ NO_HOSTS = {
     "b%C3%BCcher.example": ESCAPE, "a%2eb": ESCAPE, "%": ESCAPE,
     "127.0.0.1.": "write 127.0.0.1", "127.1.": "write 127.1", "0x7f.1.": "write 0x7f.1",
     "2130706433.": "write 2130706433", "1.2.3.4.5.": "no closing dot", "example.1.": "no closing dot",
-    **{f"a{char}b.example": f"no {char}" for char in "!$&'()+,;="}, "$HOST": "fill in the variable",
-    "(a)": "no (", "a,": "no ,", "=": "no =",
+    **{f"a{char}b.example": f'no "{char}"' for char in "!$&'()+,;="}, "$HOST": "fill in the variable",
+    "(a)": 'no "("', "a,": 'no ","', "=": 'no "="',
     "x" * 254: "at most 253", ".".join("x" * 60 for _ in range(5)): "at most 253",
 }  # fmt: skip
 NO_ADDRESSES = ("256.0.0.1", "1.2.3.4.5", "example.1", "example.0x1f", "09.0.0.1", "1.2.3.4.0")
@@ -138,9 +138,9 @@ WRONG = {
     "http://r:{port}/": "a host has no braces",
     "http://<host>/": "a host has no braces",
     "http://a b/": "a host has no white space",
-    "http://a\\b/": "a host has no \\",
-    "http://a[b/": "a host has no [",
-    "http://a\x00b/": "a host has no \\x00",
+    "http://a\\b/": 'a host has no "\\"',
+    "http://a[b/": 'a host has no "["',
+    "http://a\x00b/": 'a host has no "\\x00"',
     "http://r:/": "a port from 1 to 65535",
     "http://r:http/": "a port from 1 to 65535",
     "http://[::1]r/": "a port from 1 to 65535",

@@ -126,9 +126,9 @@ def _target_problem(target: str) -> str:
 
 def _no_char(char: str) -> str:
     if char == "$":
-        return "a host has no $; fill in the variable before the URL is sent"
+        return 'a host has no "$"; fill in the variable before the URL is sent'
     shown = char if char.isprintable() else ascii(char)[1:-1]
-    return f"a host has no {shown}; it has letters, digits, - _ ~ and dots between its parts"
+    return f'a host has no "{shown}"; it has letters, digits, - _ ~ and dots between its parts'
 
 
 def _punycode(host: str) -> str | None:
