@@ -34,6 +34,7 @@ from tests.core.model_task import (
     refused,
     sent_of,
     shown_ms,
+    unlike,
 )
 from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
@@ -457,8 +458,9 @@ class Model:
         }  # fmt: skip
         if answer.status is not None:
             entry["status"] = answer.status
-        if answer.error is not None:
-            entry["error"] = answer.error
+        error = answer.error or unlike(flight.success, answer)
+        if error is not None:
+            entry["error"] = error
         for old in task.history:
             old.pop("reply", None)
         if answer.body:

@@ -131,6 +131,14 @@ def delay_after(rule: dict[str, Any], failed: int, share: Fraction) -> int | Non
     return max(1, -(-wait.numerator // wait.denominator))
 
 
+def unlike(success: dict[str, Any] | None, answer: Answer) -> str | None:
+    """What history says where the status is right and the text, which is short, is not."""
+    rule = success or {}
+    if met(success, answer) or not met({"status": rule.get("status", ["2xx"])}, answer):
+        return None
+    return f'success: text is "{answer.body.decode().strip()}", "{rule["text"]}" expected'
+
+
 def met(success: dict[str, Any] | None, answer: Answer) -> bool:
     """All that is given must hold; only ``status`` and ``text`` are asked for by these tests."""
     rule = success or {}

@@ -314,6 +314,40 @@ def test_body_that_a_rule_cannot_be_compared_with_is_named_also_where_it_counts_
         assert "error" not in driver.view(KEY)["history"][-1]
 
 
+MISSED: list[tuple[dict[str, Any], bytes, str]] = [
+    (JSON, b'{"status":"200"}', '/status is "200", 200 expected'),
+    (JSON, b'{"status":true}', "/status is true, 200 expected"),
+    (JSON, b'{"status":200.5}', "/status is 200.5, 200 expected"),
+    (JSON, b'{"code":200}', "/status is missing"),
+    (JSON, b"<html>", "the body is no JSON"),
+    (JSON, '{"status":200}'.encode("utf-16"), "the body is no UTF-8"),
+    ({"success": {"text": "success"}}, b" fail\n", 'text is "fail", "success" expected'),
+]
+
+
+@pytest.mark.parametrize(("fields", "body", "why"), MISSED)
+def test_body_that_is_another_one_than_expected_is_shown_in_history(
+    fields: dict[str, Any], body: bytes, why: str
+) -> None:
+    for more, outcome in ((POLL, "not_yet"), ({}, "failed")):
+        driver = ready(**{**more, **fields, "on_dead": "http://h/", "retry": "none"})
+        assert outcome_of(driver, status=200, body=body)[0] == outcome
+        assert driver.view(KEY)["history"][-1]["error"] == f"success: {why}"
+    hook = driver.view("default/t/dead/1")["body"]
+    assert (hook["status"], hook["error"]) == (200, "attempts_used_up")  # it has the whole body
+    driver = ready(**fields)
+    outcome_of(driver, status=500, body=body)
+    assert "error" not in driver.view(KEY)["history"][-1]
+
+
+def test_nothing_of_a_reply_is_shown_where_history_keeps_none() -> None:
+    driver = Driver(limits=Limits(history_reply_bytes_max=0))
+    driver.ask("schedule", id="t", url="http://r/", **JSON)
+    driver.tick()
+    outcome_of(driver, status=200, body=b'{"status":"secret"}')
+    assert driver.view(KEY)["history"][-1]["error"] == "success: /status is another value, 200 expected"
+
+
 def test_limit_of_the_setting_is_the_one_that_is_named() -> None:
     driver = Driver(limits=Limits(reply_bytes_max=10))
     driver.ask("schedule", id="t", url="http://r/", success={"text": "ok"})

@@ -8,10 +8,12 @@ import msgspec
 import pytest
 
 from wheeltimer.core.limits import REPLY_BYTES_MAX
+from wheeltimer.core.outcomes import ERROR_CHARS_MAX
 from wheeltimer.core.success import (
     CHECKS_MAX,
     DEFAULT_SUCCESS,
     EXPECTED_DEPTH_MAX,
+    OTHER_END,
     POINTER_CHARS_MAX,
     STATUSES_MAX,
     JsonCheck,
@@ -208,6 +210,19 @@ def test_the_second_reading_takes_no_more_than_json(no_json: str) -> None:
     for far in ("1e400", "1"):
         body = f'{{"far":{far},"a":{no_json},"status":200}}'.encode()
         assert unmet(given, 200, body, False) == "the body is no JSON"
+
+
+def test_a_reason_is_short_and_visible() -> None:
+    given = rule(json=[{"pointer": "/" + "\x1b" * 1_000, "equals": {"a": [1, None, True, "\n" * 999]}}])
+    for value in ("\x7f\u202e\x00" * 4_000, [[{"a": "x" * 4_000}]] * 9, {"\x1b": 1}):
+        body = msgspec.json.encode({"\x1b" * 1_000: value})
+        why = unmet(given, 200, body, False)
+        assert why is not None
+        assert why.isprintable()
+        assert why.endswith(OTHER_END)
+        assert len(why) < ERROR_CHARS_MAX - len("success: ")
+    half = rule(json=[{"pointer": "/a", "equals": "\u5931"}])
+    assert unmet(half, 200, b'{"a":"\\ud83d"}', False) == '/a is "\\ud83d", "\u5931" expected'
 
 
 MARK = b"\xef\xbb\xbf"

@@ -12,16 +12,20 @@ from tests.clocks import ManualClock
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.limits import Limits
+from wheeltimer.core.success import JsonCheck, SuccessRule, unmet
 from wheeltimer.core.task import Attempt, State, Task
 from wheeltimer.daemon.deaths import LINES_MAX, PAIRS_MAX, PERIOD_S, Deaths
 
 URL = "https://User.example:8443/secret/path?key=secret"
 
 
-def dead(deaths: Deaths, engine: Engine, key: str, url: str = URL, state: State = State.DEAD) -> None:
+def dead(
+    deaths: Deaths, engine: Engine, key: str, url: str = URL, state: State = State.DEAD,
+    error: str = "connect: refused\nby a wall",
+) -> None:  # fmt: skip
     """A task that ends after one attempt."""
     task = Task(url, lsn=1, created_ms=0, due_given_ms=0, meta=b'"secret"', state=int(State.READY))
-    task.history = [Attempt(1, 1, 0, 0, 5, "failed", None, "connect: refused\nby a wall", "secret reply")]
+    task.history = [Attempt(1, 1, 0, 0, 5, "failed", None, error, "secret reply")]
     engine.insert(key, task)
     ended = r.Ended(key, 5, 1, int(state), 1, "attempts_used_up")
     engine.apply(ended)
@@ -52,6 +56,21 @@ def test_a_task_that_dies_is_one_line_without_what_it_carried(
         " destination=https://user.example:8443"
     )
     assert r'id="7 attempts=0 \"x\"" attempts=1' in quoted
+
+
+def test_what_a_reply_had_instead_of_success_is_not_logged(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+    rule = SuccessRule(json=(JsonCheck("/status", 200),))
+    why = unmet(rule, 200, b'{"status":"the secret is here"}', False)
+    dead(deaths, engine, "orders/7", error=f"success: {why}")
+    dead(deaths, engine, "orders/8", error="success: the body is no JSON")
+    assert why is not None
+    assert "secret" in why
+    shown, plain = lines(caplog)
+    assert 'last="success: /status" ' in shown
+    assert 'last="success: the body is no JSON" ' in plain
 
 
 def test_a_receiver_that_refuses_everything_fills_no_log(

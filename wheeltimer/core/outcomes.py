@@ -127,9 +127,13 @@ def attempt_ended(
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
     rule = sent.success or DEFAULT_SUCCESS
-    succeeded = answer.error is None and None is unmet(
-        rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded
-    )
+    why = answer.error
+    if why is None:
+        why = unmet(
+            rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max,
+            engine.limits.history_reply_bytes_max,
+        )  # fmt: skip
+    succeeded = why is None
     outcome, final = _outcome(sent, queue, answer, succeeded)
     if not succeeded and answer.error is None:
         answer = _with_problem(rule, answer, reply_bytes_max)
@@ -140,7 +144,8 @@ def attempt_ended(
         assert wait_ms is not None
         next_ms = now.wall_ms + wait_ms
         deadline_ns = now.elapsed_at(next_ms)
-    attempt = _attempt(engine, sent, answer, outcome)
+    error = f"success: {why}" if why and answer.error is None else answer.error
+    attempt = _attempt(engine, sent, answer, outcome, error)
     attempted = r.Attempted(
         key, now.wall_ms, attempt, failures, polls, next_ms, deadline_ns, ending is not None, task.group
     )
@@ -154,7 +159,10 @@ def attempt_ended(
 
 
 def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> Answer:
-    """``answer``, with an error if the rule needs a body that cannot be compared."""
+    """``answer``, with an error if the rule needs a body that cannot be compared; a hook has it too.
+
+    That the body is another one than expected is in the history alone: the hook has the body itself.
+    """
     problem = unread(
         rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max
     )
@@ -209,14 +217,14 @@ def _ending(
     return None, None
 
 
-def _attempt(engine: Engine, sent: Task, answer: Answer, outcome: str) -> Attempt:
+def _attempt(engine: Engine, sent: Task, answer: Answer, outcome: str, error: str | None) -> Attempt:
     reply = None
     if answer.body:
         limit = engine.limits.history_reply_bytes_max
         reply = answer.body[:limit].decode(errors="replace")
     return Attempt(
         sent.attempts + 1, sent.version, answer.started, answer.late_ms, answer.ms, outcome, answer.status,
-        answer.error[:ERROR_CHARS_MAX] if answer.error else None, reply,
+        error[:ERROR_CHARS_MAX] if error else None, reply,
     )  # fmt: skip
 
 

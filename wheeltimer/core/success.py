@@ -119,7 +119,9 @@ def unmet(
     except NoJson as no_json:
         return f"the body is {no_json}"
     for check in rule.json:
-        at = escaped(check.pointer[:SHOWN_CHARS_MAX]) or "the body"
+        at = escaped(check.pointer) or "the body"
+        if len(at) > SHOWN_CHARS_MAX:
+            at = at[:SHOWN_CHARS_MAX] + "..."
         try:
             value = _found(check.pointer, document)
         except LookupError:

@@ -14,6 +14,7 @@ import trio
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.records import Ended
+from wheeltimer.core.success import OTHER_END
 from wheeltimer.core.task import State, Task, split_key
 
 PERIOD_S: Final = 60
@@ -74,7 +75,11 @@ def _last(task: Task) -> str:
     if not task.history:
         return "none"
     attempt = task.history[-1]
-    return attempt.error[:LAST_CHARS_MAX] if attempt.error else f"{attempt.status}"
+    if not attempt.error:
+        return f"{attempt.status}"
+    if attempt.error.startswith("success: ") and attempt.error.endswith(OTHER_END):
+        return attempt.error.partition(" is ")[0]  # what follows is from the reply's body
+    return attempt.error[:LAST_CHARS_MAX]
 
 
 def _word(text: str) -> str:
