@@ -137,7 +137,7 @@ def _schedule(side: Side, number: int, options: Options) -> Measured:
 
 def _delivery(side: Side, number: int, options: Options) -> Measured:
     """Callbacks that are all due at one instant, from then until the last outcome is durable."""
-    tasks, lead_ms = (300, 600) if options.quick else (10_000, 1500)
+    tasks, lead_ms = (300, 600) if options.quick else (10_000, 2500)
     due_ms = wall_ms() + lead_ms
     urls = [url.encode() for url in side.urls]
     lines = [_LINE % (side.rounds, n, due_ms, urls[n % len(urls)], n) for n in range(tasks)]
