@@ -202,12 +202,21 @@ class Play:
     def look(self, limit: int) -> None:
         """The wheels are asked, a few keys at a time: all that is due and nothing else comes."""
         now, model = self.driver.now, self.model
+        self.tell_kept()
         keys = self.driver.tick(1 + limit % 5)
         self.looked, self.due_ns = True, None
         self.story.append(f"now {now}: {keys}")
         for key in keys:
             assert model.moved(split_key(key), now), key
         assert [key for key in list(model.tasks) if model.moved(key, now)] == []
+
+    def tell_kept(self) -> None:
+        """The model is told until when ended tasks are kept: that rule has tests of its own."""
+        engine = self.driver.engine
+        for key in self.model.tasks:
+            task = engine.get(key_of(*key))
+            if task is not None and State(task.state).ended:
+                self.model.kept_until_ns[key] = engine.forget_ns(task)
 
     def step_wall(self, target: int, a: int, b: int) -> None:
         self.driver.step_wall_ms((a - 30) * 3)
@@ -382,7 +391,6 @@ class Play:
                 assert task.expiry_ms == expected.expiry_ms, key
                 instants_ns += expected.instants_ns(now)
             elif expected.state not in LIVE:
-                self.model.kept_until_ns[split_key(key)] = engine.forget_ns(task)
                 instants_ns.append(engine.forget_ns(task))
         earliest_ns = min(instants_ns)
         if self.due_ns is not None and earliest_ns < self.due_ns:
