@@ -135,6 +135,19 @@ def test_a_run_in_which_one_field_stands_twice_is_none_and_that_line_alone_is_re
     assert len(driver.run(lines)) == len(lines), "all of these are plain"
 
 
+def test_commas_inside_of_text_make_no_difference_to_a_run() -> None:
+    plain = '{{"op":"schedule","id":"{0},","url":"http://r/?a,b","delay":5,"body":[1,"c,d"]{1}}}'
+    for twice in (',"delay":6', ',"url":"http://r/?a,b"', ',"seq":1,"seq":2'):
+        driver = Driver()
+        driver.ask("schedule", id="first", url="http://r/")
+        lines = [plain.format(n, "").encode() for n in range(8)]
+        assert len(driver.run(lines)) == len(lines)
+        for end in ("", "\\u002c"):  # an escaped comma is one of the text, and none of the line
+            lines = [plain.format(f"{end}{n}-", twice if n == 3 else "").encode() for n in range(8)]
+            assert driver.run(lines) == [], (twice, end)
+            assert [driver.line(line)["ok"] for line in lines] == [n != 3 for n in range(8)], (twice, end)
+
+
 def _text(chance: random.Random, text: str) -> str:
     """As a JSON string, some of its characters escaped."""
     parts = [f"\\u{ord(char):04x}" if chance.random() < 0.1 else char for char in text]
@@ -151,9 +164,13 @@ def _object(chance: random.Random, members: list[tuple[str, str]]) -> str:
 
 
 def _line(chance: random.Random) -> str:
-    own = ['{"a":1,"a":2}', '"\\"x\\""', "[]", "null", '{"delay":{"id":"","id":""}}', '"\\u0022"', "1.50"]
+    own = [
+        '{"a":1,"a":2}', '"\\"x\\""', "[]", "null", '[1,"a,b"]', '","', '{"delay":{"id":"","id":""}}',
+        '"\\u0022"', "1.50",
+    ]  # fmt: skip
     some: dict[str, str] = {
-        "id": _text(chance, chance.choice(['a"b', "plain", "q\\"])), "delay": chance.choice(["5", '"5s"']),
+        "id": _text(chance, chance.choice(['a"b', "plain", "q\\", "a,b"])),
+        "delay": chance.choice(["5", '"5s"']),
         "queue": '"default"', "seq": chance.choice(["7", '"s\\""']), "body": chance.choice(own),
         "meta": chance.choice(own), "group": '"g"',
         "retry": chance.choice([
