@@ -265,6 +265,9 @@ class Engine(Rows):
     def _ended_apart(self, state: int, ended_ms: int, ended_ns: int | None = None) -> int | None:
         """The elapsed time of an end, if its wall time by the clocks of the start is wrong by more than a
         second and more than 1/`KEPT_EXACT` of the task's retention; else None. ``ended_ns``: if known."""
+        stepped_ns = abs(self.ahead_ns - self.ahead_at_start_ns)
+        if ended_ns is None and self._rebase is None and stepped_ns <= KEPT_TICK_NS:
+            return None  # as for nearly all: the wall clock was not set since the start
         wall_ns = ended_ms * NS_PER_MS
         ended_ns = wall_ns - self.ahead_ns if ended_ns is None else ended_ns
         if self._rebase is not None:
