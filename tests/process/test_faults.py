@@ -98,7 +98,7 @@ def expected(fault: Fault, ready: bool) -> int:
         return CARRIED_ON
     if call == "flock" and error == "EAGAIN":
         return IN_USE
-    if finds_no_room(fault):
+    if finds_no_room(fault) or reads_no_spare(fault):
         return CARRIED_ON  # a file that nothing was written to yet: it is removed
     return CARRIED_ON if ready and for_a_subscriber(fault.spot) else STORAGE
 
@@ -108,6 +108,12 @@ def finds_no_room(fault: Fault) -> bool:
     (call, _, number), error = fault
     allocates = call in ("openat", "fallocate") or (call == "fdatasync" and number == 1)
     return allocates and error in ("ENOSPC", "EDQUOT") and fault.spot.kind == "spare-N.tmp"
+
+
+def reads_no_spare(fault: Fault) -> bool:
+    """Whether a spare segment of an earlier run cannot be opened or read."""
+    (call, _, _), error = fault
+    return call in ("openat", "pread64") and error == "EIO" and fault.spot.kind == "spare-N.zeros"
 
 
 def for_a_subscriber(spot: Spot) -> bool:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from .holding import hold_folder, hold_path
+from .holding import NO_LOCKS, hold_path
 from .spare_descriptors import SpareDescriptors
 
 ZERO_CHUNK_BYTES = 1 << 20
@@ -233,14 +233,22 @@ class Disk:
 
         Fewer where the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
         """
-        held = [hold_folder(path)]
+        held: list[int] = []
         try:
-            held.append(hold_path(path))
+            held.append(_open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+            try:
+                _flock(held[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                if exc.errno not in NO_LOCKS:
+                    raise
+                os.close(held.pop())
+            if (name := hold_path(path)) is not None:
+                held.append(name)
         except OSError:
-            if held[0] is not None:
-                os.close(held[0])
+            for fd in held:
+                os.close(fd)
             raise
-        return [fd for fd in held if fd is not None]
+        return held
 
     def need_name(self, fd: int) -> None:
         """Raises :class:`OSError` when the open file has no name any more. 1 us."""

@@ -9,7 +9,6 @@ file is then alone. A copy of a folder that is in use has another inode and anot
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import socket
@@ -18,26 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-_NO_LOCKS: Final = frozenset(
+NO_LOCKS: Final = frozenset(
     {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES}
 )
+"""What flock(2) fails with where folders cannot be locked."""
 _CREDENTIALS: Final = struct.Struct("=3i")  # pid, uid, gid: unix(7), SO_PEERCRED
-
-
-def hold_folder(path: Path) -> int | None:
-    """A descriptor that holds the folder until it is closed; None where folders cannot be locked.
-
-    Raises :class:`BlockingIOError` when another process holds it, and other :class:`OSError`.
-    """
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        os.close(fd)
-        if exc.errno in _NO_LOCKS:
-            return None
-        raise
-    return fd
 
 
 def hold_path(path: Path) -> int | None:

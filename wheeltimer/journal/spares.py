@@ -90,24 +90,25 @@ class Spares:
             self.directory.remove(wrong)
 
     def _adopted(self, path: Path) -> bool:
-        """False for a file that cannot be read."""
-        spare = Spare(path, self.disk.open(path), zeroed=self.segment_bytes)
-        self._all.append(spare)
+        """False for a file that cannot be read: it holds nothing, so another one will do."""
+        fd = -1
         try:
+            fd = self.disk.open(path)
             found = first_nonzero(self.disk, path, self.segment_bytes)
             if found >= 0:
-                self.disk.zero(spare.fd, found, self.segment_bytes - found)
-                self.disk.fdatasync(spare.fd)
+                self.disk.zero(fd, found, self.segment_bytes - found)
+                self.disk.fdatasync(fd)
                 _log.warning(
                     "a spare segment was not zero and was zeroed file=%s offset=%d", path.name, found
                 )
         except OSError as exc:
+            if fd >= 0:
+                self.disk.close(fd)
             if exc.errno != errno.EIO:
                 raise
             _log.warning("a spare segment cannot be read and is replaced file=%s: %s", path.name, exc)
-            self._all.remove(spare)
-            self.disk.close(spare.fd)
             return False
+        self._all.append(Spare(path, fd, zeroed=self.segment_bytes))
         return True
 
     def allocate(self) -> bool:
