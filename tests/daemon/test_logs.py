@@ -80,7 +80,7 @@ def test_a_reader_that_is_gone_and_a_full_disk_raise_nothing() -> None:
     for fd in (writing, os.open("/dev/full", os.O_WRONLY), os.open("/dev/null", os.O_RDONLY)):
         writer = LogWriter(fd, ROOM)
         for _ in range(3):
-            writer.write(LINE)
+            assert writer.write(LINE) == len(LINE)
             writer.end()  # written, or counted as lost
         os.close(fd)
 
@@ -118,7 +118,7 @@ def test_flush_waits_for_nobody_until_the_end(pipe: tuple[int, int]) -> None:
     stream = io.TextIOWrapper(LogWriter(writing, ROOM), encoding="utf-8", line_buffering=True)
     stream.write("x" * 70_000)  # more than the pipe holds, and than may wait
     print("line\n" * 20_000, file=stream, flush=True)
-    os.read(reading, 1)
+    assert os.read(reading, 1), "something is written meanwhile"
     stream.detach()
 
 

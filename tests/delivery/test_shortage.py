@@ -140,6 +140,7 @@ async def test_one_address_answers_and_another_finds_no_descriptor() -> None:
         server = await here.serve(answering(OK))
         sockets = Sockets(failing=lambda: next(made))
         sock = await connect([v4("127.0.0.2"), v4("127.0.0.1", server.port)], new_socket=sockets.new)
+        assert sock.getpeername() == ("127.0.0.1", server.port)
         sock.close()
 
 

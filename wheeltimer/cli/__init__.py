@@ -40,7 +40,7 @@ from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
-# What the daemon says to a program, said to whoever typed a command.
+# What a program does about a refusal, in the words of the command line.
 _HINTS = {
     "unauthorized": "; that is --token, or WHEELTIMER_TOKEN",
     "exists": "; that is --on-conflict keep, or --on-conflict replace",

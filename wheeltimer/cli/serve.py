@@ -76,7 +76,7 @@ def serve(check: bool, **flags: object) -> int:
     _limit_arenas()
     logs.begin()
     settings = load(flags, os.environ)
-    from wheeltimer.daemon.run import main  # Trio and httpx: only whoever runs the daemon waits for them
+    from wheeltimer.daemon.run import main  # not at the top: Trio and httpx take a second
 
     with show.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))

@@ -170,7 +170,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
 def reading_bar() -> Iterator[Callable[[int, int], None] | None]:
     """A bar for a person who waits while the journal is read; gone when it is read.
 
-    It is told bytes done and bytes in all. What is written to ``sys.stderr`` meanwhile comes above the bar.
+    Call it with bytes done and bytes in all. What is written to ``sys.stderr`` meanwhile comes above the bar.
     """
     if not sys.stderr.isatty():
         yield None

@@ -38,7 +38,7 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
     return (
         click.option(
             "--in", "--delay", "delay", multiple=True, callback=values.delay, metavar="DURATION",
-            help="So long from now: 90s, 1h30m, 7d.",
+            help="How long from now: 90s, 1h30m, 7d.",
         ),
         click.option(
             "--at", callback=values.instant, metavar="INSTANT",
@@ -66,7 +66,7 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
         ),
         click.option(
             "--expires-in", callback=values.duration, metavar="DURATION",
-            help="Give up so long after it is due.",
+            help="How long after it is due to give up.",
         ),
         click.option("--expires-at", callback=values.instant, metavar="INSTANT", help="Give up then."),
         click.option(

@@ -15,6 +15,9 @@ from wheeltimer.core.units import DAY_MS
 REPLY_BYTES_MAX: Final = 65_536
 """Most of a callback's reply that is ever read, judged or handed on; ``reply_bytes_max`` may be less."""
 
+HEADERS_MOST: Final = 256
+"""The highest that ``headers_max`` may be set to."""
+
 
 class Limits(Struct, frozen=True, kw_only=True):
     """Sizes are bytes, times are milliseconds."""

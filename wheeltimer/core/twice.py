@@ -17,11 +17,11 @@ import msgspec
 from msgspec import Raw
 
 from wheeltimer.core import commands as c
+from wheeltimer.core.limits import HEADERS_MOST
 from wheeltimer.errors import BadValue
 
 _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _entries: Final = msgspec.json.Decoder(list[Raw]).decode
-HEADERS_MAX: Final = 256  # the highest ``headers_max``: more of them are refused for their number
 _OBJECTS: Final = ("headers", "retry", "success", "poll")
 
 
@@ -57,7 +57,7 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
     members = check_names(line)
     if type(command) is c.Schedule or type(command) is c.Reschedule:
         for name in _OBJECTS:
-            if name in members and (name != "headers" or len(command.headers or ()) <= HEADERS_MAX):
+            if name in members and (name != "headers" or len(command.headers or ()) <= HEADERS_MOST):
                 _check_object(bytes(members[name]), name)
 
 

@@ -15,7 +15,7 @@ from wheeltimer.core.hints import did_you_mean, fields_at
 from wheeltimer.core.replies import ErrorReply
 from wheeltimer.core.twice import check_once, tag_twice
 from wheeltimer.core.units import SECONDS_BELOW, parse_duration_ms, parse_instant_ms
-from wheeltimer.errors import BadValue, Refused, TargetBlocked
+from wheeltimer.errors import BadValue, Refused
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -180,14 +180,12 @@ def _cut(text: str, chars_max: int = _TEXT_CHARS_MAX) -> str:
     return text if len(text) <= chars_max else f"{text[:chars_max]}..."
 
 
-def refusal(error: Refused | BadValue | TargetBlocked, seq: int | float | str | None = None) -> ErrorReply:
+def refusal(error: Refused | BadValue, seq: int | float | str | None = None) -> ErrorReply:
     """The reply for an error of the client's making."""
     if isinstance(error, Refused):
         reply = ErrorReply(False, error.code, str(error))
         for name, value in error.extra.items():
             setattr(reply, name, value)
-    elif isinstance(error, TargetBlocked):
-        reply = ErrorReply(False, "target_blocked", str(error))
     else:
         reply = ErrorReply(False, "bad_request", str(error))
         if error.field:

@@ -23,7 +23,7 @@ from wheeltimer.core.replies import CancelReply, FinishReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import Turn
-from wheeltimer.errors import BadValue, Refused, TargetBlocked
+from wheeltimer.errors import BadValue, Refused
 
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 
@@ -74,7 +74,7 @@ class Bulk:
                 self.changing -= 1
                 if not self.changing:
                     self._quiet.set()
-        except (Refused, BadValue, TargetBlocked) as error:
+        except (Refused, BadValue) as error:
             return wire.refusal(error, command.seq)
 
     async def _read(

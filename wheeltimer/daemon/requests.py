@@ -25,7 +25,7 @@ from wheeltimer.daemon.bulk import Bulk, is_long
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.rights import Rights, stats
 from wheeltimer.daemon.turn import Turn
-from wheeltimer.errors import BadValue, Refused, TargetBlocked
+from wheeltimer.errors import BadValue, Refused
 
 PROTOCOL: Final = 1
 REST_FACTOR: Final = 4  # those who send lines that are no requests take a fifth of the loop, all together
@@ -166,7 +166,7 @@ class Requests:
                 visitor.show(command.token, self.rights.access)
             self.refuse_in_drain(command)
             return self._decide(command, now, grant)
-        except (Refused, BadValue, TargetBlocked) as error:
+        except (Refused, BadValue) as error:
             return wire.refusal(error, command.seq)
 
     def refuse_in_drain(self, command: c.AnyCommand) -> None:
