@@ -13,6 +13,7 @@ from wheeltimer.core.retry import Rule
 from wheeltimer.errors import BadValue, TargetBlocked
 
 _SEEN_MAX = 65_536  # origins remembered; then the memory starts afresh
+_VISIBLE = bytes(set(range(33, 127)) - {ord("#")})  # what a URL may hold; a fragment is refused
 _ORIGIN_CHARS_MAX = 300  # of one that is remembered: a name of DNS has at most 253
 
 
@@ -72,12 +73,8 @@ class Policy:
 
     def all_pass(self, urls: Sequence[str]) -> bool:
         """Whether these URLs are of origins that were checked before, and well formed beyond them."""
-        text = "".join(urls)
         return (
-            text.isascii()
-            and text.isprintable()
-            and " " not in text
-            and "#" not in text
+            not "".join(urls).encode(errors="surrogatepass").translate(None, _VISIBLE)
             and max(map(len, urls)) <= URL_BYTES_MAX
             and (self._all_of_one_origin(urls) or self._origins.issuperset(map(_origin, urls)))
         )
