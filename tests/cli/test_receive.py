@@ -21,6 +21,7 @@ from standardwebhooks import Webhook
 from tests.cli.test_main import one_line, run
 from tests.process.conftest import home
 from tests.process.daemon import START_S, Home
+from wheeltimer.cli.receive import CONNECTIONS_MAX
 
 __all__ = ["home"]  # a fixture of the process tests
 
@@ -133,6 +134,19 @@ def test_a_body_that_is_too_long_is_refused_unread() -> None:
         with socket.create_connection((host, int(port)), timeout=10) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
             assert client.makefile("rb").read().startswith(b"HTTP/1.1 411 ")
+
+
+def test_connections_beyond_its_threads_are_closed_and_the_rest_goes_on() -> None:
+    with receiving() as receiver:
+        host, _, port = receiver.url.removeprefix("http://").rpartition(":")
+        crowd = [socket.create_connection((host, int(port)), timeout=10) for _ in range(CONNECTIONS_MAX)]
+        try:
+            assert crowd[-1].recv(1) == b"", "this one has no thread"
+            crowd[0].sendall(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert "/first" in receiver.line()
+        finally:
+            for client in crowd:
+                client.close()
 
 
 def test_a_port_in_use_is_one_line_that_names_the_option() -> None:

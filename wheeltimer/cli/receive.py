@@ -29,6 +29,7 @@ from wheeltimer.settings.values import parse_secret
 BODY_BYTES_MAX: Final = 1 << 20  # a task's body has at most 64 KiB unless the daemon's settings raise that
 BODY_CHARS_SHOWN: Final = 200
 DELAY_MS_MAX: Final = 600_000  # the longest time-out that an attempt may have
+CONNECTIONS_MAX: Final = 256  # at a time, each with a thread; a destination's window is 128 unless set
 IDLE_S: Final = 60  # a connection on which nothing comes for that long is closed
 TOLERANCE_S: Final = 300  # of webhook-timestamp, as in Standard Webhooks
 _SHOWN: Final = ("queue", "attempt", "version", "late-ms")
@@ -48,6 +49,13 @@ class _Receiver(ThreadingHTTPServer):
         self.delay_s = delay_ms / 1000
         self.as_json = as_json
         self._printing = threading.Lock()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Start a thread for a connection; one beyond `CONNECTIONS_MAX` is closed."""
+        if threading.active_count() > CONNECTIONS_MAX:
+            self.shutdown_request(request)
+        else:
+            super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """No traceback for a connection that ends in the middle; it brought no whole request."""
