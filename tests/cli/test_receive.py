@@ -139,7 +139,7 @@ def test_a_body_that_is_too_long_is_refused_unread() -> None:
 def test_connections_beyond_its_threads_are_closed_and_the_rest_goes_on() -> None:
     with receiving() as receiver:
         host, _, port = receiver.url.removeprefix("http://").rpartition(":")
-        crowd = [socket.create_connection((host, int(port)), timeout=10) for _ in range(CONNECTIONS_MAX)]
+        crowd = [socket.create_connection((host, int(port)), timeout=10) for _ in range(CONNECTIONS_MAX + 1)]
         try:
             assert crowd[-1].recv(1) == b"", "this one has no thread"
             crowd[0].sendall(b"GET /first HTTP/1.1\r\nHost: x\r\n\r\n")
