@@ -187,7 +187,7 @@ MUTANTS: Final = (
         "tests/daemon/test_turn.py -k starve",
     ),
     Mutant(
-        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._owned.enter()", "pass",
+        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.enter()", "pass",
         "tests/daemon/test_turn.py -k comes_in",
     ),
     Mutant(
@@ -279,7 +279,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-short-time-out-holds", "delivery/window.py",
-        'if kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS:', "if False:",
+        'or (kind == "timeout" and (answer.given_ms or 0) < TIMEOUT_TELLS_MS)', "",
         "tests/delivery/test_short_timeouts.py",
     ),
     Mutant(
@@ -389,7 +389,7 @@ MUTANTS: Final = (
     Mutant(
         "a-run-takes-a-field-that-stands-twice", "core/intake.py",
         """whole.count(b",") != _commas""", """whole.count(b",") < _commas""",
-        "tests/core/test_twice.py -k run",
+        "tests/core/test_twice.py -k run", times=2,
     ),
     Mutant(
         "import-takes-a-field-that-stands-twice", "cli/bring.py", "dict(check_names(line))",

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 
 from tests.process.daemon import Connection, Home, until
+from wheeltimer import errors
 from wheeltimer.core import commands, events, records, replies, retry, success
 from wheeltimer.core.headers import _RESERVED, _RESERVED_PREFIXES
 from wheeltimer.core.limits import Limits
@@ -194,12 +195,14 @@ CODES = set(re.findall(r"^\| `(\w+)` \|", section("Errors"), re.MULTILINE))
 
 def test_every_error_code_is_in_the_table_and_no_other() -> None:
     codes = {cell for row in TRANSITIONS.values() for cell in row.values() if isinstance(cell, str)}
+    kinds = {kind.__name__: code for code, kind in errors.REFUSALS.items()}
     for path in (*PACKAGE.glob("core/*.py"), *PACKAGE.glob("daemon/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 at = {"Refused": 0, "ErrorReply": 1}.get(node.func.id)
                 if at is not None and isinstance(node.args[at], ast.Constant):
                     codes.add(node.args[at].value)
+                codes |= {kinds[node.func.id]} if node.func.id in kinds else set()
     table = re.findall(r"^\| `(\w+)` \|([^|]*)\|", section("Errors"), re.MULTILINE)
     assert {code for code, _ in table} == codes
     extra = {name for _, fields in table for name in re.findall(r"`(\w+)`", fields)}

@@ -52,6 +52,9 @@ ELSEWHERE: Final = {  # (page, command or what it begins with): (file, what stan
     ("operations.md", "cp -a /backup/wheeltimer"): ("tests/test_operations_document.py", BACKUP),
     ("protocol.md", "nc 127.0.0.1 8463"): ("tests/test_protocol_document.py", "EXAMPLES"),
     ("client.mjs", "node client.mjs HOST PORT COUNT"): ("tests/process/test_clients.py", "client.mjs"),
+    ("CHANGELOG.md", "wheeltimer receive"): ("tests/cli/test_receive.py", '"receive"'),
+    ("CHANGELOG.md", "wheeltimer ping"): ("tests/test_readme.py", '"wheeltimer ping"'),
+    ("CHANGELOG.md", "wheeltimer serve --check"): ("tests/test_readme.py", '"wheeltimer serve --check"'),
     ("Client.java", "java Client.java HOST PORT COUNT"): ("tests/process/test_clients.py", "Client.java"),
 }
 NOT_RUN: Final = {  # (page, command): why, and what is checked instead

@@ -78,7 +78,7 @@ class MovedClock(trio.abc.Clock):
 
 
 if __name__ == "__main__":
-    vars(run)["SystemClock"] = MovedClock
-    vars(trio)["run"] = functools.partial(trio.run, clock=MovedClock())
+    vars(run)["SystemClock"] = vars(run)["LoopClock"] = MovedClock
+    vars(trio)["run"] = functools.partial(trio.run, clock=MovedClock())  # of the client commands
     vars(show)["now_ms"] = lambda: MovedClock().now().wall_ms
     main(prog_name="wheeltimer")
