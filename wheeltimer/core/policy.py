@@ -52,9 +52,10 @@ class Policy:
     def check_target(self, url: str, field: str = "url") -> None:
         """Refuse a URL that is none or whose host cannot be (BadValue), or may not be called (TargetBlocked).
 
-        1 us where scheme, host and port were seen before.
+        0.5 us where scheme, host and port were seen before.
         """
-        if self.all_pass((url,)):
+        visible = url.isascii() and url.isprintable() and " " not in url and "#" not in url
+        if visible and len(url) <= URL_BYTES_MAX and _origin(url) in self._origins:
             return
         _, host, _, _ = split_url(url, field)
         if problem := host_problem(host):

@@ -48,7 +48,7 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
             commas += 1
         if type(command) is c.Schedule:
             commas += 1  # of "url"
-            if command.delay is not None:
+            if command.delay is not None or command.at is not None:
                 commas += 1
             if body := command.body:
                 commas += 1 + bytes(body).count(b",")

@@ -219,6 +219,8 @@ def _encoded(shown: dict[str, object]) -> msgspec.Raw:
 
 def is_long(command: c.AnyCommand, queues: int) -> bool:
     """Whether a command may touch any number of tasks, or of so many queues."""
+    if type(command) is c.Schedule:  # what most are
+        return False
     if isinstance(command, c.Stats):
         return queues > SHORT_STATS_QUEUES
     if isinstance(command, (c.List, c.Forecast, c.Subscribe)):

@@ -34,43 +34,52 @@ class LoopClock(trio.abc.Clock):
     def __init__(self, source: Callable[[], float] = time.perf_counter) -> None:
         self._source = source
         self._read_s = source()  # the last reading of ``source``
+        self._plain_until_s = -math.inf  # a reading before that is shown as it is
         self._shown_s = -math.inf  # the least that is shown: time never goes back
         self._held_until_s = -math.inf  # as long as ``source`` is before that, nothing more is shown
         self._next_hold_s = -math.inf
         self._waits = False  # the loop waits for events ...
-        self._until_s = math.inf  # ... until this deadline ...
-        self._planned_s = 0.0  # ... which was so far away
+        self._until_s = math.inf  # ... until this deadline
 
     def start_clock(self) -> None:
         """Trio's loop begins."""
         self._read_s = self._source()
+        self._plain_until_s = self._read_s + STILL_S
 
     def current_time(self) -> float:
         """Seconds. About 0.1 us."""
         now_s = self._source()
-        if self._waits or now_s - self._read_s > STILL_S:
-            return self._after_a_wait(now_s)
+        if now_s >= self._plain_until_s:
+            return self._examined(now_s)
         self._read_s = now_s
-        return self._shown_s if now_s < self._held_until_s or now_s < self._shown_s else now_s
+        self._plain_until_s = now_s + STILL_S
+        self._waits = False
+        return now_s
 
-    def _after_a_wait(self, now_s: float) -> float:
-        still = now_s - self._read_s - self._planned_s > STILL_S
+    def _examined(self, now_s: float) -> float:
+        """What is shown at a grace, past the deadline that was waited for, or long after the last reading."""
+        until_s = self._until_s if self._waits else math.inf
         if self._read_s >= self._held_until_s:  # else it has shown nothing new since the last grace
             self._shown_s = max(self._shown_s, self._read_s)
+            still = now_s - (until_s if self._waits else self._read_s) > STILL_S
             if still and now_s >= self._next_hold_s:
                 self._held_until_s = now_s + GRACE_S
                 self._next_hold_s = now_s + GRACE_EVERY_S
         self._read_s = now_s
+        self._waits = False
+        self._plain_until_s = -math.inf
         if now_s >= self._held_until_s:
-            self._shown_s = max(self._shown_s, min(now_s, self._until_s - _JUST_BEFORE_S))
-        self._waits, self._until_s, self._planned_s = False, math.inf, 0.0
+            self._shown_s = max(self._shown_s, min(now_s, until_s - _JUST_BEFORE_S))
+            self._plain_until_s = now_s + STILL_S
         return self._shown_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """How long the loop may wait; Trio's next call, when it has waited, is ``current_time``."""
         wait_s = deadline - self.current_time()
+        if wait_s <= 0:
+            return wait_s
+        self._waits, self._until_s = True, deadline
         if self._read_s < self._held_until_s:  # what is shown jumps then, and the deadline may be over
-            wait_s = min(wait_s, self._held_until_s - self._read_s)
-        if wait_s > 0:
-            self._waits, self._until_s, self._planned_s = True, deadline, wait_s
+            return min(wait_s, self._held_until_s - self._read_s)
+        self._plain_until_s = deadline
         return wait_s
