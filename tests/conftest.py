@@ -17,7 +17,7 @@ def thorough(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--thorough"))
 
 
-_QUICK_ROOMS = ("core", "settings", "daemon", "client")
+_QUICK_ROOMS = ("protocol", "core", "runtime", "shard", "server", "settings", "daemon", "client")
 _LONG = ("test_engine_model.py", "test_wheel.py", "test_hostile.py")
 
 

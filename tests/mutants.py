@@ -382,22 +382,22 @@ MUTANTS: Final = (
         "tests/daemon/test_first_bytes.py",
     ),
     Mutant(
-        "a-field-that-stands-twice-counts-once", "core/twice.py",
+        "a-field-that-stands-twice-counts-once", "protocol/twice.py",
         """raw.count(b",") != max(0""", """raw.count(b",") < max(0""",
-        "tests/core/test_twice.py",
+        "tests/protocol/test_twice.py",
     ),
     Mutant(
         "a-run-takes-a-field-that-stands-twice", "core/intake.py",
         """whole.count(b",") != _commas""", """whole.count(b",") < _commas""",
-        "tests/core/test_twice.py -k run", times=2,
+        "tests/protocol/test_twice.py -k run", times=2,
     ),
     Mutant(
         "import-takes-a-field-that-stands-twice", "cli/bring.py", "dict(check_names(line))",
         "msgspec.json.decode(line, type=dict[str, msgspec.Raw])", "tests/cli/test_import_lines.py",
     ),
     Mutant(
-        "a-host-has-any-character", "core/hosts.py", """r"[^A-Za-z0-9._~-]").search""",
-        """r"[^!-~]").search""", "tests/core/test_hosts.py",
+        "a-host-has-any-character", "protocol/hosts.py", """r"[^A-Za-z0-9._~-]").search""",
+        """r"[^!-~]").search""", "tests/protocol/test_hosts.py",
     ),
     Mutant(
         "a-revoked-token-works-on", "daemon/bulk.py",
@@ -405,13 +405,14 @@ MUTANTS: Final = (
         "            grant = None\n            sees =", "tests/daemon/test_rights_in_slices.py",
     ),
     Mutant(
-        "one-attempt-too-many", "core/retry.py", "if failed >= plan.attempts:", "if failed > plan.attempts:",
-        "tests/core/test_retry.py",
+        "one-attempt-too-many", "protocol/retry.py", "if failed >= plan.attempts:",
+        "if failed > plan.attempts:",
+        "tests/protocol/test_retry.py",
     ),
     Mutant(
-        "a-delay-rounded-down", "core/retry.py",
+        "a-delay-rounded-down", "protocol/retry.py",
         "_ceil_div(plan.nominal_ms(failed) * parts, _PERMILLE * CHANCE_MAX)",
-        "plan.nominal_ms(failed) * parts // (_PERMILLE * CHANCE_MAX)", "tests/core/test_retry.py",
+        "plan.nominal_ms(failed) * parts // (_PERMILLE * CHANCE_MAX)", "tests/protocol/test_retry.py",
     ),
     Mutant(
         "expiry-is-ignored", "core/outcomes.py",
@@ -440,7 +441,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "other-content-is-a-duplicate", "core/deciding.py", "content_of(known) != digest(task)", "False",
-        "tests/core/test_deciding.py tests/core/test_identity.py",
+        "tests/core/test_deciding.py tests/protocol/test_ids.py",
     ),
     Mutant(
         "retry-after-0-hammers", "core/outcomes.py",
@@ -448,9 +449,9 @@ MUTANTS: Final = (
         "answer.retry_after_ms", "tests/core/test_outcomes.py",
     ),
     Mutant(
-        "a-second-life-has-the-webhook-id-of-the-first", "core/identity.py",
+        "a-second-life-has-the-webhook-id-of-the-first", "protocol/ids.py",
         "(journal_id, key.encode(), born_lsn, revision)", "(journal_id, key.encode(), 0, revision)",
-        "tests/core/test_identity.py",
+        "tests/protocol/test_ids.py",
     ),
     Mutant(
         "a-finish-found-at-recovery-has-no-hook", "core/outcomes.py",
@@ -481,7 +482,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "replace-keeps-the-webhook-id", "core/deciding.py", "known.version + 1, known.revision + 1",
-        "known.version + 1, known.revision", "tests/core/test_identity.py tests/core/test_deciding.py",
+        "known.version + 1, known.revision", "tests/protocol/test_ids.py tests/core/test_deciding.py",
     ),
     Mutant(
         "if-version-is-ignored", "core/deciding.py",
@@ -493,15 +494,15 @@ MUTANTS: Final = (
         "if engine.live > limits.tasks_max:", "tests/core/test_deciding.py",
     ),
     Mutant(
-        "seconds-are-taken", "core/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
-        "value_ms < SECONDS_BELOW // 100 <= now_ms:", "tests/core/test_seconds.py",
+        "seconds-are-taken", "protocol/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
+        "value_ms < SECONDS_BELOW // 100 <= now_ms:", "tests/protocol/test_seconds.py",
     ),
     Mutant(
-        "an-unset-clock-refuses-instants", "core/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
-        "value_ms < SECONDS_BELOW:", "tests/core/test_seconds.py",
+        "an-unset-clock-refuses-instants", "protocol/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
+        "value_ms < SECONDS_BELOW:", "tests/protocol/test_seconds.py",
     ),
     Mutant(
-        "stored-instants-are-checked", "core/units.py", "if 0 <= value_ms <= INSTANT_MS_MAX:",
+        "stored-instants-are-checked", "protocol/units.py", "if 0 <= value_ms <= INSTANT_MS_MAX:",
         "if SECONDS_BELOW <= value_ms <= INSTANT_MS_MAX:", "tests/daemon/test_old_values.py",
     ),
     Mutant(
@@ -511,13 +512,13 @@ MUTANTS: Final = (
         "tests/daemon/test_old_values.py",
     ),
     Mutant(
-        "an-address-with-a-dot-is-a-name", "core/hosts.py", "if name != host and ends_in_number(name):",
-        "if False:", "tests/core/test_hosts.py",
+        "an-address-with-a-dot-is-a-name", "protocol/hosts.py", "if name != host and ends_in_number(name):",
+        "if False:", "tests/protocol/test_hosts.py",
     ),
     Mutant(
         "hook-ids-pass-in-a-run", "core/intake.py",
         'or (("/done/" in text or "/dead/" in text) and any(map(is_hook_id, ids)))', "or False",
-        "tests/core/test_hook_ids.py tests/core/test_intake.py",
+        "tests/protocol/test_hook_ids.py tests/core/test_intake.py",
     ),
     # -- delivery ------------------------------------------------------------------------------------
     Mutant(

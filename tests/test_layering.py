@@ -12,19 +12,35 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "wheeltimer"
 
-# A room and what it may import beside itself. Nothing imports cli.
-MAY_IMPORT = {
-    "cli": {"web", "daemon", "client", "settings", "delivery", "journal", "core", "errors"},
-    "web": {"daemon", "settings", "delivery", "journal", "core", "errors"},
-    "daemon": {"settings", "delivery", "journal", "core", "errors"},
-    "delivery": {"core", "errors"},
-    "journal": {"core", "errors"},
-    "client": {"core", "errors"},
-    "settings": {"core", "errors"},
-    "core": {"errors"},
+# A room and the arrows that leave it; an arrow allows what can be reached by arrows.
+MAY_IMPORT: dict[str, set[str]] = {
+    "cli": {"web", "client", "journal_tools", "settings"},
+    "web": {"daemon"},
+    "daemon": {"cluster", "server", "settings"},
+    "cluster": {"server", "shard", "journal"},
+    "server": {"shard", "delivery", "settings"},
+    "shard": {"runtime", "journal"},
+    "delivery": {"runtime"},
+    "testing": {"client", "shard", "core"},
+    "journal_tools": {"journal", "core"},
+    "runtime": {"core"},
+    "core": {"protocol"},
+    "journal": {"errors"},
+    "client": {"protocol"},
+    "settings": {"protocol"},
+    "protocol": {"errors"},
     "errors": set(),
-    "__init__": {"core", "errors", "client"},
+    "__init__": {"client"},
     "__main__": {"cli"},
+}
+# Arrows that are here until a file is cut: each names what has to go first.
+FOR_NOW: dict[str, set[str]] = {
+    # Attempt (core/task.py)
+    "client": {"core"},
+    # check, dump, known, repair and rewriting, until they move to journal_tools
+    "journal": {"core", "protocol"},
+    # Poll, Attempt, State, STATE_WORDS (core/task.py), event structs (core/record_events.py)
+    "protocol": {"core"},
 }
 # What core must not touch: I/O, clocks, chance, logging.
 IMPURE = {
@@ -43,6 +59,18 @@ def modules() -> list[Path]:
 
 def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def reached(room: str) -> set[str]:
+    """The room itself and all that arrows from it reach."""
+    found: set[str] = set()
+    todo = [room]
+    while todo:
+        each = todo.pop()
+        if each not in found:
+            found.add(each)
+            todo += MAY_IMPORT[each]
+    return found
 
 
 def imports_of(path: Path) -> set[str]:
@@ -67,10 +95,15 @@ def test_arrows_point_one_way(path: Path) -> None:
         for name in imports_of(path)
         if name.startswith("wheeltimer.") and name.split(".")[1] in MAY_IMPORT
     }
-    assert rooms - {room} <= MAY_IMPORT[room], f"{path} knows {rooms - {room} - MAY_IMPORT[room]}"
+    allowed = reached(room) | FOR_NOW.get(room, set())
+    assert rooms <= allowed, f"{path} knows {rooms - allowed}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "core").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for room in ("protocol", "core") for path in (PACKAGE / room).glob("*.py")),
+    ids=lambda path: str(path.relative_to(PACKAGE)),
+)
 def test_core_imports_nothing_impure(path: Path) -> None:
     touched = {name.split(".")[0] for name in imports_of(path)} & IMPURE
     assert not touched, f"{path.name} imports {touched}"
@@ -80,9 +113,10 @@ def test_core_alone_loads_no_runtime() -> None:
     script = (
         "import sys; before = set(sys.modules)\n"
         "import msgspec\n"
-        "import pkgutil, importlib, wheeltimer.core as core\n"
-        "for found in pkgutil.iter_modules(core.__path__):\n"
-        "    importlib.import_module('wheeltimer.core.' + found.name)\n"
+        "import pkgutil, importlib, wheeltimer.core as core, wheeltimer.protocol as protocol\n"
+        "for room in (core, protocol):\n"
+        "    for found in pkgutil.iter_modules(room.__path__):\n"
+        "        importlib.import_module(room.__name__ + '.' + found.name)\n"
         "print(' '.join(sorted(set(sys.modules) - before)))"
     )
     loaded = subprocess.run(

@@ -15,9 +15,9 @@ from tests.process.conftest import home
 from tests.process.daemon import Home
 from tests.process.tools import missing, need
 from wheeltimer import errors
-from wheeltimer.core import commands
-from wheeltimer.core.units import format_duration
 from wheeltimer.daemon.descriptors import LEAST, OWN, share
+from wheeltimer.protocol import requests
+from wheeltimer.protocol.units import format_duration
 from wheeltimer.settings.knobs import (
     Destination,
     Journal,
@@ -30,7 +30,7 @@ from wheeltimer.settings.knobs import (
     knobs,
 )
 
-TEXT = (Path(commands.__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
+TEXT = (Path(requests.__file__).parents[1] / "docs" / "operations.md").read_text(encoding="utf-8")
 (UNIT,) = re.findall(r"```ini\n(.*?)```", TEXT, re.DOTALL)
 SHELL = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 __all__ = ["home"]  # a fixture of the process tests

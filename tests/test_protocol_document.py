@@ -18,16 +18,17 @@ import pytest
 
 from tests.process.daemon import Connection, Home, until
 from wheeltimer import errors
-from wheeltimer.core import commands, events, records, replies, retry, success
-from wheeltimer.core.headers import _RESERVED, _RESERVED_PREFIXES
-from wheeltimer.core.limits import Limits
+from wheeltimer.core import events, records
 from wheeltimer.core.task import TRANSITIONS, Attempt, Poll, State
+from wheeltimer.protocol import replies, requests, retry, success
+from wheeltimer.protocol.headers import _RESERVED, _RESERVED_PREFIXES
+from wheeltimer.protocol.limits import Limits
 
-PACKAGE = Path(commands.__file__).parents[1]
+PACKAGE = Path(requests.__file__).parents[1]
 TEXT = (PACKAGE / "docs" / "protocol.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```json\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
-OPS = {struct.__struct_config__.tag: struct for struct in commands.AnyCommand.__args__}
-TASK_FIELDS = set(commands.TaskFields.__struct_fields__) - {"seq", "delay", "at"}
+OPS = {struct.__struct_config__.tag: struct for struct in requests.AnyCommand.__args__}
+TASK_FIELDS = set(requests.TaskFields.__struct_fields__) - {"seq", "delay", "at"}
 
 
 def section(title: str) -> str:
@@ -196,7 +197,8 @@ CODES = set(re.findall(r"^\| `(\w+)` \|", section("Errors"), re.MULTILINE))
 def test_every_error_code_is_in_the_table_and_no_other() -> None:
     codes = {cell for row in TRANSITIONS.values() for cell in row.values() if isinstance(cell, str)}
     kinds = {kind.__name__: code for code, kind in errors.REFUSALS.items()}
-    for path in (*PACKAGE.glob("core/*.py"), *PACKAGE.glob("daemon/*.py")):
+    rooms = ("protocol", "core", "runtime", "shard", "server", "daemon")
+    for path in (path for room in rooms for path in PACKAGE.glob(f"{room}/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 at = {"Refused": 0, "ErrorReply": 1}.get(node.func.id)

@@ -28,7 +28,7 @@ from tests.process.daemon import START_S, Connection, Home, until
 from tests.process.tools import need
 from tests.test_protocol_document import SESSION, masked
 from wheeltimer import errors
-from wheeltimer.core import commands as ops
+from wheeltimer.protocol import requests as ops
 
 README: Final = PAGES["README.md"]
 CI: Final = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
@@ -184,9 +184,7 @@ def test_it_is_ready_when_it_prints_the_line_that_is_shown(reader: Any) -> None:
 
 
 RECEIVE = ".venv/bin/wheeltimer receive --port 9000"
-FIRST = (
-    ".venv/bin/wheeltimer schedule http://127.0.0.1:9000/hook --in 5s --body '{\"hello\": \"world\"}'"
-)
+FIRST = '.venv/bin/wheeltimer schedule http://127.0.0.1:9000/hook --in 5s --body \'{"hello": "world"}\''
 
 
 @plays("README.md", RECEIVE, FIRST)
@@ -201,7 +199,7 @@ def test_the_first_schedule_has_a_receiver_and_its_callback_is_seen(reader: Read
         os.killpg(child.pid, signal.SIGINT)
         child.communicate(timeout=START_S)
     assert "POST  /hook  id=" in line
-    assert 'attempt=1' in line
+    assert "attempt=1" in line
     assert line.endswith('{"hello": "world"}\n')
 
 

@@ -18,9 +18,9 @@ import trustme
 from tests.client.scripted import Request, ScriptedServer
 from tests.client.test_lost import _answer
 from wheeltimer.client import AsyncClient, Client, fields, results
-from wheeltimer.core import commands, retry, success
 from wheeltimer.core.task import Poll
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests, retry, success
 
 URL = "http://x/"
 UTC = timezone.utc  # noqa: UP017 -- one name in every version
@@ -268,9 +268,9 @@ def _protocols(kind: Any) -> set[str]:
 
 
 def test_the_typed_fields_are_those_of_the_protocol() -> None:
-    assert _protocols(fields.ScheduleItem) == _names(commands.Schedule) - {"seq"}
-    assert _protocols(fields.ScheduleFields) == _names(commands.Schedule) - {"seq", "url"}
-    assert _protocols(fields.RescheduleFields) == _names(commands.Reschedule) - {"seq", "id"}
+    assert _protocols(fields.ScheduleItem) == _names(requests.Schedule) - {"seq"}
+    assert _protocols(fields.ScheduleFields) == _names(requests.Schedule) - {"seq", "url"}
+    assert _protocols(fields.RescheduleFields) == _names(requests.Reschedule) - {"seq", "id"}
     kinds = get_args(retry.Rule)
     assert _protocols(fields.RetryRule) == {"kind"} | set().union(*map(_names, kinds))
     assert _protocols(fields.PollRule) == _names(Poll)
@@ -286,7 +286,7 @@ def test_each_duration_has_its_name_in_milliseconds_and_asks_for_a_unit() -> Non
         assert {key.removesuffix("_ms") for key in hints if key.endswith("_ms")} == spans
 
 
-RIGHT = '''
+RIGHT = """
 from datetime import datetime, timedelta, timezone
 from wheeltimer import AsyncClient, Client, NotFound, Refused
 
@@ -308,8 +308,8 @@ async def main() -> None:
         await other.schedule("http://x/", expires_in="1h", body_bytes=b"x")
         async for each in other.schedule_many([{"url": "http://x/", "group": "g"}]):
             print(each)
-'''
-WRONG = '''
+"""
+WRONG = """
 from wheeltimer import AsyncClient, Client
 
 client = Client()
@@ -320,14 +320,14 @@ client.schedule("http://x/", retry={"kind": "fixed", "evry": "30s"})
 
 async def main() -> None:
     await AsyncClient().schedule("http://x/", poll={"every": "5s", "mx": 3})
-'''
-NUMBERS_ARE_NO_DURATIONS = '''
+"""
+NUMBERS_ARE_NO_DURATIONS = """
 from wheeltimer import Client
 
 Client().schedule("http://x/", delay=30)
 Client().schedule("http://x/", timeout=1.5)
 Client().forecast(horizon=3600)
-'''
+"""
 
 
 def test_a_type_checker_finds_misspelt_fields(tmp_path: Path) -> None:

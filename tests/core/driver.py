@@ -13,19 +13,20 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from wheeltimer.core import commands as c
-from wheeltimer.core import deciding, outcomes, queries, stopping, wire
+from wheeltimer.core import deciding, outcomes, queries, stopping
 from wheeltimer.core import records as r
 from wheeltimer.core.carrying import copy_of, leftovers, stands_at
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.intake import take_run
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task
 from wheeltimer.daemon.recovery import Recovered, recover
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 from wheeltimer.journal import Boot, Clocks
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.limits import Limits
 
 START_ELAPSED_NS = 7_000_000_000_000
 START_WALL_NS = 1_800_000_000_000_000_000

@@ -36,10 +36,10 @@ from tests.core.model_task import (
     shown_ms,
     unlike,
 )
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now
-from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.units import parse_duration_ms, parse_instant_ms
 
 Reading = tuple[int, int]
 """Elapsed ns and Unix ms, as a frame keeps them."""

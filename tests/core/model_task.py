@@ -12,7 +12,7 @@ from typing import Any
 
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Now
-from wheeltimer.core.units import parse_duration_ms
+from wheeltimer.protocol.units import parse_duration_ms
 
 MS = 1_000_000
 LIVE = ("scheduled", "ready", "running")

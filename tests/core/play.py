@@ -21,13 +21,13 @@ from tests.core.model_task import HOOK, LIVE, MS, Key, Reply
 from wheeltimer.core import outcomes, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.identity import webhook_id
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import CHANCE_MAX
 from wheeltimer.core.task import State, Task, key_of, split_key, unpack
-from wheeltimer.core.units import format_instant
+from wheeltimer.protocol.ids import webhook_id
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.retry import CHANCE_MAX
+from wheeltimer.protocol.units import format_instant
 
 STEPS = 50
 LIMITS = Limits(tasks_max=5, keep_done_ms=400, keep_done_max=4, keep_dead_ms=900, keep_dead_max=3)

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from wheeltimer.core import access
-from wheeltimer.core import commands as c
 from wheeltimer.core.access import (
     ALLOWED,
     MISTAKEN,
@@ -21,10 +20,11 @@ from wheeltimer.core.access import (
     digest_of,
 )
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.rows import Queue
 from wheeltimer.core.task import Now
 from wheeltimer.errors import Refused
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.limits import Limits
 
 COMMANDS = list(c.AnyCommand.__args__)
 FIELDS: dict[str, dict[str, Any]] = {

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Now
+from wheeltimer.protocol.limits import Limits
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from wheeltimer.core import commands as c
-from wheeltimer.core import wire
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.forecast import Forecast
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.records import Due, Scheduled
-from wheeltimer.core.replies import ForecastReply
 from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.replies import ForecastReply
 
 NOW = Now(10**15, 1_750_000_000_000 * NS_PER_MS)
 HOUR_MS = 3_600_000

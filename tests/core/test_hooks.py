@@ -9,10 +9,10 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import resolve
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.retry import resolve
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

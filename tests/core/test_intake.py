@@ -11,10 +11,10 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core.intake import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import BUILT_IN
 from wheeltimer.core.task import Task, unpack
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.retry import BUILT_IN
 
 pytestmark = pytest.mark.quick
 

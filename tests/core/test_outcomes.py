@@ -11,11 +11,11 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import CHANCE_MAX, poll_delay_ms
 from wheeltimer.core.task import NS_PER_MS, State
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.retry import CHANCE_MAX, poll_delay_ms
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

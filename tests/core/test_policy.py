@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from wheeltimer.core.commands import URL_BYTES_MAX
 from wheeltimer.core.policy import Policy
 from wheeltimer.errors import TargetBlocked
+from wheeltimer.protocol.requests import URL_BYTES_MAX
 
 SEEN = "http://10.0.0.1:80"
 

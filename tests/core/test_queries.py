@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import commands as c
 from wheeltimer.core import queries
+from wheeltimer.protocol import requests as c
 
 pytestmark = pytest.mark.quick
 SAID: dict[str, Any] = {

@@ -11,8 +11,6 @@ import pytest
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.outcomes import Answer
-from wheeltimer.core.retry import BUILT_IN
-from wheeltimer.core.success import JsonCheck, SuccessRule
 from wheeltimer.core.task import (
     Attempt,
     Poll,
@@ -26,6 +24,8 @@ from wheeltimer.core.task import (
     split_key,
     unpack,
 )
+from wheeltimer.protocol.retry import BUILT_IN
+from wheeltimer.protocol.success import JsonCheck, SuccessRule
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -13,8 +13,8 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
-from wheeltimer.core.limits import Limits
 from wheeltimer.errors import JournalDamaged
+from wheeltimer.protocol.limits import Limits
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -10,7 +10,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
-from wheeltimer.core.limits import Limits
+from wheeltimer.protocol.limits import Limits
 
 pytestmark = pytest.mark.quick
 LIMITS = Limits(keep_done_ms=1000, keep_dead_ms=5000)

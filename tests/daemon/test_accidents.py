@@ -10,10 +10,10 @@ from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import stopping
-from wheeltimer.core.commands import Cancel
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.table import Table
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
+from wheeltimer.protocol.requests import Cancel
 
 
 class AtStep(trio.abc.Instrument):

@@ -21,13 +21,13 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
 from wheeltimer.daemon import compaction, turn
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.recovery import recover
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
+from wheeltimer.protocol.limits import Limits
 
 SEGMENT = 64 << 10
 FIXED = 4 * SEGMENT  # open, spare, two reserved

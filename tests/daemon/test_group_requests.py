@@ -12,10 +12,10 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import State, Task
 from wheeltimer.daemon.turn import SLICE_NS
+from wheeltimer.protocol.limits import Limits
 
 MEMBERS: Final = 60
 STATE_OF: Final = {"cancel": State.CANCELLED, "finish": State.DONE}

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from tests.daemon.hostile import LINE_BYTES_MAX, Reply, Threaded, as_object, recovered
-from wheeltimer.core import commands
+from wheeltimer.protocol import requests as commands
 
 URL = "http://example.org/hook"
 OPS = {struct.__struct_config__.tag: struct for struct in commands.AnyCommand.__args__}

@@ -15,10 +15,10 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer, outcome_bytes_max
 from wheeltimer.core.task import Task, split_key
 from wheeltimer.journal.room import charge
+from wheeltimer.protocol.limits import Limits
 
 SMALL = 10
 REPLY_BYTES = 65_536  # what the transport reads at most, whatever this limit says

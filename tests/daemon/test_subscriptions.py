@@ -12,8 +12,7 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, world
-from wheeltimer.core import commands as c
-from wheeltimer.core import events, wire
+from wheeltimer.core import events
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon import subscriber as subscriber_module
@@ -21,6 +20,8 @@ from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.journal import Journal, read
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol import wire
 from wheeltimer.settings import Limits
 
 ROUNDS_S = 5.0  # of a clock that jumps: many rounds

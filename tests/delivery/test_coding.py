@@ -9,8 +9,8 @@ import zlib
 
 import pytest
 
-from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.delivery.coding import MEMBERS_MAX, decoded
+from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 
 pytestmark = pytest.mark.quick
 BODY = b'{"status":"success"}'

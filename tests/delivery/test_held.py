@@ -10,11 +10,11 @@ import pytest
 
 from tests.delivery.fakes import NS_PER_S, World, answer, no_answer
 from wheeltimer.core.outcomes import Answer, rule_of
-from wheeltimer.core.retry import ATTEMPTS_MAX, ExponentialRule, FixedRule, ListRule, budget_ms, resolve
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.held import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
 from wheeltimer.delivery.seldom import QUIET_S
 from wheeltimer.delivery.window import HOLD_NS
+from wheeltimer.protocol.retry import ATTEMPTS_MAX, ExponentialRule, FixedRule, ListRule, budget_ms, resolve
 
 HOLD_MS = HOLD_NS // NS_PER_MS
 FIVE = {"kind": "exponential", "base": "5s", "factor": 2, "cap": "1h", "attempts": 5}

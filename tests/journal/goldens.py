@@ -30,7 +30,6 @@ from tests.clocks import ManualClock
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
 from wheeltimer.daemon.compaction import Compactor
@@ -39,6 +38,7 @@ from wheeltimer.daemon.turn import Turn
 from wheeltimer.journal import Clocks, Inline, Journal
 from wheeltimer.journal.frame import Kind, encode, payload_of
 from wheeltimer.journal.segment import FORMAT, SECTOR_BYTES, decode_header, encode_header, headers, walk
+from wheeltimer.protocol.limits import Limits
 
 FOLDER: Final = Path(__file__).parent / "golden"
 SEGMENT: Final = 64 << 10

@@ -21,8 +21,8 @@ from tests.recipes.world import (
     hook_as_shown,
     instant_ms,
 )
-from wheeltimer.core import retry
-from wheeltimer.core.units import parse_duration_ms
+from wheeltimer.protocol import retry
+from wheeltimer.protocol.units import parse_duration_ms
 
 PAGE = Page("growing-delays.md")
 SCHEDULE, REDRIVE = PAGE.sh("schedule"), PAGE.sh("redrive")

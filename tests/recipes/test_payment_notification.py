@@ -28,7 +28,7 @@ from tests.recipes.world import (
     instant_ms,
     masked,
 )
-from wheeltimer.core import retry
+from wheeltimer.protocol import retry
 
 PAGE = Page("payment-notification.md")
 SCHEDULE, ASK = PAGE.sh("schedule"), PAGE.sh("get")

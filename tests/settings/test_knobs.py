@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from tests.settings.files import load_toml, refused
-from wheeltimer.core.limits import Limits as CoreLimits
-from wheeltimer.core.units import format_duration
 from wheeltimer.errors import SettingsError
+from wheeltimer.protocol.limits import Limits as CoreLimits
+from wheeltimer.protocol.units import format_duration
 from wheeltimer.settings import (
     Address,
     Destination,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.settings.files import SECRET, SHA256, TOKEN, load_toml, refused
-from wheeltimer.core.retry import FixedRule
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.retry import FixedRule
 from wheeltimer.settings import (
     Address,
     Destination,

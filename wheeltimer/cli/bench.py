@@ -23,8 +23,8 @@ from wheeltimer.cli.connect import Session, with_session
 from wheeltimer.cli.receiver import Receiver, receiving, signals_unwind
 from wheeltimer.client import Client
 from wheeltimer.client.fields import new_id
-from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
+from wheeltimer.protocol.limits import Limits
 
 TASKS_MAX: Final = Limits().keep_done_max // 10  # they stay known when cancelled, in the place of others
 PART_MS_MAX: Final = 60_000  # a daemon that is slower than this is measured by what it did until then

@@ -14,9 +14,9 @@ import msgspec
 
 from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
-from wheeltimer.core import wire
-from wheeltimer.core.twice import check_names
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.twice import check_names
 
 SHOWN_MAX: Final = 20  # lines that went wrong and are named; the rest is counted
 _OBJECT: Final = "one JSON object on a line expected"

@@ -16,8 +16,8 @@ import msgspec
 from wheeltimer.client import Client
 from wheeltimer.client.pipeline import refused
 from wheeltimer.client.place import CA_FILE, CERT_FILE, SERVER, SERVER_DEFAULT, TOKEN, Place, reached
-from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.limits import Limits
 
 T = TypeVar("T")
 _LARGE_BYTES: Final = Limits().body_bytes_max

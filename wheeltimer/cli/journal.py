@@ -11,8 +11,8 @@ import click
 import msgspec
 
 from wheeltimer.cli import show, values
-from wheeltimer.core.units import parse_instant_ms
 from wheeltimer.errors import JournalDamaged
+from wheeltimer.protocol.units import parse_instant_ms
 
 if TYPE_CHECKING:
     from wheeltimer.journal.check import Checked

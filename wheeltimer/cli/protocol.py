@@ -8,7 +8,7 @@ import click
 import msgspec
 from click.shell_completion import get_completion_class
 
-from wheeltimer.core.schema import schema as protocol_schema
+from wheeltimer.protocol.schema import schema as protocol_schema
 
 SHELLS: Final = ("bash", "zsh", "fish")
 

@@ -21,9 +21,9 @@ import click
 
 from wheeltimer.cli import show, values
 from wheeltimer.cli.receiver import signals_unwind
-from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.signature import sign
 from wheeltimer.errors import BadValue, ListenError
+from wheeltimer.protocol.units import parse_duration_ms
 from wheeltimer.settings.values import parse_secret
 
 BODY_BYTES_MAX: Final = 1 << 20  # a task's body has at most 64 KiB unless the daemon's settings raise that

@@ -14,8 +14,8 @@ import msgspec
 
 from wheeltimer.cli import show, values
 from wheeltimer.cli.connect import Session, with_session
-from wheeltimer.core.commands import Method
 from wheeltimer.core.task import STATE_WORDS
+from wheeltimer.protocol.requests import Method
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

@@ -22,8 +22,8 @@ from wheeltimer.cli.connect import Session, with_session
 from wheeltimer.cli.tail import PATIENCE_S
 from wheeltimer.client.pipeline import refused
 from wheeltimer.core.task import STATE_WORDS
-from wheeltimer.core.units import HOUR_MS, parse_duration_ms
 from wheeltimer.errors import ServerUnreachable
+from wheeltimer.protocol.units import HOUR_MS, parse_duration_ms
 
 if TYPE_CHECKING:
     from rich.console import Group

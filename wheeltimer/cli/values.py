@@ -15,9 +15,9 @@ import click
 import msgspec
 
 from wheeltimer.cli import show
-from wheeltimer.core import foreign, wire
-from wheeltimer.core.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import foreign, wire
+from wheeltimer.protocol.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
 
 _DIGITS_MAX: Final = 64  # of a number that is read at all
 BOM: Final = codecs.BOM_UTF8

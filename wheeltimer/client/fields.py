@@ -19,8 +19,8 @@ from typing import Any, Final, Literal, Required, TypedDict
 from msgspec import Raw
 
 from wheeltimer.client.json_values import BYTES, check_json
-from wheeltimer.core.identity import make_id
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.ids import make_id
 
 Span = str | timedelta | Literal[0]
 """A duration: text with units, or a ``timedelta``. An integer of ms goes into the field with ``_ms``."""

@@ -24,8 +24,8 @@ from wheeltimer.client.pipeline import (
 )
 from wheeltimer.client.place import Place
 from wheeltimer.client.results import Event
-from wheeltimer.core.replies import SubscribeReply
 from wheeltimer.errors import ClientMisused, Refused, ServerUnreachable
+from wheeltimer.protocol.replies import SubscribeReply
 
 _event: Final = msgspec.json.Decoder(Event).decode
 _reply: Final = msgspec.json.Decoder(dict[str, Any]).decode

@@ -14,11 +14,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from wheeltimer.core import commands as c
 from wheeltimer.core.deciding import DEFAULT_QUEUE, RETRY_FULL_MS
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.task import State
 from wheeltimer.errors import Refused
+from wheeltimer.protocol import requests as c
 
 SCOPES: Final = ("produce", "read", "admin")
 _ANY: Final = frozenset(SCOPES)

@@ -11,13 +11,9 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.identity import is_hook_id, make_id
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.replies import RescheduleReply, ScheduleReply
-from wheeltimer.core.retry import BUILT_IN, Rule, resolve
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
@@ -32,8 +28,12 @@ from wheeltimer.core.task import (
     split_key,
     unpack,
 )
-from wheeltimer.core.units import parse_duration_ms, parse_instant_ms
 from wheeltimer.errors import BadValue, Refused
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.ids import is_hook_id, make_id
+from wheeltimer.protocol.replies import RescheduleReply, ScheduleReply
+from wheeltimer.protocol.retry import BUILT_IN, Rule, resolve
+from wheeltimer.protocol.units import parse_duration_ms, parse_instant_ms
 
 DEFAULT_QUEUE: Final = "default"
 RETRY_FULL_MS: Final = 1_000  # after how long a client that was told "full" may ask again

@@ -18,10 +18,10 @@ from wheeltimer.core import moves
 from wheeltimer.core import records as r
 from wheeltimer.core.carrying import Copied, copied
 from wheeltimer.core.checking import check
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.rebase import Rebase, rebased
 from wheeltimer.core.rows import KEPT_EXACT, KEPT_TICK_NS, Rows
 from wheeltimer.core.task import NS_PER_MS, Input, Now, State, Task, pack, unpack
+from wheeltimer.protocol.limits import Limits
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
 _SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(

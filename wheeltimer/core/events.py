@@ -19,9 +19,9 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
-from wheeltimer.core.commands import Subscribe, check_name
 from wheeltimer.core.task import STATE_WORDS, split_key
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.requests import Subscribe, check_name
 
 _ENDS: Final = ("cancelled", "done", "dead", "expired")
 _OUTCOMES: Final = ("succeeded", "failed", "not_yet")

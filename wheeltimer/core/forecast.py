@@ -8,12 +8,12 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from wheeltimer.core import commands as c
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.replies import ForecastReply
 from wheeltimer.core.task import NS_PER_MS, Now, State, key_of
-from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import ForecastReply
+from wheeltimer.protocol.units import parse_duration_ms
 
 SLICES_MAX: Final = 1000
 

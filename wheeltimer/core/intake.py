@@ -18,15 +18,15 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from wheeltimer.core import commands as c
 from wheeltimer.core.deciding import DEFAULT_QUEUE
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.identity import is_hook_id
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
-from wheeltimer.core.replies import ScheduleReply
 from wheeltimer.core.table import Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.ids import is_hook_id
+from wheeltimer.protocol.replies import ScheduleReply
 
 RUN_MAX: Final = 128  # requests in a run: up to 1 ms beside other work, what a slice of the loop may take
 RUN_BYTES_MAX: Final = 65_536  # of lines: a run is written as one decision
@@ -157,7 +157,8 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
 def _commas(
     names: tuple[str, ...], bodies: Sequence[bytes | None], seqs: tuple[int | str | UnsetType, ...]
 ) -> int:
-    """Commas of plain lines in which no field stands twice and none is inside of text; see ``twice.py``."""
+    """Commas of plain lines in which no field stands twice and none is inside of text; see
+    ``protocol/twice.py``."""
     given = list(filter(None, bodies))
     named = sum(map(is_not, names, repeat(DEFAULT_QUEUE)))  # the default itself stands for no queue
     seq = len(seqs) - seqs.count(UNSET)

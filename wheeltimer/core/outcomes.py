@@ -14,12 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
-from wheeltimer.core.commands import URL_BYTES_MAX
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.limits import Limits
 from wheeltimer.core.policy import QueuePolicy
-from wheeltimer.core.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
-from wheeltimer.core.success import BOM, DEFAULT_SUCCESS, SuccessRule, unmet, unread, without_bom
 from wheeltimer.core.task import (
     NS_PER_MS,
     STATE_WORDS,
@@ -32,6 +28,10 @@ from wheeltimer.core.task import (
     key_of,
     split_key,
 )
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.requests import URL_BYTES_MAX
+from wheeltimer.protocol.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
+from wheeltimer.protocol.success import BOM, DEFAULT_SUCCESS, SuccessRule, unmet, unread, without_bom
 
 ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410

@@ -7,10 +7,10 @@ from itertools import repeat
 
 from msgspec import Struct
 
-from wheeltimer.core.commands import URL_BYTES_MAX, split_url
-from wheeltimer.core.hosts import host_problem
-from wheeltimer.core.retry import Rule
 from wheeltimer.errors import BadValue, TargetBlocked
+from wheeltimer.protocol.hosts import host_problem
+from wheeltimer.protocol.requests import URL_BYTES_MAX, split_url
+from wheeltimer.protocol.retry import Rule
 
 _SEEN_MAX = 65_536  # origins remembered; then the memory starts afresh
 _VISIBLE = bytes(set(range(33, 127)) - {ord("#")})  # what a URL may hold; a fragment is refused

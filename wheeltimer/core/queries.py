@@ -11,12 +11,12 @@ from typing import Any, Final
 
 from msgspec import Raw, to_builtins
 
-from wheeltimer.core import commands as c
 from wheeltimer.core.deciding import find
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.replies import ListReply, TaskReply
 from wheeltimer.core.task import STATE_BY_WORD, STATE_WORDS, State, Task, key_of, split_key, unpack
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import ListReply, TaskReply
 
 _NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
 LIST_MAX: Final = 1000

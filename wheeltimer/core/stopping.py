@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from wheeltimer.core import commands as c
 from wheeltimer.core import records as r
 from wheeltimer.core.deciding import check_version, find, full, refuse_ended, set_expiry
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcomes import end
-from wheeltimer.core.replies import CancelReply, FinishReply, PauseReply, RedriveReply
 from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Input, Now, State, Task, content_of
-from wheeltimer.core.units import parse_instant_ms
 from wheeltimer.errors import BadValue, Refused
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import CancelReply, FinishReply, PauseReply, RedriveReply
+from wheeltimer.protocol.units import parse_instant_ms
 
 
 def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:

@@ -5,7 +5,7 @@ its default. A million waiting tasks are a million rows and a million keys, noth
 struct exists only while somebody looks at it. Whoever changes a task unpacks the row, changes the
 struct and packs it again (about half a microsecond each way).
 
-What moves a task is in ``engine.py``; what the fields may hold is checked in ``commands.py``.
+What moves a task is in ``engine.py``; what the fields may hold is checked in ``protocol/requests.py``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
-from wheeltimer.core.retry import Rule
-from wheeltimer.core.success import SuccessRule
+from wheeltimer.protocol.retry import Rule
+from wheeltimer.protocol.success import SuccessRule
 
 NS_PER_MS: Final = 1_000_000
 

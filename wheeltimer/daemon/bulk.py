@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from wheeltimer.core import access, queries, stopping, wire
-from wheeltimer.core import commands as c
+from wheeltimer.core import access, queries, stopping
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
-from wheeltimer.core.replies import CancelReply, FinishReply, RedriveReply
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import BadValue, Refused
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import CancelReply, FinishReply, RedriveReply
 
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Final
 import trio
 from msgspec import UNSET
 
-from wheeltimer.core import commands as c
-from wheeltimer.core import foreign, wire
 from wheeltimer.core.access import Visitor
-from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.farewell import RECEIVE_BYTES, send_last
 from wheeltimer.daemon.outbox import Outbox
 from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.errors import StorageFailed
+from wheeltimer.protocol import foreign, wire
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import ErrorReply
 
 if TYPE_CHECKING:
     from wheeltimer.daemon.server import Server

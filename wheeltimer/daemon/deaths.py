@@ -14,8 +14,8 @@ import trio
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.records import Ended
-from wheeltimer.core.success import OTHER_END
 from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.protocol.success import OTHER_END
 
 PERIOD_S: Final = 60
 LINES_MAX: Final = 10  # in a period, for each queue and destination

@@ -14,11 +14,11 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core import wire
 from wheeltimer.core.deciding import RETRY_FULL_MS
-from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.farewell import send_last
 from wheeltimer.delivery.seldom import Seldom
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import ErrorReply
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S: Final = 0.1  # what one client that is turned away may take, and the pause where none can be

@@ -11,10 +11,7 @@ from typing import Final
 from wheeltimer import __version__
 from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
-from wheeltimer.core.commands import split_url
-from wheeltimer.core.hosts import host_problem
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.retry import resolve
 from wheeltimer.daemon.tls import server_context
 from wheeltimer.delivery.authorities import no_authorities
 from wheeltimer.delivery.lanes import Queue
@@ -23,6 +20,9 @@ from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.delivery.window import Bucket, Window
 from wheeltimer.errors import SettingsError
+from wheeltimer.protocol.hosts import host_problem
+from wheeltimer.protocol.requests import split_url
+from wheeltimer.protocol.retry import resolve
 from wheeltimer.settings import Rate, Settings, changed_keys
 
 _log = logging.getLogger("wheeltimer")

@@ -14,18 +14,19 @@ import msgspec
 import trio
 
 from wheeltimer import __version__
-from wheeltimer.core import access, deciding, foreign, queries, stopping, wire
-from wheeltimer.core import commands as c
+from wheeltimer.core import access, deciding, queries, stopping
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.intake import Runs, take_run
-from wheeltimer.core.replies import HelloReply, PingReply
 from wheeltimer.core.task import Now
 from wheeltimer.daemon.bulk import Bulk, is_long
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.rights import Rights, stats
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import BadValue, Refused
+from wheeltimer.protocol import foreign, wire
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import HelloReply, PingReply
 
 PROTOCOL: Final = 1
 REST_FACTOR: Final = 4  # those who send lines that are no requests take a fifth of the loop, all together

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wheeltimer.core import commands as c
 from wheeltimer.core import queries
 from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
 from wheeltimer.core.deciding import DEFAULT_QUEUE
@@ -13,6 +12,7 @@ from wheeltimer.core.intake import Run
 from wheeltimer.core.task import Now, State, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import Refused
+from wheeltimer.protocol import requests as c
 
 _TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues
 

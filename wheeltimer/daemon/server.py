@@ -10,10 +10,8 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core import wire
 from wheeltimer.core.access import Access
 from wheeltimer.core.deciding import RETRY_FULL_MS
-from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.connection import Connection
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
 from wheeltimer.daemon.guests import Guests, address_of
@@ -25,6 +23,8 @@ from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.settings import Limits
 
 RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached

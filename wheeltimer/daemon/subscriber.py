@@ -15,10 +15,11 @@ import trio
 from msgspec import Raw
 from msgspec.structs import replace
 
-from wheeltimer.core import events, wire
-from wheeltimer.core.replies import ErrorReply, Seq, SubscribeReply
+from wheeltimer.core import events
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Frame, Trimmed
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import ErrorReply, Seq, SubscribeReply
 
 if TYPE_CHECKING:
     from wheeltimer.daemon.subscriptions import Subscriptions

@@ -17,17 +17,17 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core import commands as c
 from wheeltimer.core import events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
 from wheeltimer.core.deciding import RETRY_FULL_MS
-from wheeltimer.core.replies import ErrorReply
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
 from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.settings import Limits
 
 ROUND_S: Final = 0.01  # events of so long go out together

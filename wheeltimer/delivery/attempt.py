@@ -18,11 +18,8 @@ from urllib.parse import quote
 import trio
 from msgspec.structs import replace
 
-from wheeltimer.core.commands import split_url
-from wheeltimer.core.identity import webhook_id
 from wheeltimer.core.outcomes import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
-from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.coding import decoded
 from wheeltimer.delivery.pool import Destination
@@ -30,6 +27,9 @@ from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
 from wheeltimer.delivery.signature import sign
 from wheeltimer.delivery.transport import Kept, header_lines
+from wheeltimer.protocol.ids import webhook_id
+from wheeltimer.protocol.requests import split_url
+from wheeltimer.protocol.units import parse_duration_ms
 
 TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task says otherwise
 CONNECT_TIMEOUT_MS: Final = 3_000

@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from typing import Final
 
-from wheeltimer.core.limits import REPLY_BYTES_MAX
+from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 
 MEMBERS_MAX: Final = 16  # of a gzip body; each costs 40 KB and 5 us, an empty one is 20 bytes
 

@@ -12,9 +12,9 @@ from typing import Literal
 import httptools
 import msgspec
 
-from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.delivery.oddhead import OddParser, Unsound, status_of
 from wheeltimer.errors import WheeltimerError
+from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 
 BODY_BYTES_MAX = REPLY_BYTES_MAX  # of a reply; the rest is not read and the connection is closed
 HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies included

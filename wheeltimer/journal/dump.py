@@ -17,8 +17,8 @@ from msgspec.structs import asdict
 
 from wheeltimer.core import records as r
 from wheeltimer.core.task import STATE_WORDS, STOP_CANCEL, Task, split_key, unpack
-from wheeltimer.core.units import format_instant
 from wheeltimer.errors import JournalDamaged
+from wheeltimer.protocol.units import format_instant
 
 from .check import KINDS, no_records
 from .frame import CHAINED, Frame, Kind

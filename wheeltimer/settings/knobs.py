@@ -16,11 +16,11 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from wheeltimer.core.limits import HEADERS_MOST, REPLY_BYTES_MAX
-from wheeltimer.core.limits import Limits as CoreLimits
-from wheeltimer.core.retry import Rule
-from wheeltimer.core.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, SECOND_MS
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.limits import HEADERS_MOST, REPLY_BYTES_MAX
+from wheeltimer.protocol.limits import Limits as CoreLimits
+from wheeltimer.protocol.retry import Rule
+from wheeltimer.protocol.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, SECOND_MS
 from wheeltimer.settings.values import (
     DEFAULT_PORT,
     Address,
@@ -78,9 +78,9 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
     meta_bytes_max: Annotated[int, _knob("a task's meta; in every event of its end", 0, 65_536)] = (
         _CORE.meta_bytes_max
     )
-    headers_max: Annotated[
-        int, _knob("headers that a task adds to its callback", 0, HEADERS_MOST)
-    ] = _CORE.headers_max
+    headers_max: Annotated[int, _knob("headers that a task adds to its callback", 0, HEADERS_MOST)] = (
+        _CORE.headers_max
+    )
     header_bytes_max: Annotated[
         int, _knob("names and values of those headers together; common servers refuse more", 0, 65_536)
     ] = _CORE.header_bytes_max

@@ -17,9 +17,9 @@ import msgspec
 import platformdirs
 from msgspec import Struct
 
-from wheeltimer.core.retry import BUILT_IN, Rule, parse_rule
-from wheeltimer.core.units import format_duration
 from wheeltimer.errors import BadValue, SettingsError
+from wheeltimer.protocol.retry import BUILT_IN, Rule, parse_rule
+from wheeltimer.protocol.units import format_duration
 from wheeltimer.settings.knobs import Destination, Journal, Knob, Limits, Queue, Settings, Tls, Token, knobs
 from wheeltimer.settings.values import parse_destination, parse_name
 

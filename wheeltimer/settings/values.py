@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from wheeltimer.core.commands import split_url
-from wheeltimer.core.units import parse_duration_ms
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.requests import split_url
+from wheeltimer.protocol.units import parse_duration_ms
 
 DEFAULT_PORT: Final = 8463
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")

@@ -13,8 +13,8 @@ from typing import get_args
 
 import pytest
 
-from wheeltimer.core.commands import AnyCommand
 from wheeltimer.core.task import State
+from wheeltimer.protocol.requests import AnyCommand
 
 from .inputs import INPUTS
 from .rows import ROWS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.identity import is_hook_id
+from wheeltimer.protocol.ids import is_hook_id
 
 pytestmark = pytest.mark.quick
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import foreign, wire
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import foreign, wire
 
 pytestmark = pytest.mark.quick
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
-from wheeltimer.core.limits import REPLY_BYTES_MAX
-from wheeltimer.core.replyjson import NUMBERS, NoJson, escaped, parsed, shown
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.limits import REPLY_BYTES_MAX
+from wheeltimer.protocol.replyjson import NUMBERS, NoJson, escaped, parsed, shown
 
 STATUSES_MAX: Final = 32
 """Most entries of ``status``; five patterns cover all there is."""

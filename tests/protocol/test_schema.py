@@ -10,7 +10,7 @@ import pytest
 
 from tests.test_protocol_document import EVENTS, EXAMPLES
 from wheeltimer.core.events import TYPES
-from wheeltimer.core.schema import schema
+from wheeltimer.protocol.schema import schema
 
 SCHEMA = schema()
 

@@ -8,8 +8,8 @@ import re
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.identity import make_id, webhook_id
-from wheeltimer.core.limits import Limits
+from wheeltimer.protocol.ids import make_id, webhook_id
+from wheeltimer.protocol.limits import Limits
 
 pytestmark = pytest.mark.quick
 JOURNAL = b"0123456789abcdef"

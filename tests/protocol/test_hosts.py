@@ -8,9 +8,9 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core.addresses import AddressRule
-from wheeltimer.core.commands import split_url
-from wheeltimer.core.hosts import host_problem
 from wheeltimer.core.policy import Policy
+from wheeltimer.protocol.hosts import host_problem
+from wheeltimer.protocol.requests import split_url
 
 pytestmark = pytest.mark.quick
 

@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from wheeltimer.core.limits import REPLY_BYTES_MAX
 from wheeltimer.core.outcomes import ERROR_CHARS_MAX
-from wheeltimer.core.success import (
+from wheeltimer.errors import BadValue
+from wheeltimer.protocol.limits import REPLY_BYTES_MAX
+from wheeltimer.protocol.success import (
     CHECKS_MAX,
     DEFAULT_SUCCESS,
     EXPECTED_DEPTH_MAX,
@@ -22,7 +23,6 @@ from wheeltimer.core.success import (
     unread,
     without_bom,
 )
-from wheeltimer.errors import BadValue
 
 pytestmark = pytest.mark.quick
 

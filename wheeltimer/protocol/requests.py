@@ -1,7 +1,7 @@
 """What is asked: one struct per ``op``, at once its parser, its validator and its schema.
 
 Types and unknown fields are checked by msgspec while it parses; ``check_fields`` checks what types
-cannot say. Lines and bytes are in ``wire.py``; what a command does is decided in ``deciding.py``.
+cannot say. Lines and bytes are in ``wire.py``; what a command does is decided in ``core/deciding.py``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final, Literal, get_args
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType, field
 
-from wheeltimer.core.headers import check_headers
-from wheeltimer.core.hosts import url_problem
-from wheeltimer.core.limits import Limits
-from wheeltimer.core.retry import Rule, check_poll
-from wheeltimer.core.success import SuccessRule
 from wheeltimer.core.task import Poll
-from wheeltimer.core.units import check_instant, parse_duration_ms
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.headers import check_headers
+from wheeltimer.protocol.hosts import url_problem
+from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.retry import Rule, check_poll
+from wheeltimer.protocol.success import SuccessRule
+from wheeltimer.protocol.units import check_instant, parse_duration_ms
 
 Method = Literal["POST", "GET", "PUT", "PATCH", "DELETE"]
 StateWord = Literal["scheduled", "ready", "running", "done", "dead", "expired", "cancelled"]

@@ -16,9 +16,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from wheeltimer.core import commands as c
-from wheeltimer.core.limits import HEADERS_MOST
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.limits import HEADERS_MOST
 
 _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 _entries: Final = msgspec.json.Decoder(list[Raw]).decode

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wheeltimer.core.retry import (
+from wheeltimer.errors import BadValue
+from wheeltimer.protocol.retry import (
     ATTEMPTS_MAX,
     BUILT_IN,
     CHANCE_MAX,
@@ -26,8 +27,7 @@ from wheeltimer.core.retry import (
     parse_rule,
     resolve,
 )
-from wheeltimer.core.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, MINUTE_MS, SECOND_MS
-from wheeltimer.errors import BadValue
+from wheeltimer.protocol.units import DAY_MS, DURATION_MS_MAX, HOUR_MS, MINUTE_MS, SECOND_MS
 
 pytestmark = pytest.mark.quick
 

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import commands as c
-from wheeltimer.core.headers import check_headers
-from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.headers import check_headers
+from wheeltimer.protocol.limits import Limits
 
 DEEP = "[" * 65 + "]" * 65
 S: dict[str, Any] = {"op": "schedule", "id": "t", "url": "http://r/"}

@@ -8,12 +8,12 @@ import random
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import commands as c
-from wheeltimer.core import wire
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.replies import ErrorReply, PingReply
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
+from wheeltimer.protocol import requests as c
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import ErrorReply, PingReply
 
 pytestmark = pytest.mark.quick
 LIMIT = 16

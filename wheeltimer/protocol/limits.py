@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from wheeltimer.core.units import DAY_MS
+from wheeltimer.protocol.units import DAY_MS
 
 REPLY_BYTES_MAX: Final = 65_536
 """Most of a callback's reply that is ever read, judged or handed on; ``reply_bytes_max`` may be less."""

@@ -22,8 +22,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from wheeltimer.core.units import DURATION_MS_MAX, parse_duration_ms
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.units import DURATION_MS_MAX, parse_duration_ms
 
 ATTEMPTS_MAX: Final = 1000
 """Most attempts of one rule: at the built-in cap of an hour, six weeks."""

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wheeltimer.core.units import (
+from wheeltimer.errors import BadValue
+from wheeltimer.protocol.units import (
     DAY_MS,
     DURATION_MS_MAX,
     HOUR_MS,
@@ -20,7 +21,6 @@ from wheeltimer.core.units import (
     parse_duration_ms,
     parse_instant_ms,
 )
-from wheeltimer.errors import BadValue
 
 pytestmark = pytest.mark.quick
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import hints
+from wheeltimer.protocol import hints
 
 pytestmark = pytest.mark.quick
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from wheeltimer.core.limits import Limits
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.limits import Limits
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
 _HEADER_VALUE: Final = re.compile(r"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch

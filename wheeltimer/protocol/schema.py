@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from wheeltimer.core import commands, events, replies
+from wheeltimer.core import events
+from wheeltimer.protocol import replies, requests
 
 REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "hello": replies.HelloReply, "ping": replies.PingReply, "schedule": replies.ScheduleReply,
@@ -20,7 +21,7 @@ _REF: Final = "#/$defs/{name}"
 
 def schema() -> dict[str, Any]:
     """One schema for any line; ``requests``, ``replies`` and ``events`` lead to those of each by name."""
-    asked = {struct.__struct_config__.tag: _shown(struct) for struct in commands.AnyCommand.__args__}
+    asked = {struct.__struct_config__.tag: _shown(struct) for struct in requests.AnyCommand.__args__}
     seen = {name: _event(name) for name in events.TYPES}
     structs = [*asked.values(), *REPLIES.values(), replies.ErrorReply, *events.EVENTS]
     refs, definitions = msgspec.json.schema_components(

@@ -9,8 +9,8 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core.task import NS_PER_MS, Now
-from wheeltimer.core.units import INSTANT_MS_MAX, SECONDS_BELOW, check_instant, format_instant
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.units import INSTANT_MS_MAX, SECONDS_BELOW, check_instant, format_instant
 
 pytestmark = pytest.mark.quick
 

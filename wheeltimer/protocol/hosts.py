@@ -1,6 +1,6 @@
 """Which hosts a URL may have, and what to write instead of others.
 
-Pure, as the address guard in ``addresses.py`` is. Only what a request brings is checked: a stored URL is
+Pure, as the address guard in ``core/addresses.py`` is. Only what a request brings is checked: a stored URL is
 called as it is, and the attempt's error shows what came of it.
 """
 

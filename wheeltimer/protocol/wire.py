@@ -10,12 +10,12 @@ from typing import Final
 
 import msgspec
 
-from wheeltimer.core import commands, foreign
-from wheeltimer.core.hints import did_you_mean, fields_at
-from wheeltimer.core.replies import ErrorReply
-from wheeltimer.core.twice import check_once, tag_twice
-from wheeltimer.core.units import SECONDS_BELOW, parse_duration_ms, parse_instant_ms
 from wheeltimer.errors import BadValue, Refused
+from wheeltimer.protocol import foreign, requests
+from wheeltimer.protocol.hints import did_you_mean, fields_at
+from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.protocol.twice import check_once, tag_twice
+from wheeltimer.protocol.units import SECONDS_BELOW, parse_duration_ms, parse_instant_ms
 
 encode: Final = msgspec.json.Encoder().encode
 
@@ -80,12 +80,12 @@ class LineReader:
         self.overlong, self.more, self._rest = True, False, b""
 
 
-def decode(line: bytes) -> commands.AnyCommand:
+def decode(line: bytes) -> requests.AnyCommand:
     """The command that a line holds. BadValue names the field; the connection can go on."""
     try:
         if not line.isascii():
             line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
-        command: commands.AnyCommand = commands.decode(line)
+        command: requests.AnyCommand = requests.decode(line)
         check_once(line, command)
     except msgspec.ValidationError as error:
         raise _explained(line, str(error), error.__cause__) from error
@@ -97,7 +97,7 @@ def decode(line: bytes) -> commands.AnyCommand:
 def no_json(line: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadValue:
     """The refusal of bytes that are no JSON: the parser's sentence, or a better one for what is known."""
     if isinstance(error, RecursionError):
-        return BadValue(f"nested deeper than {commands.DEPTH_MAX}")
+        return BadValue(f"nested deeper than {requests.DEPTH_MAX}")
     what = foreign.named(line)
     if isinstance(error, UnicodeDecodeError):
         return BadValue(what or f"not UTF-8: {error.reason} at byte {error.start}")
@@ -138,9 +138,9 @@ def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
         refused = _fraction_refused(line, path)
         if refused is not None:
             return refused
-    if path in commands.CHOICES and sentence.startswith("invalid "):
-        *most, last = commands.CHOICES[path]
-        hint = did_you_mean(sentence.partition("'")[2].rpartition("'")[0], commands.CHOICES[path])
+    if path in requests.CHOICES and sentence.startswith("invalid "):
+        *most, last = requests.CHOICES[path]
+        hint = did_you_mean(sentence.partition("'")[2].rpartition("'")[0], requests.CHOICES[path])
         sentence = sentence.replace("invalid enum value", "invalid value", 1)
         sentence = f"{_cut(sentence, _WORD_CHARS_MAX)}; {', '.join(most)} or {last} expected{hint}"
     return BadValue(f"{path}: {sentence}", path)

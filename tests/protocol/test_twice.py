@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core import commands, wire
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol import requests, wire
 
 pytestmark = pytest.mark.quick
 
@@ -93,7 +93,7 @@ def test_a_field_that_stands_twice_is_refused_by_its_name(line: str, field: str)
 
 @pytest.mark.parametrize("line", ONCE, ids=[line[:110] for line in ONCE])
 def test_names_of_the_clients_own_json_may_stand_twice(line: str) -> None:
-    assert wire.decode(line.encode()) == commands.decode(line.encode())
+    assert wire.decode(line.encode()) == requests.decode(line.encode())
 
 
 @pytest.mark.parametrize(
