@@ -150,12 +150,12 @@ MUTANTS: Final = (
     Mutant(
         "damage-taken-for-a-torn-tail", "journal/recovery.py",
         "if state.fault and (state.proven or not last):", "if state.fault and not last:",
-        "tests/journal/test_recovery.py tests/journal/test_check.py",
+        "tests/journal/test_recovery.py tests/journal_tools/test_check.py",
     ),
     Mutant(
         "a-missing-segment-passes", "journal/recovery.py",
         "if self.before is not None and number != self.before.number + 1:", "if False:",
-        "tests/journal/test_recovery.py tests/journal/test_check.py",
+        "tests/journal/test_recovery.py tests/journal_tools/test_check.py",
     ),
     Mutant(
         "skip-the-trim", "journal/committer.py", "self._close_batch(Kind.TRIM)",

@@ -37,8 +37,6 @@ MAY_IMPORT: dict[str, set[str]] = {
 FOR_NOW: dict[str, set[str]] = {
     # Attempt (core/task.py)
     "client": {"core"},
-    # check, dump, known, repair and rewriting, until they move to journal_tools
-    "journal": {"core", "protocol"},
     # Poll, Attempt, State, STATE_WORDS (core/task.py), event structs (core/record_events.py)
     "protocol": {"core"},
 }

@@ -200,6 +200,6 @@ def test_a_folder_that_is_not_there_exits_2(tmp_path: Path, command: str) -> Non
 
 
 def test_every_kind_of_record_has_a_word() -> None:
-    from wheeltimer.journal.check import KINDS as WORDS
+    from wheeltimer.journal_tools.check import KINDS as WORDS
 
     assert {kind.__name__ for kind in r.Replayed.__args__} == set(WORDS)

@@ -19,7 +19,8 @@ from wheeltimer.daemon import subscriber as subscriber_module
 from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.errors import BadValue, Refused
-from wheeltimer.journal import Journal, read
+from wheeltimer.journal import Journal
+from wheeltimer.journal_tools.reader import read
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.settings import Limits

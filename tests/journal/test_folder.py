@@ -19,9 +19,9 @@ from trio.testing import MockClock, trio_test
 from wheeltimer.core.records import Paused, encode
 from wheeltimer.errors import JournalDamaged, JournalInUse, StorageFailed
 from wheeltimer.journal import Disk, Inline, Journal
-from wheeltimer.journal.check import check
 from wheeltimer.journal.holding import hold_path
 from wheeltimer.journal.spares import SPARES_WANTED
+from wheeltimer.journal_tools.check import check
 
 from .worlds import FOLDER, SEGMENT, Clock, MemoryDisk, contents, open_journal, put, raw, running
 

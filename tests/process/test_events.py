@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, Reply, until
 from wheeltimer.core import events
-from wheeltimer.journal import read
+from wheeltimer.journal_tools.reader import read
 
 URL = "http://127.0.0.1:9/"  # nobody listens there: every attempt fails at once
 RECONNECTS = 20

@@ -32,7 +32,7 @@ from tests.process.daemon import START_S, Connection, Daemon, Home, Reply
 from tests.process.receiver import Callback, Receiver
 from wheeltimer.core.records import Attempted, decode_all
 from wheeltimer.errors import StorageFailed
-from wheeltimer.journal import read
+from wheeltimer.journal_tools.reader import read
 
 KILLS = 100
 ACKNOWLEDGED_LEAST = 100_000

@@ -15,8 +15,8 @@ from wheeltimer.errors import JournalDamaged
 from wheeltimer.protocol.units import parse_instant_ms
 
 if TYPE_CHECKING:
-    from wheeltimer.journal.check import Checked
-    from wheeltimer.journal.repair import Repaired
+    from wheeltimer.journal_tools.check import Checked
+    from wheeltimer.journal_tools.repair import Repaired
 
 _FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT_BYTES: Final = 1 << 16
@@ -53,7 +53,7 @@ def check(folder: Path, as_json: bool) -> None:
       wheeltimer journal check /var/lib/wheeltimer
       wheeltimer journal check /var/lib/wheeltimer --json | jq .records
     """
-    from wheeltimer.journal.check import check as look  # msgspec's decoders are not built for --help
+    from wheeltimer.journal_tools.check import check as look  # msgspec's decoders are not built for --help
 
     try:
         with show.reading_bar() as progress:
@@ -127,9 +127,9 @@ def dump(
       wheeltimer journal dump /var/lib/wheeltimer --since 2030-01-31T12:00:00Z --kind attempted
       wheeltimer journal dump /var/lib/wheeltimer | head
     """
-    from wheeltimer.journal.check import need_journal  # as above
-    from wheeltimer.journal.dump import DUMPED, Wanted, dump_lines
-    from wheeltimer.journal.reader import read
+    from wheeltimer.journal_tools.check import need_journal  # as above
+    from wheeltimer.journal_tools.dump import DUMPED, Wanted, dump_lines
+    from wheeltimer.journal_tools.reader import read
 
     need_journal(folder)
     wanted = Wanted(id, queue, frozenset(kinds) if kinds else None, since, until)
@@ -163,9 +163,9 @@ def repair(folder: Path, as_json: bool) -> None:
     Example:
       wheeltimer journal repair /var/lib/wheeltimer
     """
-    from wheeltimer.journal.check import need_journal
-    from wheeltimer.journal.repair import REPORT
-    from wheeltimer.journal.repair import repair as mend
+    from wheeltimer.journal_tools.check import need_journal
+    from wheeltimer.journal_tools.repair import REPORT
+    from wheeltimer.journal_tools.repair import repair as mend
 
     need_journal(folder)
     found = mend(folder)

@@ -25,14 +25,13 @@ Data goes down this list and comes back up by lsn::
     compaction.py  which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     spares.py      segments to come                               pace.py     how long the disk takes
-    recovery.py    folder -> what it holds; torn or damaged        reader.py   the same for tools
+    recovery.py    folder -> what it holds; torn or damaged
     follow.py      durable batches as they come, for subscribers
-    check.py       recovery's verdict beside a running daemon     dump.py     records to read
-    repair.py      what can be read of a damaged journal, anew; salvage.py, known.py, rewriting.py serve it
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
-    disk.py        the system calls             spare_descriptors.py     descriptors for when there are none
+    disk.py        the system calls
+    spare_descriptors.py    descriptors for when there are none
 
 Beside the plan, and why: frames start on sector boundaries and keep a slot for their marker in their
 last sector, instead of markers being frames in the chain. A batch then never shares a sector with
@@ -46,7 +45,6 @@ from .follow import Follower, Trimmed
 from .frame import Clocks, Frame
 from .hand import Hand, Inline, Thread
 from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
-from .reader import read
 from .room import UNSYNCED_BYTES_MAX
 from .segment import Boot
 
@@ -68,5 +66,4 @@ __all__ = [
     "given_up",
     "history_bytes",
     "hurries",
-    "read",
 ]

@@ -3,7 +3,7 @@
 Files are read in pieces by whoever does work aside (a thread); the pieces are looked through in the loop,
 so that a reader never competes with it for the interpreter. Only what is durable is asked for, and it was
 verified or written by this process: a frame that does not verify here is a fault of the storage. Reading
-a journal at rest, or beside another process, is ``reader.py``'s.
+a journal at rest, or beside another process, is ``journal_tools/reader.py``'s.
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from wheeltimer.errors import JournalNewer, StorageFailed
-
-from .directory import segments_in
-from .disk import Disk
-from .frame import SECTOR_BYTES, Frame, Kind
-from .recovery import damaged
-from .segment import READS, SegmentHeader, Walk, decode_header, frames, walk
+from wheeltimer.journal.directory import segments_in
+from wheeltimer.journal.disk import Disk
+from wheeltimer.journal.frame import SECTOR_BYTES, Frame, Kind
+from wheeltimer.journal.recovery import damaged
+from wheeltimer.journal.segment import READS, SegmentHeader, Walk, decode_header, frames, walk
 
 
 def read(

@@ -18,13 +18,12 @@ from typing import Any, Final
 import msgspec
 
 from wheeltimer.core import records as r
+from wheeltimer.core.replay_filter import Known
 from wheeltimer.core.task import split_key
 from wheeltimer.errors import JournalDamaged, JournalNewer, StorageFailed
-
-from .check import check
-from .directory import LOCK, Directory, segment_name
-from .disk import Disk
-from .frame import (
+from wheeltimer.journal.directory import LOCK, Directory, segment_name
+from wheeltimer.journal.disk import Disk
+from wheeltimer.journal.frame import (
     HEADER_BYTES,
     SECTOR_BYTES,
     Clocks,
@@ -33,15 +32,16 @@ from .frame import (
     header_at,
     payload_of,
 )  # fmt: skip
-from .known import Known
-from .rewriting import Rewritten
-from .salvage import Found, salvage, shown_id
-from .segment import (
+from wheeltimer.journal.segment import (
     READS,
     SegmentHeader,
     decode_header,
     decode_trim,
 )  # fmt: skip
+
+from .check import check
+from .rewriting import Rewritten
+from .salvage import Found, salvage, shown_id
 
 REPORT: Final = "report.ndjson"
 _raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode

@@ -12,15 +12,14 @@ import pytest
 import trio
 from trio.testing import trio_test, wait_all_tasks_blocked
 
+from tests.journal.worlds import FOLDER, MemoryDisk, failing, open_journal, put, running
 from wheeltimer.core import records as r
 from wheeltimer.errors import BadValue, JournalDamaged, JournalNewer, StorageFailed
 from wheeltimer.journal import Journal
-from wheeltimer.journal.check import check
 from wheeltimer.journal.frame import SECTOR_BYTES
 from wheeltimer.journal.recovery import scan
 from wheeltimer.journal.segment import SegmentHeader, decode_header, encode_header
-
-from .worlds import FOLDER, MemoryDisk, failing, open_journal, put, running
+from wheeltimer.journal_tools.check import check
 
 FIRST = FOLDER / "0000000001.segment"
 

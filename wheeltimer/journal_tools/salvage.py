@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from .frame import (
+from wheeltimer.journal.frame import (
     CHAINED,
     HEADER_BYTES,
     SALT_AT,
@@ -21,7 +21,7 @@ from .frame import (
     only_zeros,
     payload_fault,
 )
-from .segment import HEADER, SEGMENT_BYTES_MIN, SegmentHeader, decode_header
+from wheeltimer.journal.segment import HEADER, SEGMENT_BYTES_MIN, SegmentHeader, decode_header
 
 CUT: Final = "the file was cut here: what came after this, if anything, is lost"
 

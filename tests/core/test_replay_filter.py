@@ -9,7 +9,7 @@ import msgspec
 from tests.core.driver import MemoryFrame
 from tests.core.play import STEPS, Play
 from wheeltimer.core import records as r
-from wheeltimer.journal.known import Known
+from wheeltimer.core.replay_filter import Known
 
 SEED = 4
 

@@ -1,6 +1,6 @@
 """The files that a repair writes: frames under their old lsns, in new segments that have no name yet.
 
-What goes into them is decided in ``repair.py``; the live journal's writer is ``writer.py``.
+What goes into them is decided in ``repair.py``; the live journal's writer is ``journal/writer.py``.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from wheeltimer.core import records as r
-
-from .directory import segment_name
-from .disk import Disk
-from .frame import (
+from wheeltimer.journal.directory import segment_name
+from wheeltimer.journal.disk import Disk
+from wheeltimer.journal.frame import (
     FRAME_OVERHEAD_BYTES,
     HEADER_BYTES,
     SECTOR_BYTES,
@@ -23,7 +22,7 @@ from .frame import (
     extent_bytes,
     payload_of,
 )  # fmt: skip
-from .segment import FORMAT, SegmentHeader, encode_header, encode_trim, frame_bytes_max
+from wheeltimer.journal.segment import FORMAT, SegmentHeader, encode_header, encode_trim, frame_bytes_max
 
 
 class Rewritten:

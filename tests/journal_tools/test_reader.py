@@ -7,12 +7,11 @@ import errno
 import pytest
 from trio.testing import trio_test
 
+from tests.journal.worlds import FOLDER, MemoryDisk, failing, open_journal, put, raw, running
 from wheeltimer.errors import JournalDamaged, JournalNewer, StorageFailed
-from wheeltimer.journal import read
 from wheeltimer.journal.frame import SECTOR_BYTES
 from wheeltimer.journal.segment import SegmentHeader, decode_header, encode_header
-
-from .worlds import FOLDER, MemoryDisk, failing, open_journal, put, raw, running
+from wheeltimer.journal_tools.reader import read
 
 FIRST = FOLDER / "0000000001.segment"
 

@@ -13,16 +13,16 @@ import pytest
 import trio
 from trio.testing import trio_test
 
+from tests.journal.worlds import FOLDER, MemoryDisk, contents, failing, open_journal, put, running
 from wheeltimer.errors import JournalDamaged, JournalInUse, StorageFailed
 from wheeltimer.journal import Journal
-from wheeltimer.journal.check import check
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Kind
-from wheeltimer.journal.repair import REPORT, Repaired, repair
-from wheeltimer.journal.salvage import CUT
 from wheeltimer.journal.segment import decode_header, headers, walk
+from wheeltimer.journal_tools.check import check
+from wheeltimer.journal_tools.repair import REPORT, Repaired, repair
+from wheeltimer.journal_tools.salvage import CUT
 
 from .test_check import damages, fill, segments, three_segments
-from .worlds import FOLDER, MemoryDisk, contents, failing, open_journal, put, running
 
 raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 NOTHING = b"\x93\xa1f\x90"  # a record that forgets no task

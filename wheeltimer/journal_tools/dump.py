@@ -18,11 +18,11 @@ from msgspec.structs import asdict
 from wheeltimer.core import records as r
 from wheeltimer.core.task import STATE_WORDS, STOP_CANCEL, Task, split_key, unpack
 from wheeltimer.errors import JournalDamaged
+from wheeltimer.journal.frame import CHAINED, Frame, Kind
+from wheeltimer.journal.segment import decode_trim
 from wheeltimer.protocol.units import format_instant
 
 from .check import KINDS, no_records
-from .frame import CHAINED, Frame, Kind
-from .segment import decode_trim
 
 DUMPED: Final = CHAINED - {Kind.SEAL}
 """The frames whose records have lsns."""
