@@ -195,14 +195,14 @@ MUTANTS: Final = (
         "1", "tests/daemon/test_compaction.py -k busy_disk",
     ),
     Mutant(
-        "a-copy-drops-the-stored-stop", "core/carrying.py", "flight=0, carried_lsn=lsn",
+        "a-copy-drops-the-stored-stop", "core/copies.py", "flight=0, carried_lsn=lsn",
         "flight=0, stop=0, carried_lsn=lsn",
-        "tests/core/test_carrying.py",
+        "tests/core/test_copies.py",
     ),
     Mutant(
-        "a-trim-loses-the-counts", "core/carrying.py", "**engine.outcomes",
+        "a-trim-loses-the-counts", "core/copies.py", "**engine.outcomes",
         "succeeded=0, failed=0, not_yet=0",
-        "tests/core/test_carrying.py",
+        "tests/core/test_copies.py",
     ),
     # -- logs, clocks, the folder ----------------------------------------------------------------------
     Mutant(
@@ -273,7 +273,7 @@ MUTANTS: Final = (
         "            self.happened(what)", "tests/daemon/test_lapsed.py",
     ),
     Mutant(
-        "a-lapse-passes-over-a-stored-stop", "core/outcomes.py",
+        "a-lapse-passes-over-a-stored-stop", "core/outcome.py",
         "return stopped(engine, key, task, now, lsn) if task.stop else", "return",
         "tests/core/test_transitions.py -k every_state",
     ),
@@ -283,12 +283,12 @@ MUTANTS: Final = (
         "tests/delivery/test_short_timeouts.py",
     ),
     Mutant(
-        "a-failed-attempt-is-not-counted", "core/outcomes.py",
+        "a-failed-attempt-is-not-counted", "core/outcome.py",
         'failures = sent.failures + (outcome == "failed")', 'failures = int(outcome == "failed")',
         "tests/simulation/test_accidents.py -k every_retry",
     ),
     Mutant(
-        "the-next-attempt-lies-in-the-past", "core/outcomes.py", "next_ms = now.wall_ms + wait_ms",
+        "the-next-attempt-lies-in-the-past", "core/outcome.py", "next_ms = now.wall_ms + wait_ms",
         "next_ms = now.wall_ms - wait_ms", "tests/simulation/test_accidents.py -k every_retry",
     ),
     Mutant(
@@ -352,7 +352,7 @@ MUTANTS: Final = (
         "tests/core/test_engine_model.py",
     ),
     Mutant(
-        "an-expiry-is-lost-in-a-start", "core/rows.py", "seen.w is not None and seen.y is None",
+        "an-expiry-is-lost-in-a-start", "core/store.py", "seen.w is not None and seen.y is None",
         "seen.w is not None", "tests/core/test_replay.py",
     ),
     # -- the wheel -----------------------------------------------------------------------------------
@@ -368,8 +368,8 @@ MUTANTS: Final = (
         "tests/core/test_wheel.py -k boundary",
     ),
     Mutant(
-        "free-nothing-on-cancel", "core/rows.py", "                self.elapsed.cancel(key, elapsed_ns)",
-        "                pass", "tests/core/test_transitions.py tests/core/test_stopping.py",
+        "free-nothing-on-cancel", "core/store.py", "                self.elapsed.cancel(key, elapsed_ns)",
+        "                pass", "tests/core/test_transitions.py tests/core/test_control.py",
     ),
     Mutant(
         "a-tick-late", "core/wheel.py", "wake_ns = min(wake_ns, tick * self._tick_ns)\n                break",
@@ -387,7 +387,7 @@ MUTANTS: Final = (
         "tests/protocol/test_twice.py",
     ),
     Mutant(
-        "a-run-takes-a-field-that-stands-twice", "core/intake.py",
+        "a-run-takes-a-field-that-stands-twice", "core/schedule_batch.py",
         """whole.count(b",") != _commas""", """whole.count(b",") < _commas""",
         "tests/protocol/test_twice.py -k run", times=2,
     ),
@@ -415,38 +415,38 @@ MUTANTS: Final = (
         "plan.nominal_ms(failed) * parts // (_PERMILLE * CHANCE_MAX)", "tests/protocol/test_retry.py",
     ),
     Mutant(
-        "expiry-is-ignored", "core/outcomes.py",
+        "expiry-is-ignored", "core/outcome.py",
         "if _expired(task, now):\n        return end(", "if False:\n        return end(",
-        "tests/core/test_outcomes.py tests/core/test_transitions.py",
+        "tests/core/test_outcome.py tests/core/test_transitions.py",
     ),
     Mutant(
-        "not-yet-counts-as-failed", "core/outcomes.py", "return 0, polls, poll_",
+        "not-yet-counts-as-failed", "core/outcome.py", "return 0, polls, poll_",
         "return sent.failures + 1, polls, poll_",
-        "tests/core/test_outcomes.py",
+        "tests/core/test_outcome.py",
     ),
     Mutant(
-        "stop-is-not-heard", "core/outcomes.py", "if answer.stop or answer.status == GONE",
+        "stop-is-not-heard", "core/outcome.py", "if answer.stop or answer.status == GONE",
         "if answer.status == GONE",
-        "tests/core/test_outcomes.py",
+        "tests/core/test_outcome.py",
     ),
     Mutant(
-        "an-end-without-its-hook", "core/outcomes.py",
+        "an-end-without-its-hook", "core/outcome.py",
         "return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]", "return [ended]",
         "tests/core/test_hooks.py",
     ),
     Mutant(
-        "a-cancel-calls-a-hook", "core/outcomes.py",
+        "a-cancel-calls-a-hook", "core/outcome.py",
         "url = None if state is State.CANCELLED else task.on_done",
-        "url = task.on_done", "tests/core/test_hooks.py tests/core/test_stopping.py",
+        "url = task.on_done", "tests/core/test_hooks.py tests/core/test_control.py",
     ),
     Mutant(
-        "other-content-is-a-duplicate", "core/deciding.py", "content_of(known) != digest(task)", "False",
-        "tests/core/test_deciding.py tests/protocol/test_ids.py",
+        "other-content-is-a-duplicate", "core/schedule.py", "content_of(known) != digest(task)", "False",
+        "tests/core/test_schedule.py tests/protocol/test_ids.py",
     ),
     Mutant(
-        "retry-after-0-hammers", "core/outcomes.py",
+        "retry-after-0-hammers", "core/outcome.py",
         "max(answer.retry_after_ms, min(wait_ms, RETRY_AFTER_LEAST_MS))",
-        "answer.retry_after_ms", "tests/core/test_outcomes.py",
+        "answer.retry_after_ms", "tests/core/test_outcome.py",
     ),
     Mutant(
         "a-second-life-has-the-webhook-id-of-the-first", "protocol/ids.py",
@@ -454,24 +454,24 @@ MUTANTS: Final = (
         "tests/protocol/test_ids.py",
     ),
     Mutant(
-        "a-finish-found-at-recovery-has-no-hook", "core/outcomes.py",
+        "a-finish-found-at-recovery-has-no-hook", "core/outcome.py",
         "return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)",
         "return end(engine, key, task, State.DONE, now, lsn, finish_reply=task.stop_reply)[:1]",
-        "tests/core/test_outcomes.py tests/core/test_hooks.py",
+        "tests/core/test_outcome.py tests/core/test_hooks.py",
     ),
     Mutant(
-        "an-expiry-found-at-recovery-is-dropped-in-silence", "core/outcomes.py",
+        "an-expiry-found-at-recovery-is-dropped-in-silence", "core/outcome.py",
         'State.EXPIRED, now, lsn, reason="expired")\n    if task.state == _SCHEDULED',
         'State.EXPIRED, now, lsn, reason="expired")[:1]\n    if task.state == _SCHEDULED',
-        "tests/core/test_outcomes.py tests/core/test_hooks.py",
+        "tests/core/test_outcome.py tests/core/test_hooks.py",
     ),
     Mutant(
-        "ended-tasks-are-kept-for-ever", "core/outcomes.py",
+        "ended-tasks-are-kept-for-ever", "core/outcome.py",
         "return [r.Forgotten([key], now.wall_ms)] if engine.forget_ns(task) <= now.elapsed_ns else None",
         "return None", "tests/core/test_retention.py",
     ),
     Mutant(
-        "the-hook-has-the-rule-of-its-queue", "core/outcomes.py",
+        "the-hook-has-the-rule-of-its-queue", "core/outcome.py",
         "url, body=body, created_ms=now.wall_ms", "url, retry='none', body=body, created_ms=now.wall_ms",
         "tests/core/test_hooks.py",
     ),
@@ -481,17 +481,17 @@ MUTANTS: Final = (
         "tests/delivery/test_signature.py",
     ),
     Mutant(
-        "replace-keeps-the-webhook-id", "core/deciding.py", "known.version + 1, known.revision + 1",
-        "known.version + 1, known.revision", "tests/protocol/test_ids.py tests/core/test_deciding.py",
+        "replace-keeps-the-webhook-id", "core/schedule.py", "known.version + 1, known.revision + 1",
+        "known.version + 1, known.revision", "tests/protocol/test_ids.py tests/core/test_schedule.py",
     ),
     Mutant(
-        "if-version-is-ignored", "core/deciding.py",
+        "if-version-is-ignored", "core/schedule.py",
         "if if_version is not None and if_version != task.version:", "if False:",
-        "tests/core/test_deciding.py tests/core/test_stopping.py",
+        "tests/core/test_schedule.py tests/core/test_control.py",
     ),
     Mutant(
-        "one-task-too-many", "core/deciding.py", "if engine.live >= limits.tasks_max:",
-        "if engine.live > limits.tasks_max:", "tests/core/test_deciding.py",
+        "one-task-too-many", "core/schedule.py", "if engine.live >= limits.tasks_max:",
+        "if engine.live > limits.tasks_max:", "tests/core/test_schedule.py",
     ),
     Mutant(
         "seconds-are-taken", "protocol/units.py", "value_ms < SECONDS_BELOW <= now_ms:",
@@ -506,7 +506,7 @@ MUTANTS: Final = (
         "if SECONDS_BELOW <= value_ms <= INSTANT_MS_MAX:", "tests/daemon/test_old_values.py",
     ),
     Mutant(
-        "stored-hooks-are-checked", "core/deciding.py",
+        "stored-hooks-are-checked", "core/schedule.py",
         'if command.on_dead is not None:\n        policy.check_target(command.on_dead, "on_dead")',
         'if task.on_dead is not None:\n        policy.check_target(task.on_dead, "on_dead")',
         "tests/daemon/test_old_values.py",
@@ -516,9 +516,9 @@ MUTANTS: Final = (
         "if False:", "tests/protocol/test_hosts.py",
     ),
     Mutant(
-        "hook-ids-pass-in-a-run", "core/intake.py",
+        "hook-ids-pass-in-a-run", "core/schedule_batch.py",
         'or (("/done/" in text or "/dead/" in text) and any(map(is_hook_id, ids)))', "or False",
-        "tests/protocol/test_hook_ids.py tests/core/test_intake.py",
+        "tests/protocol/test_hook_ids.py tests/core/test_schedule_batch.py",
     ),
     # -- delivery ------------------------------------------------------------------------------------
     Mutant(

@@ -16,8 +16,8 @@ Where to begin: ``core/task.py`` (what a task is, and the table of its moves), `
 state), ``core/wheel.py`` (the timer), ``daemon/ledger.py``, ``daemon/run.py`` (how it is put together),
 ``daemon/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
 
-The way of one task: ``daemon/connection.py`` (its line), ``daemon/requests.py``, ``core/intake.py`` where
-many plain ones come at once, ``daemon/ticker.py``, ``delivery/dispatcher.py``, ``delivery/attempt.py``.
+The way of one task: ``daemon/connection.py`` (its line), ``daemon/requests.py``, ``core/schedule_batch.py``
+where many plain ones come at once, ``daemon/ticker.py``, ``delivery/dispatcher.py``, ``delivery/attempt.py``.
 """
 
 from __future__ import annotations

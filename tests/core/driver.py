@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from wheeltimer.core import deciding, outcomes, queries, stopping
+from wheeltimer.core import control, outcome, queries, schedule
 from wheeltimer.core import records as r
-from wheeltimer.core.carrying import copy_of, leftovers, stands_at
+from wheeltimer.core.copies import copy_of, leftovers, stands_at
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.intake import take_run
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
+from wheeltimer.core.schedule_batch import take_run
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task
 from wheeltimer.daemon.recovery import Recovered, recover
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
@@ -137,17 +137,17 @@ class Driver:
         reply: object
         match command:
             case c.Schedule():
-                records, reply = deciding.schedule(engine, policy, command, now, lsn, 3)
+                records, reply = schedule.schedule(engine, policy, command, now, lsn, 3)
             case c.Reschedule():
-                records, reply = deciding.reschedule(engine, policy, command, now, lsn)
+                records, reply = schedule.reschedule(engine, policy, command, now, lsn)
             case c.Cancel():
-                records, reply = stopping.cancel(engine, command, now, lsn)
+                records, reply = control.cancel(engine, command, now, lsn)
             case c.Finish():
-                records, reply = stopping.finish(engine, command, now, lsn)
+                records, reply = control.finish(engine, command, now, lsn)
             case c.Redrive():
-                records, reply = stopping.redrive(engine, command, now, lsn)
+                records, reply = control.redrive(engine, command, now, lsn)
             case c.Pause() | c.Resume():
-                records, reply = stopping.pause(engine, command, now, lsn)
+                records, reply = control.pause(engine, command, now, lsn)
             case c.Get():
                 return queries.get(engine, command)
             case c.List():
@@ -178,13 +178,13 @@ class Driver:
             if op == "redrive":
                 if task.state not in (State.DEAD, State.EXPIRED):
                     continue
-                records = stopping.redrive_one(engine, key, task, now, lsn)
+                records = control.redrive_one(engine, key, task, now, lsn)
             elif task.state >= State.DONE:
                 continue
             elif op == "cancel":
-                records = stopping.cancel_one(engine, key, task, now, lsn)
+                records = control.cancel_one(engine, key, task, now, lsn)
             else:
-                records = stopping.finish_one(engine, key, task, now, lsn, reply)
+                records = control.finish_one(engine, key, task, now, lsn, reply)
             if records:
                 self.submit(records)
             running += task.state == State.RUNNING
@@ -203,7 +203,7 @@ class Driver:
             for key in keys:
                 task = self.engine.get(key)
                 assert task is not None
-                what = outcomes.due(self.engine, key, task, self.now, self.journal.next_lsn)
+                what = outcome.due(self.engine, key, task, self.now, self.journal.next_lsn)
                 if what is not None:
                     self.submit([what] if isinstance(what, r.Due) else what)
                     moved.append(key)
@@ -219,16 +219,16 @@ class Driver:
     def start(self, key: str) -> None:
         """Begin an attempt of a ready task."""
         task = self.task(key)
-        self.submit([outcomes.start(key, task, self.now)])
+        self.submit([outcome.start(key, task, self.now)])
 
     def outcome(self, key: str, answer: Answer, chance: int = 0) -> None:
         """End the attempt in flight; what it writes fits into the room that is reserved for it."""
         engine = self.engine
         task = self.task(key)
         queue = self.policy.queue(key.partition("/")[0])
-        records = outcomes.attempt_ended(engine, queue, key, answer, self.now, self.journal.next_lsn, chance)
+        records = outcome.attempt_ended(engine, queue, key, answer, self.now, self.journal.next_lsn, chance)
         size = sum(len(r.encode(record)) for record in records)
-        assert size <= outcomes.outcome_bytes_max(engine, task, task.stop_reply)
+        assert size <= outcome.outcome_bytes_max(engine, task, task.stop_reply)
         self.submit(records)
 
     def attempt(self, key: str, status: int | None = 200, chance: int = 0, **answer: Any) -> None:
@@ -239,17 +239,17 @@ class Driver:
     def lapse(self, key: str) -> None:
         """The attempt in flight was not made after all; an end that this brings fits into its room."""
         task = self.task(key)
-        what = outcomes.lapsed(self.engine, key, self.now, self.journal.next_lsn)
+        what = outcome.lapsed(self.engine, key, self.now, self.journal.next_lsn)
         if isinstance(what, r.Lapsed):
             self.submit([what])
             return
         size = sum(len(r.encode(record)) for record in what)
-        assert size <= outcomes.outcome_bytes_max(self.engine, task, task.stop_reply)
+        assert size <= outcome.outcome_bytes_max(self.engine, task, task.stop_reply)
         self.submit(what)
 
     def give_up(self, key: str) -> None:
         reason = "destination_down"
-        self.submit(outcomes.give_up(self.engine, key, self.now, self.journal.next_lsn, reason))
+        self.submit(outcome.give_up(self.engine, key, self.now, self.journal.next_lsn, reason))
 
     def forget(self) -> int:
         """Retention by count, oldest end first; by age it is ``tick``'s."""
@@ -320,7 +320,7 @@ class Driver:
         for key in sorted(found.stopping):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:
-                self.submit(outcomes.stopped(self.engine, key, task, self.now, self.journal.next_lsn))
+                self.submit(outcome.stopped(self.engine, key, task, self.now, self.journal.next_lsn))
 
     # -- looking --------------------------------------------------------------------------------
 

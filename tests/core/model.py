@@ -36,7 +36,7 @@ from tests.core.model_task import (
     shown_ms,
     unlike,
 )
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.units import parse_duration_ms, parse_instant_ms

@@ -20,7 +20,7 @@ from wheeltimer.core.access import (
     digest_of,
 )
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.rows import Queue
+from wheeltimer.core.store import Queue
 from wheeltimer.core.task import Now
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c

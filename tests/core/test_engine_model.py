@@ -8,7 +8,7 @@ from __future__ import annotations
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from tests.core.play import STEP, STEPS, Play
+from tests.core.side_by_side import STEP, STEPS, Play
 
 
 def play(steps: list[tuple[int, int, int, int]]) -> None:

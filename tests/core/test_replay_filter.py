@@ -7,7 +7,7 @@ import random
 import msgspec
 
 from tests.core.driver import MemoryFrame
-from tests.core.play import STEPS, Play
+from tests.core.side_by_side import STEPS, Play
 from wheeltimer.core import records as r
 from wheeltimer.core.replay_filter import Known
 

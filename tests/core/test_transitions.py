@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import TRANSITIONS, Attempt, Input, State
 
 KEY = "default/t"

@@ -9,8 +9,8 @@ import trio
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.core import stopping
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core import control
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.table import Table
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
 from wheeltimer.protocol.requests import Cancel
@@ -44,7 +44,7 @@ class CancelNow:
         self.state, self.sent_before = State(task.state).word, daemon.attempts.count("a")
         if task.state < State.DONE:
             ledger = daemon.ledger
-            records, _ = stopping.cancel(daemon.engine, Cancel(id="a"), ledger.now(), ledger.journal.next_lsn)
+            records, _ = control.cancel(daemon.engine, Cancel(id="a"), ledger.now(), ledger.journal.next_lsn)
             assert ledger.submit(records)
             ledger.changed()
 

@@ -12,7 +12,7 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task
 from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.protocol.limits import Limits

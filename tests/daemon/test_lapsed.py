@@ -10,7 +10,7 @@ from trio.testing import MockClock, trio_test
 
 from tests.daemon.test_subscriptions import Reader
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task, split_key
 from wheeltimer.delivery.shortage import Shortage
 

@@ -18,7 +18,7 @@ from tests.daemon.worlds import URL, World, settle, world
 from tests.journal.goldens import LIMITS, SEGMENT
 from tests.journal.test_golden import unpacked
 from tests.settings.files import load_toml
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.parts import window_of

@@ -14,7 +14,7 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from wheeltimer.core.deciding import RETRY_FULL_MS
+from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.listeners import Paced
 from wheeltimer.daemon.overflow import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.daemon.tls import serve_tls

@@ -17,7 +17,7 @@ from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.access import Access, Grant, Visitor, digest_of
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task
 from wheeltimer.daemon.bulk import SHORT_STATS_QUEUES
 from wheeltimer.daemon.turn import SLICE_NS

@@ -15,7 +15,7 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.core.outcomes import Answer, outcome_bytes_max
+from wheeltimer.core.outcome import Answer, outcome_bytes_max
 from wheeltimer.core.task import Task, split_key
 from wheeltimer.journal.room import charge
 from wheeltimer.protocol.limits import Limits

@@ -12,7 +12,7 @@ from trio.testing import trio_test
 
 from tests.clocks import ManualClock
 from tests.daemon.worlds import URL, world
-from wheeltimer.core.outcomes import decision_bytes_needed
+from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.daemon.run import Daemon
 from wheeltimer.errors import SettingsError
 from wheeltimer.journal.disk import Disk

@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, world
-from wheeltimer.core import events
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core import record_events
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon import subscriber as subscriber_module
 from wheeltimer.daemon.subscriber import Subscriber
@@ -119,7 +119,7 @@ def in_files(folder: Path, daemon: World) -> list[bytes]:
     return [
         event.line.rstrip(b"\n")
         for frame in read(folder)
-        for event in writer.events(list(enumerate(events.split(frame.payload), frame.first_lsn)))
+        for event in writer.events(list(enumerate(record_events.split(frame.payload), frame.first_lsn)))
     ]
 
 
@@ -168,7 +168,7 @@ async def test_every_event_is_the_same_live_and_from_the_journal_byte_for_byte(
         await every_kind_of_event(daemon)
         replayed = Reader(daemon, nursery, **{"from": first})
         await trio.sleep(ROUNDS_S)
-        assert {json.loads(line)["event"] for line in live.events} == set(events.TYPES)
+        assert {json.loads(line)["event"] for line in live.events} == set(record_events.TYPES)
         assert replayed.events == stored(live.events) == in_files(tmp_path, daemon)
         nursery.cancel_scope.cancel()
     async with world(tmp_path) as daemon, trio.open_nursery() as nursery:  # as after a kill
@@ -453,14 +453,14 @@ async def test_a_line_is_made_once_for_a_hundred_subscribers(
     tmp_path: Path, autojump: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = 0
-    encode = events._encode
+    encode = record_events._encode
 
     def counting(event: object) -> bytes:
         nonlocal made
         made += 1
         return encode(event)
 
-    monkeypatch.setattr(events, "_encode", counting)
+    monkeypatch.setattr(record_events, "_encode", counting)
     async with world(tmp_path) as daemon, trio.open_nursery() as nursery:
         readers = [Reader(daemon, nursery) for _ in range(100)]
         await trio.sleep(1)

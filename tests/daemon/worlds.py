@@ -18,7 +18,7 @@ import trio.testing
 
 from tests.clocks import ManualClock, ManualTimer
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS, Task, split_key

@@ -24,7 +24,7 @@ from tests.delivery.servers import (
     closing_on_second_request,
 )
 from tests.delivery.test_transport_hostile import NO_REPLIES, STANDING
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task, key_of
 from wheeltimer.delivery import attempt as attempt_module
 from wheeltimer.delivery.arrivals import FLIGHTS_PER_TURN_MAX

@@ -18,7 +18,7 @@ from trio.testing import MockClock, trio_test
 
 from tests.core.driver import Driver
 from tests.delivery.servers import OK, answering, arena
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, key_of
 from wheeltimer.delivery.attempt import RETRY_AFTER_MAX_MS, Sender, retry_after_ms
 from wheeltimer.delivery.pool import Destination

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trio.testing import trio_test
 
 from tests.delivery.fakes import NS_PER_S, Config, World, answer, never, no_answer
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.attempt import Again, Landing
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher

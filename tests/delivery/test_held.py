@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.delivery.fakes import NS_PER_S, World, answer, no_answer
-from wheeltimer.core.outcomes import Answer, rule_of
+from wheeltimer.core.outcome import Answer, rule_of
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.held import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
 from wheeltimer.delivery.seldom import QUIET_S

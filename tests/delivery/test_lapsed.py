@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from tests.delivery.fakes import Config, World, answer, no_answer
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, Shortage
 from wheeltimer.delivery.window import HOLD_NS, SHORT_MAX_NS, WINDOW_FIRST

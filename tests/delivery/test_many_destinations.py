@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.delivery.fakes import World, answer, no_answer
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.delivery import lanes
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, Dispatcher

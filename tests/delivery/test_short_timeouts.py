@@ -9,7 +9,7 @@ from tests.delivery.fakes import World, answer, no_answer
 from tests.delivery.servers import OK, Wire, answering, arena, deaf_listener
 from tests.delivery.test_arrivals import Runway, runway
 from tests.delivery.test_window import MS, attempt, down
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.delivery.window import HOLD_NS, NS_PER_S, WINDOW_FIRST, Window
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 import pytest
 
 from tests.delivery.fakes import answer, no_answer
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.delivery.window import (
     HOLD_NS,
     NS_PER_S,

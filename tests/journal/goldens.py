@@ -30,7 +30,7 @@ from tests.clocks import ManualClock
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.recovery import recover

@@ -17,7 +17,7 @@ import pytest
 import wheeltimer
 from tests.process.daemon import Daemon, Home, until
 from tests.process.test_events import in_journal
-from wheeltimer.core import events
+from wheeltimer.core import record_events
 
 CLIENTS = Path(wheeltimer.__file__).parent / "docs" / "clients"
 COUNT = 15_000
@@ -75,7 +75,7 @@ def test_a_client_in_another_language_survives_kills_of_the_daemon(name: str, ho
     )
     daemon.stop()
     seen = Counter()
-    for line in in_journal(home.data, events.Writer(bytes(16))):
+    for line in in_journal(home.data, record_events.Writer(bytes(16))):
         event = json.loads(line)
         seen[event["event"], event["id"]] += 1
     assert set(seen.values()) == {1}, "no task was made, moved or ended twice"

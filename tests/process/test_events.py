@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.process.daemon import SMALL, START_S, Connection, Daemon, Home, Reply, until
-from wheeltimer.core import events
+from wheeltimer.core import record_events
 from wheeltimer.journal_tools.reader import read
 
 URL = "http://127.0.0.1:9/"  # nobody listens there: every attempt fails at once
@@ -17,12 +17,12 @@ RECONNECTS = 20
 KILLS = 5
 
 
-def in_journal(folder: Path, writer: events.Writer) -> list[bytes]:
+def in_journal(folder: Path, writer: record_events.Writer) -> list[bytes]:
     """Every event whose record is on disk."""
     return [
         event.line.rstrip(b"\n")
         for frame in read(folder)
-        for event in writer.events(list(enumerate(events.split(frame.payload), frame.first_lsn)))
+        for event in writer.events(list(enumerate(record_events.split(frame.payload), frame.first_lsn)))
     ]
 
 
@@ -114,7 +114,7 @@ def test_a_subscriber_sees_every_event_once_and_in_order_across_reconnects_and_k
         subscriber.close()
         daemon.stop()
         (name,) = {event["cursor"].split("-")[0] for event in map(json.loads, subscriber.seen)}
-        wanted = in_journal(home.data, events.Writer(bytes.fromhex(name)))
+        wanted = in_journal(home.data, record_events.Writer(bytes.fromhex(name)))
     assert len(subscriber.seen) > 1000
     assert subscriber.seen == wanted[: len(subscriber.seen)], "what ended after it left is not looked at"
 

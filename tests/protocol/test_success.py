@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from wheeltimer.core.outcomes import ERROR_CHARS_MAX
+from wheeltimer.core.outcome import ERROR_CHARS_MAX
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 from wheeltimer.protocol.success import (

@@ -11,7 +11,7 @@ import click
 from wheeltimer.cli import show
 from wheeltimer.cli.connect import Session, with_session
 from wheeltimer.client.results import Event
-from wheeltimer.core.events import TYPES
+from wheeltimer.core.record_events import TYPES
 from wheeltimer.errors import Refused
 
 PATIENCE_S: Final = 300  # how long a daemon may be away before it is given up

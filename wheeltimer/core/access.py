@@ -14,8 +14,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from wheeltimer.core.deciding import DEFAULT_QUEUE, RETRY_FULL_MS
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.schedule import DEFAULT_QUEUE, RETRY_FULL_MS
 from wheeltimer.core.task import State
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c

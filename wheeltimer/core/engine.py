@@ -1,11 +1,11 @@
 """The state of all tasks, and ``apply``: the only thing that changes it.
 
-``replay`` is the same for what an earlier run wrote, ``insert_fresh`` (``rows.py``) for a run of new tasks.
+``replay`` is the same for what an earlier run wrote, ``insert_fresh`` (``store.py``) for a run of new tasks.
 
-An input becomes records in ``deciding.py`` (what clients ask) or ``outcomes.py`` (what time and
+An input becomes records in ``schedule.py`` (what clients ask) or ``outcome.py`` (what time and
 receivers bring); a record becomes a new state here. Nothing here reads a clock, draws a number or
 writes a byte. Counts, timers and indexes all follow from the rows and change together with them in
-``rows.py``; ``check`` derives them again.
+``store.py``; ``check`` derives them again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable
 
 from msgspec.structs import replace
 
-from wheeltimer.core import moves
 from wheeltimer.core import records as r
-from wheeltimer.core.carrying import Copied, copied
-from wheeltimer.core.checking import check
-from wheeltimer.core.rebase import Rebase, rebased
-from wheeltimer.core.rows import KEPT_EXACT, KEPT_TICK_NS, Rows
+from wheeltimer.core import states
+from wheeltimer.core.copies import Copied, copied
+from wheeltimer.core.invariants import check
+from wheeltimer.core.replay import Rebase, rebased
+from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, Rows
 from wheeltimer.core.task import NS_PER_MS, Input, Now, State, Task, pack, unpack
 from wheeltimer.protocol.limits import Limits
 
@@ -82,7 +82,7 @@ class Engine(Rows):
 
         Volatile records were never written; what they must have done between is supplied. A record
         of a task that is not there is passed over: what made the task was given up by compaction, so it was
-        forgotten later, or a later record holds it whole (``carrying.py``). An end waits until all is read:
+        forgotten later, or a later record holds it whole (``copies.py``). An end waits until all is read:
         most tasks that have ended are forgotten, or start again, before that.
         """
         self._replaying, self._rebase, self._stops = True, rebase, []
@@ -105,8 +105,8 @@ class Engine(Rows):
                 task = unpack(table[key])
                 if end.state == _DEAD and task.state == _SCHEDULED:
                     task.state = _READY  # as the volatile record before must have left it
-                moves.check_end(task, end.state)
-                moves.end(task, end)
+                states.check_end(task, end.state)
+                states.end(task, end)
                 task.deadline_ns = self._ends_ns.get(key)
                 table[key] = pack(task)
         self._ends_ns.clear()
@@ -144,7 +144,7 @@ class Engine(Rows):
             )
 
     def _new_version(self, key: str, old: Task, task: Task, what: Input) -> None:
-        state = moves.moved(old, what)
+        state = states.moved(old, what)
         assert task.version == old.version + 1, f"version {task.version} after {old.version}"
         if state is State.RUNNING:  # it waits until the attempt in flight has ended
             task = replace(task, state=state, flight=old.flight)
@@ -162,7 +162,7 @@ class Engine(Rows):
             return
         assert old.state == _RUNNING, f"an attempt ended of a task that is {State(old.state).word}"
         task = old if record.ends else replace(old)
-        task.history = moves.history(old, record.attempt, self.limits.history_max)
+        task.history = states.history(old, record.attempt, self.limits.history_max)
         if record.attempt.version == old.version:
             task.attempts, task.failures, task.polls = old.attempts + 1, record.failures, record.polls
             if not record.ends:
@@ -176,7 +176,7 @@ class Engine(Rows):
             self._leaving = record.key, task
         else:
             # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
-            task.state, task.flight = int(moves.moved(old, Input.AGAIN)), 0
+            task.state, task.flight = int(states.moved(old, Input.AGAIN)), 0
             self.put(record.key, old, task)
 
     def _stopping(self, record: r.Stopping) -> None:
@@ -208,10 +208,10 @@ class Engine(Rows):
         else:
             (key, task), self._leaving = self._leaving, None
             assert key == record.key, f"the attempt that ended was of {key}"
-        moves.check_end(task, record.state)
+        states.check_end(task, record.state)
         self.superseded.pop(record.key, None)  # where an attempt that lapsed ends a task
         self.remove(record.key, task)
-        moves.end(task, record)
+        states.end(task, record)
         task.deadline_ns = self._ended_apart(record.state, record.time_ms)
         self.insert(record.key, task)
 
@@ -223,7 +223,7 @@ class Engine(Rows):
     def _forgotten(self, record: r.Forgotten) -> None:
         rows = [(key, unpack(self.table[key])) for key in record.keys]
         for _, old in rows:
-            moves.moved(old, Input.FORGET)
+            states.moved(old, Input.FORGET)
         for key, old in rows:
             self.remove(key, old)
             self.table.pop(key)
@@ -296,18 +296,18 @@ class Engine(Rows):
         self.outcomes.update(succeeded=record.succeeded, failed=record.failed, not_yet=record.not_yet)
 
     def _due(self, record: r.Due) -> None:
-        self.turn(record.key, record.task, moves.moved(record.task, _INPUT_DUE), 0)
+        self.turn(record.key, record.task, states.moved(record.task, _INPUT_DUE), 0)
 
     def _started(self, record: r.Started) -> None:
         task = record.task
         assert record.version == task.version, "an attempt of an older version began"
-        self.turn(record.key, task, moves.moved(task, _INPUT_START), task.version)
+        self.turn(record.key, task, states.moved(task, _INPUT_START), task.version)
 
     def _lapsed(self, record: r.Lapsed) -> None:
         key, task = record.key, record.task
         assert not task.stop, f"the attempt of {key} lapsed, and its stored stop is passed over"
         present = task.flight == task.version
-        state = moves.moved(task, _INPUT_LAPSE if present else Input.AGAIN)
+        state = states.moved(task, _INPUT_LAPSE if present else Input.AGAIN)
         self.superseded.pop(key, None)
         self.put(key, task, replace(task, state=int(state), flight=0))
 

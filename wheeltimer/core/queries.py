@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from msgspec import Raw, to_builtins
 
-from wheeltimer.core.deciding import find
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.schedule import find
 from wheeltimer.core.task import STATE_BY_WORD, STATE_WORDS, State, Task, key_of, split_key, unpack
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import requests as c

@@ -6,7 +6,7 @@ journal needs no other state. Volatile records are applied and published but nev
 restart no task is ``ready`` or ``running``, and an attempt without a recorded outcome was not made.
 
 How a record changes a task is in ``engine.py``; which records an input causes is decided in
-``deciding.py`` and ``outcomes.py``. Kinds and fields are final: new fields are appended with a
+``schedule.py`` and ``outcome.py``. Kinds and fields are final: new fields are appended with a
 default, and older journals stay readable.
 """
 
@@ -157,7 +157,8 @@ Records = list[Written]  # one decision, in the order in which it is applied
 
 
 class RawScheduled(Record, tag="s", frozen=True):
-    """A ``Scheduled`` as recovery reads it, and ``intake.py`` writes it: the task as the row that it is."""
+    """A ``Scheduled`` as recovery reads it, and ``schedule_batch.py`` writes it: the task as the row that it
+    is."""
 
     key: str
     time_ms: int

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
 from wheeltimer.core.chain import LONGER, Chain, chained
-from wheeltimer.core.checking import check_wheel
+from wheeltimer.core.invariants import check_wheel
 
 # Keys moved out of buckets per `expire` (about 1 us each): a crowded tick is opened in slices.
 OPEN_KEYS_MAX = 512

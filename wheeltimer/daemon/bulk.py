@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from wheeltimer.core import access, queries, stopping
+from wheeltimer.core import access, control, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
@@ -129,7 +129,7 @@ class Bulk:
         Raises Refused in the middle where the token allows it no more; what was done stays.
         """
         keys = self._members(command)
-        reply = stopping.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
+        reply = control.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
             began_ns = await self._requests.let_in()
@@ -194,12 +194,12 @@ class Bulk:
                 return []
             # What tasks_max leaves no room for stays as it is; the count in the reply tells.
             room = engine.live < engine.limits.tasks_max
-            return stopping.redrive_one(engine, key, task, now, lsn) if room else []
+            return control.redrive_one(engine, key, task, now, lsn) if room else []
         if task.state >= State.DONE:
             return []
         if isinstance(command, c.Finish):
-            return stopping.finish_one(engine, key, task, now, lsn, reply)
-        return stopping.cancel_one(engine, key, task, now, lsn)
+            return control.finish_one(engine, key, task, now, lsn, reply)
+        return control.cancel_one(engine, key, task, now, lsn)
 
 
 def _granted(command: c.AnyCommand, visitor: Visitor | None) -> Grant | None:

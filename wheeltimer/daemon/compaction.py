@@ -3,7 +3,7 @@
 A few tasks at a time, in turns with all other work: nothing waits for it, and no copy of the state is made.
 Where the promise about the size is in danger it hurries: it then waits in no line and takes as much of each
 pass of the loop as all clients together, which slows down who writes.
-Nothing is read from the disk either: the rows themselves say where they stand (``core/carrying.py``), which
+Nothing is read from the disk either: the rows themselves say where they stand (``core/copies.py``), which
 segments should go is said by their sizes (``journal/compaction.py``). It is what makes room, so its
 copies may use the reserved segments; it begins on those only when all that it will copy fits.
 """
@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from wheeltimer.core import records as r
-from wheeltimer.core.carrying import COPY_BYTES, copy_of, leftovers, stands_at
+from wheeltimer.core.copies import COPY_BYTES, copy_of, leftovers, stands_at
 from wheeltimer.core.task import unpack
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.turn import Turn

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from wheeltimer.core import outcomes
+from wheeltimer.core import outcome
 from wheeltimer.core import records as r
-from wheeltimer.core.deciding import RETRY_FULL_MS
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.intake import Run
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
+from wheeltimer.core.schedule import RETRY_FULL_MS
+from wheeltimer.core.schedule_batch import Run
 from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
@@ -112,7 +112,7 @@ class Ledger:
             assert task is not None
         else:
             task, reply = first.task, None
-        size, held = outcomes.outcome_bytes_max(self.engine, task, reply), self._held[first.key]
+        size, held = outcome.outcome_bytes_max(self.engine, task, reply), self._held[first.key]
         if size > held:
             # Taken whole before the old is given back: room is counted in sectors for each reservation.
             if not self.journal.reserve(size, essential=isinstance(first, r.Stopping)):
@@ -135,17 +135,17 @@ class Ledger:
 
     def start(self, key: str, task: Task, now: Now) -> bool:
         """Begin an attempt of a ready task ``now``; False where no room for its outcome can be reserved."""
-        size = outcomes.outcome_bytes_max(self.engine, task)
+        size = outcome.outcome_bytes_max(self.engine, task)
         if not self.journal.reserve(size, essential=True):
             return False
         self._held[key] = size
-        self.happened(outcomes.start(key, task, now))
+        self.happened(outcome.start(key, task, now))
         return True
 
     def outcome(self, key: str, answer: Answer, now: Now) -> None:
         """Record what came of the attempt in flight, which ended ``now``."""
         queue, _ = split_key(key)
-        records = outcomes.attempt_ended(
+        records = outcome.attempt_ended(
             self.engine,
             self.policy.queue(queue),
             key,
@@ -163,7 +163,7 @@ class Ledger:
 
         Where a cancel or finish is stored the task ends, which is written into that room.
         """
-        what = outcomes.lapsed(self.engine, key, now, self.journal.next_lsn)
+        what = outcome.lapsed(self.engine, key, now, self.journal.next_lsn)
         reserved = self._held.pop(key)
         ready = False
         if isinstance(what, r.Lapsed):
@@ -183,7 +183,7 @@ class Ledger:
 
     def give_up(self, key: str) -> bool:
         """End a ready task whose destination stayed down; False where the journal has no room."""
-        records = outcomes.give_up(self.engine, key, self.now(), self.journal.next_lsn, "destination_down")
+        records = outcome.give_up(self.engine, key, self.now(), self.journal.next_lsn, "destination_down")
         done = self.submit(records)
         self.changed()
         return done
@@ -215,7 +215,7 @@ class Ledger:
         for key in list(islice(keys, FORGET_MAX)):
             task = self.engine.get(key)
             if task is not None and task.stop and task.state < State.DONE:
-                records = outcomes.stopped(self.engine, key, task, self.now(), self.journal.next_lsn)
+                records = outcome.stopped(self.engine, key, task, self.now(), self.journal.next_lsn)
                 if not self.submit(records):
                     return False
             keys.discard(key)

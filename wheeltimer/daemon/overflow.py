@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core.deciding import RETRY_FULL_MS
+from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.farewell import send_last
 from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.protocol import wire

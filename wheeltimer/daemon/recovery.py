@@ -15,7 +15,7 @@ import trio
 
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.rebase import Rebase
+from wheeltimer.core.replay import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import JournalDamaged

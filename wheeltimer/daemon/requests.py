@@ -14,10 +14,10 @@ import msgspec
 import trio
 
 from wheeltimer import __version__
-from wheeltimer.core import access, deciding, queries, stopping
+from wheeltimer.core import access, control, queries, schedule
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
-from wheeltimer.core.intake import Runs, take_run
+from wheeltimer.core.schedule_batch import Runs, take_run
 from wheeltimer.core.task import Now
 from wheeltimer.daemon.bulk import Bulk, is_long
 from wheeltimer.daemon.ledger import Ledger
@@ -205,17 +205,17 @@ class Requests:
         match command:
             case c.Schedule():
                 chance = 0 if command.id is not None else self._ledger.chance()
-                return deciding.schedule(engine, policy, command, now, lsn, chance)
+                return schedule.schedule(engine, policy, command, now, lsn, chance)
             case c.Cancel():
-                return stopping.cancel(engine, command, now, lsn)
+                return control.cancel(engine, command, now, lsn)
             case c.Reschedule():
-                return deciding.reschedule(engine, policy, command, now, lsn)
+                return schedule.reschedule(engine, policy, command, now, lsn)
             case c.Finish():
-                return stopping.finish(engine, command, now, lsn)
+                return control.finish(engine, command, now, lsn)
             case c.Redrive():
-                return stopping.redrive(engine, command, now, lsn)
+                return control.redrive(engine, command, now, lsn)
             case c.Pause() | c.Resume():
-                return stopping.pause(engine, command, now, lsn)
+                return control.pause(engine, command, now, lsn)
             case _:
                 raise AssertionError(f"{type(command).__name__} has no answer")
 

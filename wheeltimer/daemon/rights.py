@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from wheeltimer.core import queries
 from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
-from wheeltimer.core.deciding import DEFAULT_QUEUE
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.intake import Run
+from wheeltimer.core.schedule import DEFAULT_QUEUE
+from wheeltimer.core.schedule_batch import Run
 from wheeltimer.core.task import Now, State, key_of
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import Refused

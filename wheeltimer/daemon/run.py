@@ -17,7 +17,7 @@ import trio
 
 from wheeltimer import __version__
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import decision_bytes_needed
+from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals

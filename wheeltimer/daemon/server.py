@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from wheeltimer.core.access import Access
-from wheeltimer.core.deciding import RETRY_FULL_MS
+from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.connection import Connection
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
 from wheeltimer.daemon.guests import Guests, address_of

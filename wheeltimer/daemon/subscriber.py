@@ -15,7 +15,7 @@ import trio
 from msgspec import Raw
 from msgspec.structs import replace
 
-from wheeltimer.core import events
+from wheeltimer.core import record_events
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Frame, Trimmed
 from wheeltimer.protocol import wire
@@ -55,7 +55,7 @@ class Outlet(Protocol):
 class Subscriber:
     """``run`` it on its connection until it returns; what was put is then still to be sent."""
 
-    def __init__(self, hub: Subscriptions, wanted: events.Filter, seq: Seq) -> None:
+    def __init__(self, hub: Subscriptions, wanted: record_events.Filter, seq: Seq) -> None:
         self.wanted = wanted
         self.seen_lsn: int | None = None  # it wants what comes after; None: that is not to be had
         self.joined = False  # whether it is given what comes
@@ -71,7 +71,7 @@ class Subscriber:
 
     # -- what it is given ----------------------------------------------------------------------
 
-    def give(self, chosen: Sequence[events.Event], data: bytes) -> None:
+    def give(self, chosen: Sequence[record_events.Event], data: bytes) -> None:
         """Take the lines of these events; ``data`` is all of them."""
         assert self.seen_lsn is not None
         if self._over:
@@ -199,7 +199,7 @@ def numbered(frames: Sequence[Frame], seen_lsn: int) -> Iterator[Numbered]:
     """The records behind ``seen_lsn`` with their lsns, ``SLICE_RECORDS`` at a time."""
     some: Numbered = []
     for frame in frames:
-        for lsn, raw in enumerate(events.split(frame.payload), frame.first_lsn):
+        for lsn, raw in enumerate(record_events.split(frame.payload), frame.first_lsn):
             if lsn > seen_lsn:
                 some.append((lsn, raw))
                 if len(some) == SLICE_RECORDS:

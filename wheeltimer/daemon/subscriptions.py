@@ -6,7 +6,8 @@ caught up (``subscriber.py``). So what is sent live and what is read again after
 same bytes on disk, deciding a request costs nothing for subscribers, and the journal is the buffer for all
 who are behind together.
 
-How an event is written is in ``core/events.py``, how durable records are found in ``journal/follow.py``.
+How an event is written is in ``core/record_events.py``, how durable records are found in
+``journal/follow.py``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core import events
+from wheeltimer.core import record_events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
-from wheeltimer.core.deciding import RETRY_FULL_MS
+from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
 from wheeltimer.daemon.turn import Turn
@@ -43,14 +44,14 @@ class Subscriptions:
     def __init__(self, ledger: Ledger, turn: Turn, limits: Limits) -> None:
         self.journal: Journal = ledger.journal
         self.turn = turn
-        self.writer = events.Writer(self.journal.journal_id)
+        self.writer = record_events.Writer(self.journal.journal_id)
         self.replays = trio.Semaphore(REPLAYS_MAX)
         self._ledger = ledger
         self._limits = limits
         self._open: set[Subscriber] = set()
-        self._channels: dict[events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
+        self._channels: dict[record_events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
         self._follower: Follower | None = None  # None while nobody subscribes
-        self._starts: deque[events.Event] = deque(maxlen=STARTS_MAX)
+        self._starts: deque[record_events.Event] = deque(maxlen=STARTS_MAX)
         self.given_lsn = 0  # events up to here were given to all channels
         self._worked_ns = 0  # since the last rest
         self._stirred = trio.Event()
@@ -72,7 +73,7 @@ class Subscriptions:
 
     def open(self, command: c.Subscribe, grant: Grant | None = None) -> Subscriber:
         """Take a subscriber in, for what its token sees. Raises BadValue, Refused."""
-        wanted = events.Filter.of(command, grant)
+        wanted = record_events.Filter.of(command, grant)
         if command.from_ is not None:
             self.writer.lsn_of(command.from_)
         limits = self._limits
@@ -197,7 +198,9 @@ class Subscriptions:
         self.given_lsn = lsn
         channels = [(wanted, tuple(members)) for wanted, members in self._channels.items()]
         for wanted, members in channels if found else ():
-            chosen = found if wanted == events.ALL else [event for event in found if wanted.passes(event)]
+            chosen = (
+                found if wanted == record_events.ALL else [event for event in found if wanted.passes(event)]
+            )
             if not chosen:
                 continue
             data = b"".join([event.line for event in chosen])
@@ -212,7 +215,7 @@ class Subscriptions:
     def _spent(self, began_ns: int) -> None:
         self._worked_ns += self.turn.spent(began_ns)
 
-    def _with_starts(self, found: list[events.Event], lsn: int) -> list[events.Event]:
+    def _with_starts(self, found: list[record_events.Event], lsn: int) -> list[record_events.Event]:
         """The events up to ``lsn`` with the attempts that began among them."""
         starts, both = self._starts, []
         if not starts or starts[0].lsn > lsn:

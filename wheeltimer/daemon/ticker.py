@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core import outcomes
+from wheeltimer.core import outcome
 from wheeltimer.core import records as r
 from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.daemon.clock import Clock, stepped
@@ -88,7 +88,7 @@ class Ticker:
         for key in keys:
             task = self._engine.get(key)
             assert task is not None
-            what = outcomes.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
+            what = outcome.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
             if isinstance(what, r.Due):
                 self._ledger.happened(what)
                 handed.append(task)

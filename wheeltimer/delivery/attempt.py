@@ -1,7 +1,7 @@
 """One attempt: the request that a task stands for, and the answer as a value.
 
 Which attempt may go now is ``dispatcher.py``; how bytes get there and back is ``transport.py``; what
-an answer means for the task is ``core/outcomes.py``.
+an answer means for the task is ``core/outcome.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import trio
 from msgspec.structs import replace
 
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.coding import decoded

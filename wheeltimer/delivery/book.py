@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.attempt import Again, Landing, destination_of

@@ -14,7 +14,7 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
-from wheeltimer.core.outcomes import rule_of
+from wheeltimer.core.outcome import rule_of
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target

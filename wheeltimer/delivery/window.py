@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 
 NS_PER_S: Final = 1_000_000_000
 WINDOW_FIRST: Final = 8

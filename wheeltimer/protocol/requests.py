@@ -1,7 +1,7 @@
 """What is asked: one struct per ``op``, at once its parser, its validator and its schema.
 
 Types and unknown fields are checked by msgspec while it parses; ``check_fields`` checks what types
-cannot say. Lines and bytes are in ``wire.py``; what a command does is decided in ``core/deciding.py``.
+cannot say. Lines and bytes are in ``wire.py``; what a command does is decided in ``core/schedule.py``.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from msgspec.structs import replace
 from tests.core.driver import FAR_NS, START_WALL_NS, Driver
 from tests.core.model import Model, Reading
 from tests.core.model_task import HOOK, LIVE, MS, Key, Reply
-from wheeltimer.core import outcomes, queries
+from wheeltimer.core import outcome, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.task import State, Task, key_of, split_key, unpack
 from wheeltimer.protocol.ids import webhook_id
@@ -427,7 +427,7 @@ class Play:
             task = replayed.get(key)
             assert task is not None
             assert key in stopping
-            for record in outcomes.stopped(replayed, key, task, driver.now, lsn):
+            for record in outcome.stopped(replayed, key, task, driver.now, lsn):
                 replayed.apply(record)
                 lsn += 1
         model.crash(driver.now, driver.boot, self.clocks(), driver.ends_carried)

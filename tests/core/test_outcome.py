@@ -11,7 +11,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.task import NS_PER_MS, State
 from wheeltimer.protocol.limits import Limits

@@ -1,6 +1,6 @@
 """What clients ask that ends tasks or starts ended ones again: cancel, finish, redrive; and pause.
 
-Like ``deciding.py``: nothing is changed, records are returned. The ``*_one`` functions decide for one
+Like ``schedule.py``: nothing is changed, records are returned. The ``*_one`` functions decide for one
 task that was found; requests that name a group or a queue call them for each member.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
-from wheeltimer.core.deciding import check_version, find, full, refuse_ended, set_expiry
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.outcomes import end
+from wheeltimer.core.outcome import end
+from wheeltimer.core.schedule import check_version, find, full, refuse_ended, set_expiry
 from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Input, Now, State, Task, content_of
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.outcomes import Answer
+from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.protocol.limits import Limits
 

@@ -1,4 +1,4 @@
-"""The way in for plain schedules, by the hundred: the decisions of ``deciding.schedule``, column by column.
+"""The way in for plain schedules, by the hundred: the decisions of ``schedule.schedule``, column by column.
 
 Nine requests in ten ask for a new task with a URL, a delay in ms and perhaps a body. A run of those is
 parsed into fewer fields and then worked on a field at a time: a check or a step is one call for all, not a
@@ -18,10 +18,10 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from wheeltimer.core.deciding import DEFAULT_QUEUE
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
+from wheeltimer.core.schedule import DEFAULT_QUEUE
 from wheeltimer.core.table import Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 from wheeltimer.protocol import requests as c

@@ -2,7 +2,7 @@
 
 Each function takes the engine's state as it is, one reading of the clocks and the lsn that the first
 record will get; it changes nothing. A refusal is raised as ``Refused`` or ``BadValue``. What time and
-receivers bring is in ``outcomes.py``.
+receivers bring is in ``outcome.py``.
 """
 
 from __future__ import annotations

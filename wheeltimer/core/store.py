@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from wheeltimer.core.table import Shard, Table
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
-from wheeltimer.core.timeline import TimeLine
+from wheeltimer.core.timers import TimeLine
 from wheeltimer.core.wheel import HashedWheelTimer
 from wheeltimer.protocol.limits import Limits
 

@@ -1,7 +1,7 @@
 """What time and receivers bring, as records: due, started, the outcome of an attempt, expiry, the end.
 
 An answer is judged in the order of the contract: success beats a final answer, a final answer beats
-"not yet" and retry. Functions change nothing; see ``deciding.py`` for how they are called.
+"not yet" and retry. Functions change nothing; see ``schedule.py`` for how they are called.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ import msgpack
 import pytest
 
 from tests.core.driver import Driver
-from wheeltimer.core.intake import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
 from wheeltimer.core.policy import Policy, QueuePolicy
+from wheeltimer.core.schedule_batch import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
 from wheeltimer.core.task import Task, unpack
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.retry import BUILT_IN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from wheeltimer.core.timeline import OVERDUE_NS, TimeLine
+from wheeltimer.core.timers import OVERDUE_NS, TimeLine
 
 START_NS = 10**15
 TICK_NS = 10_000_000
