@@ -63,7 +63,7 @@ MUTANTS: Final = (
         "tests/journal/test_power_loss.py tests/journal/test_recovery.py",
     ),
     Mutant(
-        "a-missing-descriptor-is-a-failed-disk", "journal/spares.py",
+        "a-missing-descriptor-is-a-failed-disk", "journal/preallocation.py",
         '    **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),\n', "",
         "tests/journal/test_no_descriptors.py tests/simulation/test_no_descriptors.py",
     ),
@@ -85,7 +85,7 @@ MUTANTS: Final = (
         "self._failure = exc", "pass", "tests/journal/test_directory.py",
     ),
     Mutant(
-        "a-boot-that-writes-nothing-leaves-no-note", "journal/journal.py",
+        "a-boot-that-writes-nothing-leaves-no-note", "journal/file_log.py",
         "return bool(self.found.boots) and self._writer.lacks_boot", "return False",
         "tests/simulation/test_accidents.py -k clock",
     ),
@@ -169,7 +169,7 @@ MUTANTS: Final = (
         "tests/journal tests/simulation -k trim",
     ),
     Mutant(
-        "history-beyond-the-promise", "journal/compaction.py",
+        "history-beyond-the-promise", "journal/trim_policy.py",
         "max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))", "wanted",
         "tests/daemon/test_compaction.py -k history",
     ),
@@ -215,7 +215,7 @@ MUTANTS: Final = (
         "self.disk.need_name(segment.fd)", "pass", "tests/journal/test_folder.py -k never_acknowledged",
     ),
     Mutant(
-        "a-spare-is-taken-unread", "journal/spares.py", "if found >= 0:", "if found > 10**12:",
+        "a-spare-is-taken-unread", "journal/preallocation.py", "if found >= 0:", "if found > 10**12:",
         "tests/journal/test_folder.py -k flipped_bit",
     ),
     Mutant(

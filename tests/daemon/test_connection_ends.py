@@ -29,7 +29,7 @@ from wheeltimer.daemon import connection
 from wheeltimer.daemon.server import Server
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Inline
-from wheeltimer.journal.hand import Job
+from wheeltimer.journal.worker import Job
 from wheeltimer.settings import Limits
 
 WITHIN_S = 10.0  # for what takes a few turns of the loop, on a machine that is busy

@@ -9,7 +9,7 @@ from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, world
 from wheeltimer.daemon.ledger import NO_ROOM
-from wheeltimer.journal.spares import LACKS
+from wheeltimer.journal.preallocation import LACKS
 
 
 def test_there_is_a_reason_for_all_that_may_be_lacking() -> None:

@@ -17,7 +17,7 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core.outcome import Answer, outcome_bytes_max
 from wheeltimer.core.task import Task, split_key
-from wheeltimer.journal.room import charge
+from wheeltimer.journal.capacity import charge
 from wheeltimer.protocol.limits import Limits
 
 SMALL = 10

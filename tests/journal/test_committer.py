@@ -14,9 +14,9 @@ from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Disk, Inline, Journal, Thread
+from wheeltimer.journal.capacity import charge
 from wheeltimer.journal.committer import SETTLE_S
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Kind, header_at
-from wheeltimer.journal.room import charge
 from wheeltimer.journal.segment import decode_header, frame_bytes_max
 
 from .worlds import (

@@ -30,8 +30,8 @@ import trio
 
 from tests.campaign import tried
 from wheeltimer.errors import JournalDamaged
+from wheeltimer.journal.file_log import Journal
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Clocks, Kind, encode, extent_bytes
-from wheeltimer.journal.journal import Journal
 from wheeltimer.journal.recovery import Judge, Part, Scan, scan
 from wheeltimer.journal.segment import headers
 

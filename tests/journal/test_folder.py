@@ -20,7 +20,7 @@ from wheeltimer.core.records import Paused, encode
 from wheeltimer.errors import JournalDamaged, JournalInUse, StorageFailed
 from wheeltimer.journal import Disk, Inline, Journal
 from wheeltimer.journal.holding import hold_path
-from wheeltimer.journal.spares import SPARES_WANTED
+from wheeltimer.journal.preallocation import SPARES_WANTED
 from wheeltimer.journal_tools.check import check
 
 from .worlds import FOLDER, SEGMENT, Clock, MemoryDisk, contents, open_journal, put, raw, running

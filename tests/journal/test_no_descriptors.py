@@ -19,8 +19,8 @@ from tests.journal.worlds import MemoryDisk, open_journal, put, raw, reopened, r
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.disk import Disk
-from wheeltimer.journal.hand import Thread
 from wheeltimer.journal.spare_descriptors import COUNT, SpareDescriptors
+from wheeltimer.journal.worker import Thread
 
 RECORDS = 32  # five segments, each a spare before
 OPENS = ("create", "read_at")  # what opens a file while the journal runs

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from wheeltimer.journal import Inline, pace
-from wheeltimer.journal.hand import Job
+from wheeltimer.journal.worker import Job
 
 from .worlds import MemoryDisk, open_journal, put, raw, running
 

@@ -1,7 +1,7 @@
 """The committer's hand without a thread: a job takes simulated time, then is done at one moment, in the
 loop.
 
-The seam is ``wheeltimer.journal.hand.Hand``, behind which production has a thread. As there, the loop goes
+The seam is ``wheeltimer.journal.worker.Hand``, behind which production has a thread. As there, the loop goes
 on while a job waits for the disk, a moment without a job is idle, and the job that was handed over is done
 however the run ends. What a job does (encode, write, sync) is production's own code.
 """
@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import trio
 
-from wheeltimer.journal.hand import IDLE_S, Job
+from wheeltimer.journal.worker import IDLE_S, Job
 
 
 class SimHand:

@@ -47,7 +47,7 @@ from wheeltimer.core.task import STATE_WORDS, unpack
 from wheeltimer.daemon import ledger, requests, run, turn
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
-from wheeltimer.journal.hand import Job
+from wheeltimer.journal.worker import Job
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
 from wheeltimer.settings.knobs import Limits

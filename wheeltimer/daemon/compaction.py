@@ -4,7 +4,7 @@ A few tasks at a time, in turns with all other work: nothing waits for it, and n
 Where the promise about the size is in danger it hurries: it then waits in no line and takes as much of each
 pass of the loop as all clients together, which slows down who writes.
 Nothing is read from the disk either: the rows themselves say where they stand (``core/copies.py``), which
-segments should go is said by their sizes (``journal/compaction.py``). It is what makes room, so its
+segments should go is said by their sizes (``journal/trim_policy.py``). It is what makes room, so its
 copies may use the reserved segments; it begins on those only when all that it will copy fits.
 """
 

@@ -7,7 +7,7 @@ same bytes on disk, deciding a request costs nothing for subscribers, and the jo
 who are behind together.
 
 How an event is written is in ``core/record_events.py``, how durable records are found in
-``journal/follow.py``.
+``journal/follower.py``.
 """
 
 from __future__ import annotations

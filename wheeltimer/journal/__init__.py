@@ -18,15 +18,16 @@ takes what is held as well, and so does ``wait_durable``.
 
 Data goes down this list and comes back up by lsn::
 
-    journal.py     open, replay, let go
+    file_log.py    open, replay, let go
     committer.py   batches, who waits (in the loop)
-    room.py        what may be appended, taken before it is decided
-    hand.py        the threads that block
-    compaction.py  which segments to give up next, by size alone
+    capacity.py    what may be appended, taken before it is decided
+    worker.py      the threads that block
+    trim_policy.py which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
-    spares.py      segments to come                               pace.py     how long the disk takes
+    preallocation.py segments to come
+    pace.py        how long the disk takes
     recovery.py    folder -> what it holds; torn or damaged
-    follow.py      durable batches as they come, for subscribers
+    follower.py    durable batches as they come, for subscribers
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
@@ -39,14 +40,14 @@ another, a lost marker leaves no hole, and a lost sector never hides two frames.
 has the bytes.
 """
 
-from .compaction import Sealed, given_up, history_bytes, hurries
+from .capacity import UNSYNCED_BYTES_MAX
 from .disk import Disk
-from .follow import Follower, Trimmed
+from .file_log import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
+from .follower import Follower, Trimmed
 from .frame import Clocks, Frame
-from .hand import Hand, Inline, Thread
-from .journal import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
-from .room import UNSYNCED_BYTES_MAX
 from .segment import Boot
+from .trim_policy import Sealed, given_up, history_bytes, hurries
+from .worker import Hand, Inline, Thread
 
 __all__ = [
     "SEGMENT_BYTES",

@@ -1,8 +1,8 @@
 """Group commit in the loop: batches, and who waits for which lsn.
 
 One batch is under way at a time; what is appended meanwhile makes the next one. What may be appended is
-said in ``room.py``; the blocking half is ``writer.py``, the thread ``hand.py``, the segments to come
-``spares.py``, the folder's content ``recovery.py``.
+said in ``capacity.py``; the blocking half is ``writer.py``, the thread ``worker.py``, the segments to come
+``preallocation.py``, the folder's content ``recovery.py``.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import trio
 
 from wheeltimer.errors import StorageFailed
 
+from .capacity import Room, charge
 from .frame import Kind
-from .hand import Hand, Job
 from .pace import SLOW_SYNC_MS
-from .room import Room, charge
+from .preallocation import SPARES_WANTED, Spares
 from .segment import encode_trim
-from .spares import SPARES_WANTED, Spares
+from .worker import Hand, Job
 from .writer import Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long

@@ -22,9 +22,9 @@ from .frame import (
     payload_of,
 )
 from .pace import Pace
+from .preallocation import Spare, Spares
 from .recovery import Scan
 from .segment import FORMAT, SegmentHeader, encode_header, rewritten
-from .spares import Spare, Spares
 
 PAGE_BYTES: Final = 4096
 """Writes go on with zeros to the end of their page: the kernel then never reads a page to fill it up."""

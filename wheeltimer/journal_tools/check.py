@@ -19,9 +19,9 @@ from wheeltimer.core.records import decode_all
 from wheeltimer.errors import BadValue, JournalDamaged, StorageFailed
 from wheeltimer.journal.directory import segments_in, spares_in
 from wheeltimer.journal.disk import Disk
+from wheeltimer.journal.preallocation import first_nonzero
 from wheeltimer.journal.recovery import Judge, Part, Progress, Scan, is_clean, scan
 from wheeltimer.journal.segment import frames
-from wheeltimer.journal.spares import first_nonzero
 
 KINDS: Final = {
     "RawScheduled": "scheduled", "Rescheduled": "rescheduled", "Attempted": "attempted",

@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import trio_test
 
-from wheeltimer.journal import hand as hand_module
-from wheeltimer.journal.hand import Thread
+from wheeltimer.journal import worker as worker_module
+from wheeltimer.journal.worker import Thread
 
 WITHIN_S = 10.0
 
@@ -38,7 +38,7 @@ async def test_the_disk_is_idle_once_after_the_last_job() -> None:
 
 @trio_test
 async def test_after_an_error_nothing_is_done_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hand_module, "IDLE_S", 0.0)
+    monkeypatch.setattr(worker_module, "IDLE_S", 0.0)
     hand, idle = Thread(), threading.Event()
     hand.start(idle.set)
     with trio.fail_after(WITHIN_S):

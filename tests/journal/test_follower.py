@@ -11,7 +11,7 @@ from trio.testing import trio_test
 from tests.journal.worlds import FOLDER, MemoryDisk, failing, open_journal, put, raw, running
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
-from wheeltimer.journal import follow as follow_module
+from wheeltimer.journal import follower as follower_module
 
 
 async def all_of(follower: Follower, upto_lsn: int) -> list[tuple[int, bytes]]:
@@ -120,7 +120,7 @@ async def test_a_durable_frame_that_does_not_verify_is_a_fault_of_the_storage() 
 @trio_test
 async def test_later_readers_begin_near_their_lsn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a thousand who come back together would each walk the whole segment."""
-    monkeypatch.setattr(follow_module, "PLACE_EVERY_BYTES", 4096)
+    monkeypatch.setattr(follower_module, "PLACE_EVERY_BYTES", 4096)
     disk = MemoryDisk()
     async with running(open_journal(disk, segment_bytes=1 << 16)) as journal:
         for number in range(100):

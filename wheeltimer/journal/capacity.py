@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Final
 
 from .frame import FRAME_OVERHEAD_BYTES, SECTOR_BYTES
+from .preallocation import RESERVED, Spares
 from .segment import frame_bytes_max
-from .spares import RESERVED, Spares
 from .writer import Writer
 
 UNSYNCED_BYTES_MAX: Final = 8 << 20

@@ -14,18 +14,18 @@ from typing import Final, Self
 
 from wheeltimer.errors import StorageFailed
 
+from .capacity import UNSYNCED_BYTES_MAX
 from .committer import Committer
-from .compaction import Sealed
 from .directory import Directory
 from .disk import Disk
-from .follow import Follower, Shelf
+from .follower import Follower, Shelf
 from .frame import Clocks, Frame
-from .hand import Hand, Thread
 from .pace import Pace
+from .preallocation import SPARES_WANTED, Spares, fitting_segment_bytes
 from .recovery import Progress, Scan, scan
-from .room import UNSYNCED_BYTES_MAX
 from .segment import Boot, frames
-from .spares import SPARES_WANTED, Spares, fitting_segment_bytes
+from .trim_policy import Sealed
+from .worker import Hand, Thread
 from .writer import Open, Writer, restore
 
 SEGMENT_BYTES: Final = 64 << 20
