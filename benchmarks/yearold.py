@@ -12,8 +12,8 @@ from typing import Final
 import trio
 
 from wheeltimer.core.task import Now
-from wheeltimer.daemon.clock import SystemClock
 from wheeltimer.daemon.run import Daemon
+from wheeltimer.runtime.clock import SystemClock
 from wheeltimer.settings import load
 
 YEAR_MS: Final = 365 * 86_400_000

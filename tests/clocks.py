@@ -1,7 +1,7 @@
 """Clocks and timers for tests: time moves when the test says so.
 
-``ManualClock`` answers like ``daemon.clock.SystemClock``, ``ManualTimer`` like the timers of
-``daemon.timerfd``; ``tests/daemon/test_clock.py`` holds them against the real ones.
+``ManualClock`` answers like ``runtime.clock.SystemClock``, ``ManualTimer`` like the timers of
+``runtime.timer``; ``tests/runtime/test_clock.py`` holds them against the real ones.
 """
 
 from __future__ import annotations

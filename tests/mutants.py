@@ -182,7 +182,7 @@ MUTANTS: Final = (
         "tests/daemon/test_turn.py -k flood",
     ),
     Mutant(
-        "a-hush-starves-those-who-bring-much", "daemon/turn.py", "if left_ns > 0:",
+        "a-hush-starves-those-who-bring-much", "runtime/time_slices.py", "if left_ns > 0:",
         "while (left_ns := self._hush_until_ns - time.perf_counter_ns()) > 0:",
         "tests/daemon/test_turn.py -k starve",
     ),
@@ -206,9 +206,9 @@ MUTANTS: Final = (
     ),
     # -- logs, clocks, the folder ----------------------------------------------------------------------
     Mutant(
-        "a-log-that-nobody-reads-grows", "daemon/logs.py",
+        "a-log-that-nobody-reads-grows", "runtime/log_writer.py",
         "self._overflowed = self._bytes + len(text) > room", "self._overflowed = False",
-        "tests/daemon/test_logs.py -k lost",
+        "tests/runtime/test_log_writer.py -k lost",
     ),
     Mutant(
         "a-deleted-segment-takes-records", "journal/writer.py",
@@ -223,8 +223,8 @@ MUTANTS: Final = (
         "tests/journal/test_folder.py -k is_cut",
     ),
     Mutant(
-        "another-time-namespace-is-this-boot", "daemon/clock.py", "if ahead_ns == 0:", "if True:",
-        "tests/daemon/test_boot_id.py",
+        "another-time-namespace-is-this-boot", "runtime/clock.py", "if ahead_ns == 0:", "if True:",
+        "tests/runtime/test_boot_id.py",
     ),
     Mutant(
         "retention-follows-a-clock-that-is-set", "core/engine.py",
@@ -542,9 +542,9 @@ MUTANTS: Final = (
         "context.options |= ssl.OP_IGNORE", "tests/delivery/test_transport_tls.py -k cut_stream",
     ),
     Mutant(
-        "a-process-that-stood-still-is-late", "daemon/loopclock.py", "self._read_s) > STILL_S",
+        "a-process-that-stood-still-is-late", "runtime/loop_clock.py", "self._read_s) > STILL_S",
         "self._read_s) > 1e9",
-        "tests/daemon/test_loopclock.py",
+        "tests/runtime/test_loop_clock.py",
     ),
     Mutant(
         "a-paused-queue-goes-on", "delivery/entry.py", "if self._book.engine.paused(lane.name):",

@@ -22,12 +22,13 @@ from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
-from wheeltimer.daemon import compaction, turn
+from wheeltimer.daemon import compaction
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.recovery import recover
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.runtime import time_slices
+from wheeltimer.runtime.time_slices import Turn
 
 SEGMENT = 64 << 10
 FIXED = 4 * SEGMENT  # open, spare, two reserved
@@ -255,7 +256,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
     """A million tasks, four clients that write without a pause: each look at 512 rows waited for four slices
     of theirs, and the folder outgrew its promise by five segments."""
     watch, slices = worlds.Stopwatch(), 0
-    monkeypatch.setattr(turn, "time", watch)
+    monkeypatch.setattr(time_slices, "time", watch)
     monkeypatch.setattr(compaction, "SLICE_ROWS", 8)
     monkeypatch.setattr(compaction, "PAUSE_S", 0)  # with clients that never rest no simulated time passes
     monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: hurries)
@@ -271,7 +272,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
             while True:
                 began_ns = await line.take()
                 await trio.lowlevel.checkpoint()
-                line.spent(began_ns - turn.SLICE_NS)
+                line.spent(began_ns - time_slices.SLICE_NS)
                 slices += 1
 
         async with trio.open_nursery() as nursery:

@@ -25,8 +25,8 @@ from tests.process.daemon import until
 from wheeltimer.daemon.connection import LITTLE_VISITS
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
-from wheeltimer.daemon.turn import SLICE_NS
-from wheeltimer.delivery.seldom import QUIET_S, Seldom
+from wheeltimer.runtime.ratelog import QUIET_S, Seldom
+from wheeltimer.runtime.time_slices import SLICE_NS
 from wheeltimer.settings import Limits
 
 PING = b'{"op":"ping"}\n'

@@ -14,8 +14,8 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task
-from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.runtime.time_slices import SLICE_NS
 
 MEMBERS: Final = 60
 STATE_OF: Final = {"cancel": State.CANCELLED, "finish": State.DONE}

@@ -22,7 +22,7 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.parts import window_of
-from wheeltimer.daemon.turn import Turn
+from wheeltimer.runtime.time_slices import Turn
 
 SECONDS: Final = 1_796_002_145
 AT: Final = {"at-seconds": SECONDS, "at-zero": 0, "at-most": 10**11 - 1, "at-later": SECONDS}

@@ -18,8 +18,8 @@ from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.listeners import Paced
 from wheeltimer.daemon.overflow import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.daemon.tls import serve_tls
-from wheeltimer.daemon.turn import Turn
-from wheeltimer.delivery.seldom import Seldom
+from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.time_slices import Turn
 
 EMFILE = OSError(errno.EMFILE, "Too many open files")
 CLIENTS = 5

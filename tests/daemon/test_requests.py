@@ -17,7 +17,7 @@ from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.queries import Listing
 from wheeltimer.core.task import NS_PER_MS, State
 from wheeltimer.daemon.requests import REST_FACTOR
-from wheeltimer.daemon.turn import SLICE_LINES_MAX, SLICE_NS
+from wheeltimer.runtime.time_slices import SLICE_LINES_MAX, SLICE_NS
 
 TASKS = 6000
 

@@ -20,7 +20,7 @@ from wheeltimer.core.access import Access, Grant, Visitor, digest_of
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task
 from wheeltimer.daemon.bulk import SHORT_STATS_QUEUES
-from wheeltimer.daemon.turn import SLICE_NS
+from wheeltimer.runtime.time_slices import SLICE_NS
 
 MEMBERS: Final = 60  # half of them in each of two queues
 ALL: Final = ("produce", "read", "admin")

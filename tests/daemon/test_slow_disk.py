@@ -147,7 +147,7 @@ async def test_a_group_of_many_waits_for_a_disk_that_hangs_and_uses_up_no_room(
     async with place(tmp_path, monkeypatch) as here:
         for at in range(0, members, 100):
             await here.daemon.ask_all([schedule(f"g{n}", group="g", delay="1h") for n in range(at, at + 100)])
-        monkeypatch.setattr("wheeltimer.daemon.turn.SLICE_NS", 0)  # one member a slice
+        monkeypatch.setattr("wheeltimer.runtime.time_slices.SLICE_NS", 0)  # one member a slice
         client = await here.connect()
         await _hang(here)
         journal = here.daemon.journal

@@ -17,12 +17,12 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon import subscriber as subscriber_module
 from wheeltimer.daemon.subscriber import Subscriber
-from wheeltimer.daemon.turn import SLICE_NS
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.journal import Journal
 from wheeltimer.journal_tools.reader import read
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
+from wheeltimer.runtime.time_slices import SLICE_NS
 from wheeltimer.settings import Limits
 
 ROUNDS_S = 5.0  # of a clock that jumps: many rounds

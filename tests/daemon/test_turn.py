@@ -14,7 +14,14 @@ from tests.daemon.test_connection_ends import schedule, site
 from tests.daemon.worlds import Stopwatch, settle
 from wheeltimer.daemon.listeners import Paced
 from wheeltimer.daemon.overflow import Overflow
-from wheeltimer.daemon.turn import HUSH_NS, LIGHT_NEAR_NS, SHORT_FACTOR, SLICE_LINES_MAX, SLICE_NS, Turn
+from wheeltimer.runtime.time_slices import (
+    HUSH_NS,
+    LIGHT_NEAR_NS,
+    SHORT_FACTOR,
+    SLICE_LINES_MAX,
+    SLICE_NS,
+    Turn,
+)
 
 
 @pytest.fixture
@@ -25,7 +32,7 @@ def autojump() -> MockClock:
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tests' loop may itself stand still for longer than a commit may take."""
-    monkeypatch.setattr("wheeltimer.daemon.turn.HUSH_NS", 60_000_000_000)
+    monkeypatch.setattr("wheeltimer.runtime.time_slices.HUSH_NS", 60_000_000_000)
 
 
 async def _works(turn: Turn, name: str, said: list[str], *, light: bool = False) -> None:

@@ -27,9 +27,9 @@ from wheeltimer.daemon.recovery import end_stopped, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.journal import Clocks, Inline, Journal
+from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.settings import Limits
 
 URL = "http://127.0.0.1:9/never"

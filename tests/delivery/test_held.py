@@ -12,9 +12,9 @@ from tests.delivery.fakes import NS_PER_S, World, answer, no_answer
 from wheeltimer.core.outcome import Answer, rule_of
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.held import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
-from wheeltimer.delivery.seldom import QUIET_S
 from wheeltimer.delivery.window import HOLD_NS
 from wheeltimer.protocol.retry import ATTEMPTS_MAX, ExponentialRule, FixedRule, ListRule, budget_ms, resolve
+from wheeltimer.runtime.ratelog import QUIET_S
 
 HOLD_MS = HOLD_NS // NS_PER_MS
 FIVE = {"kind": "exponential", "base": "5s", "factor": 2, "cap": "1h", "attempts": 5}

@@ -11,7 +11,7 @@ import os
 from wheeltimer.cli import main
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
-from wheeltimer.daemon.clock import SystemClock
+from wheeltimer.runtime.clock import SystemClock
 
 BOOT_ID = "OTHER_BOOT_ID"  # 32 hex digits
 UPTIME_NS = "OTHER_BOOT_UPTIME_NS"  # what is added to the true uptime; may be negative

@@ -21,7 +21,7 @@ import trio
 from wheeltimer.cli import main, show
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
-from wheeltimer.daemon.clock import read_boot_id
+from wheeltimer.runtime.clock import read_boot_id
 
 FILE = "RECIPES_CLOCK"  # a path; moved ns, true elapsed ns at the start, wall ns at the start, little-endian
 SLOWER = 10
@@ -35,7 +35,7 @@ def make(path: Path, wall_ns: int) -> None:
 
 
 class MovedClock(trio.abc.Clock):
-    """What the file says the time is; answers as ``daemon.clock.SystemClock`` and as Trio's clock."""
+    """What the file says the time is; answers as ``runtime.clock.SystemClock`` and as Trio's clock."""
 
     def __init__(self, path: Path | None = None) -> None:
         self.boot_id = read_boot_id()

@@ -10,7 +10,7 @@ what                seam                                     here
 ==================  =======================================  ==========================================
 the disk            ``journal.Disk``, given to the journal   ``disk.py``: what power loss keeps
 the disk's time     ``journal.Hand``, given to the journal   ``hand.py``: a job waits, then is done at once
-time                ``daemon.clock.Clock``                   :class:`SimClock`: steps, suspends, boots
+time                ``runtime.clock.Clock``                   :class:`SimClock`: steps, suspends, boots
 callbacks           ``delivery.attempt.Exchange``            ``receivers.py``: answer, fail, hang, lie
 connections         a listener that ``run`` opens            :class:`Door`: socket pairs, ``clients.py``
 chance, slices      ``random``, ``time``, ``hash``           seeded, still, the same in every process
@@ -44,10 +44,11 @@ from trio._core import _run as trio_run
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
 from wheeltimer.core.task import STATE_WORDS, unpack
-from wheeltimer.daemon import ledger, requests, run, turn
+from wheeltimer.daemon import ledger, requests, run
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.worker import Job
+from wheeltimer.runtime import time_slices as turn
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
 from wheeltimer.settings.knobs import Limits

@@ -1,7 +1,7 @@
 """What touches any number of tasks: ``list``, ``forecast``, groups and queues at once, a slice at a time.
 
-All of it is work for the lane of those who bring much (``turn.py``), whoever asks. What touches one task,
-and who may ask what: ``requests.py``.
+All of it is work for the lane of those who bring much (``runtime/time_slices.py``), whoever asks. What
+touches one task, and who may ask what: ``requests.py``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.task import Now, State, Task, key_of
 from wheeltimer.daemon.ledger import Ledger
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import CancelReply, FinishReply, RedriveReply
+from wheeltimer.runtime.time_slices import Turn
 
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 

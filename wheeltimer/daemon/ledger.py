@@ -21,9 +21,9 @@ from wheeltimer.core.policy import Policy
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.core.schedule_batch import Run
 from wheeltimer.core.task import Now, State, Task, split_key
-from wheeltimer.daemon.clock import Clock
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
+from wheeltimer.runtime.clock import Clock
 
 NO_ROOM: Final = {
     "": "its next file is being made, or attempts in flight have the rest; ask again",

@@ -13,8 +13,8 @@ from typing import Final
 import trio
 
 from wheeltimer.daemon.overflow import FULL, NONE_LEFT, Overflow
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import ListenError
+from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.settings import Address
 
 BACKLOG: Final = 1024

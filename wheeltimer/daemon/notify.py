@@ -17,8 +17,8 @@ from typing import Final
 import trio
 
 from wheeltimer.core.task import NS_PER_MS
-from wheeltimer.daemon.clock import monotonic_us
-from wheeltimer.daemon.logs import write_all
+from wheeltimer.runtime.clock import monotonic_us
+from wheeltimer.runtime.log_writer import write_all
 
 WATCHES: Final = 2  # signs of life in the time that the manager waits for one, as systemd recommends
 _log = logging.getLogger("wheeltimer.notify")

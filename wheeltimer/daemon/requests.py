@@ -22,11 +22,11 @@ from wheeltimer.core.task import Now
 from wheeltimer.daemon.bulk import Bulk, is_long
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.rights import Rights, stats
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import HelloReply, PingReply
+from wheeltimer.runtime.time_slices import Turn
 
 PROTOCOL: Final = 1
 REST_FACTOR: Final = 4  # those who send lines that are no requests take a fifth of the loop, all together

@@ -21,14 +21,12 @@ from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
-from wheeltimer.daemon.clock import Clock, SystemClock
 from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.deaths import Deaths
 from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
-from wheeltimer.daemon.loopclock import LoopClock
 from wheeltimer.daemon.notify import Notifier, say
 from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.parts import (
@@ -49,14 +47,16 @@ from wheeltimer.daemon.server import Server
 from wheeltimer.daemon.soon import Soon
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.ticker import Ticker
-from wheeltimer.daemon.timerfd import open_timer
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.delivery.attempt import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
 from wheeltimer.errors import SettingsError, StorageFailed
 from wheeltimer.journal import Clocks, Journal
+from wheeltimer.runtime.clock import Clock, SystemClock
+from wheeltimer.runtime.loop_clock import LoopClock
+from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.timer import open_timer
 from wheeltimer.settings import Settings
 
 GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one

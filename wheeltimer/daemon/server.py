@@ -20,11 +20,11 @@ from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.daemon.tls import serve_tls
-from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.runtime.ratelog import Seldom
 from wheeltimer.settings import Limits
 
 RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached

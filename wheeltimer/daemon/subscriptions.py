@@ -24,11 +24,11 @@ from wheeltimer.core.access import Grant
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
-from wheeltimer.daemon.turn import Turn
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.settings import Limits
 
 ROUND_S: Final = 0.01  # events of so long go out together

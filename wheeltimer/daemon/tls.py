@@ -16,9 +16,9 @@ import trio
 
 from wheeltimer.daemon.farewell import CLOSE_GRACE_S
 from wheeltimer.daemon.overflow import NONE_LEFT, Overflow
-from wheeltimer.daemon.turn import Turn
-from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import SettingsError
+from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.settings import Tls
 
 PIECE_BYTES: Final = 65_536

@@ -14,5 +14,4 @@ A callback goes down this list, and its answer back up::
     transport.py   requests over kept or fresh connections       proxy.py     the same through an egress proxy
     pool.py        kept connections                              resolve.py   lookup, check, connect
     connection.py  one open connection                           reply.py     its bytes, under caps (pure)
-    seldom.py      log lines that others can cause, counted; the daemon has some too
 """

@@ -18,8 +18,8 @@ from wheeltimer.core.outcome import rule_of
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
 from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target
-from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.protocol.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
+from wheeltimer.runtime.ratelog import Seldom
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
 ROOM_RETRY_NS: Final = 1_000_000_000  # how long what found no room in the journal waits

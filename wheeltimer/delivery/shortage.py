@@ -17,8 +17,8 @@ from typing import Final, Literal, get_args
 
 import trio
 
-from wheeltimer.delivery.seldom import Seldom
 from wheeltimer.errors import WheeltimerError
+from wheeltimer.runtime.ratelog import Seldom
 
 Reason = Literal["descriptors", "threads", "ports", "memory", "watches"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)

@@ -17,10 +17,10 @@ import trio.testing
 
 from tests.clocks import ManualClock, ManualTimer
 from wheeltimer.core.task import Now
-from wheeltimer.daemon import clock as clock_module
-from wheeltimer.daemon import timerfd
-from wheeltimer.daemon.clock import STEP_TOLERANCE_NS, Clock, SystemClock, stepped
-from wheeltimer.daemon.timerfd import DeadlineTimer, SleepTimer, open_timer
+from wheeltimer.runtime import clock as clock_module
+from wheeltimer.runtime import timer as timerfd
+from wheeltimer.runtime.clock import STEP_TOLERANCE_NS, Clock, SystemClock, stepped
+from wheeltimer.runtime.timer import DeadlineTimer, SleepTimer, open_timer
 
 MS = 1_000_000
 S = 1000 * MS
@@ -381,7 +381,7 @@ def test_a_timer_that_cannot_be_read_is_not_taken_for_a_step(monkeypatch: pytest
 def test_a_timer_without_descriptors_says_so() -> None:
     code = (
         "import resource, os\n"
-        "from wheeltimer.daemon.timerfd import TimerfdTimer\n"
+        "from wheeltimer.runtime.timer import TimerfdTimer\n"
         "soft = len(os.listdir('/proc/self/fd'))\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))\n"
         "try:\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from wheeltimer.daemon.clock import read_boot_id
+from wheeltimer.runtime.clock import read_boot_id
 
 BOOT = "4b1f3a52-9a52-4d0b-8f9f-2f8f31a4a1c3"
 FIRST, OTHER, THIRD = "time:[4026531834]", "time:[4026532441]", "time:[4026532442]"

@@ -11,7 +11,7 @@ from contextlib import closing
 import pytest
 import trio
 
-from wheeltimer.daemon.loopclock import GRACE_EVERY_S, GRACE_S, STILL_S, LoopClock
+from wheeltimer.runtime.loop_clock import GRACE_EVERY_S, GRACE_S, STILL_S, LoopClock
 
 
 class Source:

@@ -22,7 +22,7 @@ from typing import Final, Protocol
 
 import trio
 
-from wheeltimer.daemon.clock import Clock, SystemClock
+from wheeltimer.runtime.clock import Clock, SystemClock
 
 _NS_PER_S: Final = 1_000_000_000
 _FAR_S: Final = 1 << 33  # the year 2242, and still 64 bits of ns: it is there for its cancellation only
