@@ -6,7 +6,7 @@ import trio
 
 from wheeltimer.cli import main
 from wheeltimer.daemon import run
-from wheeltimer.daemon.compaction import Compactor
+from wheeltimer.shard.compactor import Compactor
 
 
 class _Idle(Compactor):

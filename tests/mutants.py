@@ -90,7 +90,7 @@ MUTANTS: Final = (
         "tests/simulation/test_accidents.py -k clock",
     ),
     Mutant(
-        "steps-of-the-boots-between-are-forgotten", "daemon/recovery.py",
+        "steps-of-the-boots-between-are-forgotten", "shard/startup.py",
         "+ steps_ns - _ahead_ns(begun)", "- _ahead_ns(begun)",
         "tests/simulation/test_accidents.py tests/core/test_engine_model.py -k clock",
     ),
@@ -116,17 +116,17 @@ MUTANTS: Final = (
         "tests/process/test_storage.py -k last_moments",
     ),
     Mutant(
-        "apply-without-room", "daemon/ledger.py",
+        "apply-without-room", "shard/durable.py",
         "if not journal.reserve(size, essential=not new_work):\n                return False",
         "journal.reserve(size, essential=not new_work)",
-        "tests/daemon/test_room_for_outcomes.py tests/daemon/test_requests.py",
+        "tests/shard/test_room_for_outcomes.py tests/daemon/test_requests.py",
     ),
     Mutant(
-        "start-without-room-for-the-outcome", "daemon/ledger.py",
+        "start-without-room-for-the-outcome", "shard/durable.py",
         "if not self.journal.reserve(size, essential=True):\n            return False\n"
         "        self._held[key]",
         "self.journal.reserve(size, essential=True)\n        self._held[key]",
-        "tests/daemon/test_room_for_outcomes.py",
+        "tests/shard/test_room_for_outcomes.py",
     ),
     # -- the journal's bytes -------------------------------------------------------------------------
     Mutant(
@@ -160,7 +160,7 @@ MUTANTS: Final = (
     Mutant(
         "skip-the-trim", "journal/committer.py", "self._close_batch(Kind.TRIM)",
         "self._close_batch(Kind.BATCH)",
-        "tests/journal/test_committer.py tests/daemon/test_compaction.py",
+        "tests/journal/test_committer.py tests/shard/test_compactor.py",
     ),
     Mutant(
         "unlink-before-the-trim-is-durable", "journal/committer.py",
@@ -171,11 +171,11 @@ MUTANTS: Final = (
     Mutant(
         "history-beyond-the-promise", "journal/trim_policy.py",
         "max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))", "wanted",
-        "tests/daemon/test_compaction.py -k history",
+        "tests/shard/test_compactor.py -k history",
     ),
     Mutant(
-        "compaction-never-hurries", "daemon/compaction.py", "if not self._hurry():\n            return await",
-        "if True:\n            return await", "tests/daemon/test_compaction.py -k hurry",
+        "compaction-never-hurries", "shard/compactor.py", "if not self._hurry():\n            return await",
+        "if True:\n            return await", "tests/shard/test_compactor.py -k hurry",
     ),
     Mutant(
         "a-flood-works-on-beside-a-commit", "daemon/requests.py", "self.turn.hush(lsn)", "pass",
@@ -191,8 +191,8 @@ MUTANTS: Final = (
         "tests/daemon/test_turn.py -k comes_in",
     ),
     Mutant(
-        "a-hurry-waits-for-each-sync", "daemon/compaction.py", "HURRIED_DECISIONS if self._hurry() else 1",
-        "1", "tests/daemon/test_compaction.py -k busy_disk",
+        "a-hurry-waits-for-each-sync", "shard/compactor.py", "HURRIED_DECISIONS if self._hurry() else 1",
+        "1", "tests/shard/test_compactor.py -k busy_disk",
     ),
     Mutant(
         "a-copy-drops-the-stored-stop", "core/copies.py", "flight=0, carried_lsn=lsn",
@@ -233,23 +233,23 @@ MUTANTS: Final = (
     ),
     # -- accidents that others had, in the simulated world --------------------------------------------
     Mutant(
-        "a-delay-begins-anew-at-a-start", "daemon/recovery.py", "        rebase, ahead_ns = None, ",
+        "a-delay-begins-anew-at-a-start", "shard/startup.py", "        rebase, ahead_ns = None, ",
         "        rebase = lambda ns, then=frame.clocks: ns + now.elapsed_ns - then.boottime_ns\n"
         "        ahead_ns = ",
         "tests/simulation/test_accidents.py -k put_a_delay_off",
     ),
     Mutant(
-        "a-delay-begins-anew-in-another-boot", "daemon/recovery.py",
+        "a-delay-begins-anew-in-another-boot", "shard/startup.py",
         "return min(deadline_ns + between_ns, now", "return max(deadline_ns + between_ns, now",
         "tests/simulation/test_accidents.py -k put_a_delay_off",
     ),
     Mutant(
-        "an-old-task-pins-its-segment", "daemon/compaction.py", "if not going or not",
+        "an-old-task-pins-its-segment", "shard/compactor.py", "if not going or not",
         "if not going or any(stands_at(row) <= going[-1].last_lsn for _, row in self._engine.table.items()) "
         "or not", "tests/simulation/test_accidents.py -k old_task_does_not_pin",
     ),
     Mutant(
-        "what-was-delayed-again-counts-as-live", "daemon/compaction.py", "return engine.table.size +",
+        "what-was-delayed-again-counts-as-live", "shard/compactor.py", "return engine.table.size +",
         "return engine.table.size + 100 * self._journal.next_lsn +",
         "tests/simulation/test_accidents.py -k delaying_again",
     ),
@@ -258,7 +258,7 @@ MUTANTS: Final = (
         "tests/simulation/test_accidents.py -k backlog",
     ),
     Mutant(
-        "a-backlog-loses-its-order", "daemon/recovery.py",
+        "a-backlog-loses-its-order", "shard/startup.py",
         "return min(deadline_ns + between_ns, now.elapsed_ns + deadline_ns - written.boottime_ns)",
         "return max(deadline_ns + between_ns, now.elapsed_ns)",
         "tests/simulation/test_accidents.py -k backlog",
@@ -268,7 +268,7 @@ MUTANTS: Final = (
         "    raise_if_short(failures)\n    texts", "    texts", "tests/delivery/test_shortage.py",
     ),
     Mutant(
-        "a-lapse-keeps-the-room-of-its-outcome", "daemon/ledger.py",
+        "a-lapse-keeps-the-room-of-its-outcome", "shard/durable.py",
         "            self.journal.release(reserved)\n            self.happened(what)",
         "            self.happened(what)", "tests/daemon/test_lapsed.py",
     ),
@@ -292,7 +292,7 @@ MUTANTS: Final = (
         "next_ms = now.wall_ms - wait_ms", "tests/simulation/test_accidents.py -k every_retry",
     ),
     Mutant(
-        "the-last-copies-are-left-out", "daemon/compaction.py",
+        "the-last-copies-are-left-out", "shard/compactor.py",
         "        while waiting:\n            waiting = await self._carry(waiting, upto_lsn)\n        await",
         "        await", "tests/simulation/test_accidents.py -k trimmed",
     ),

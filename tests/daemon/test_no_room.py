@@ -8,8 +8,8 @@ import pytest
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, world
-from wheeltimer.daemon.ledger import NO_ROOM
 from wheeltimer.journal.preallocation import LACKS
+from wheeltimer.shard.durable import NO_ROOM
 
 
 def test_there_is_a_reason_for_all_that_may_be_lacking() -> None:

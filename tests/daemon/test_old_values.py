@@ -20,9 +20,9 @@ from tests.journal.test_golden import unpacked
 from tests.settings.files import load_toml
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
-from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.parts import window_of
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.shard.compactor import Compactor
 
 SECONDS: Final = 1_796_002_145
 AT: Final = {"at-seconds": SECONDS, "at-zero": 0, "at-most": 10**11 - 1, "at-later": SECONDS}

@@ -32,13 +32,13 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
-from wheeltimer.daemon.compaction import Compactor
-from wheeltimer.daemon.recovery import recover
 from wheeltimer.journal import Clocks, Inline, Journal
 from wheeltimer.journal.frame import Kind, encode, payload_of
 from wheeltimer.journal.segment import FORMAT, SECTOR_BYTES, decode_header, encode_header, headers, walk
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.shard.compactor import Compactor
+from wheeltimer.shard.startup import recover
 
 FOLDER: Final = Path(__file__).parent / "golden"
 SEGMENT: Final = 64 << 10

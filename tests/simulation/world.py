@@ -44,7 +44,7 @@ from trio._core import _run as trio_run
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
 from wheeltimer.core.task import STATE_WORDS, unpack
-from wheeltimer.daemon import ledger, requests, run
+from wheeltimer.daemon import requests, run
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.worker import Job
@@ -52,6 +52,7 @@ from wheeltimer.runtime import time_slices as turn
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
 from wheeltimer.settings.knobs import Limits
+from wheeltimer.shard import durable
 
 from .checks import Facts, Stories
 from .clients import Lines
@@ -282,7 +283,7 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
         ),
         patch.object(turn, "time", watch),
         patch.object(requests, "time", watch),
-        patch.object(ledger, "random", SimpleNamespace(Random=lambda: random.Random(chance.random()))),
+        patch.object(durable, "random", SimpleNamespace(Random=lambda: random.Random(chance.random()))),
         patch.object(table, "hash", lambda key: zlib.crc32(key.encode()) << 32, create=True),
         patch.multiple(table, SHARDS=16, _MASK=15),  # as few as there are tasks
     ):  # fmt: skip

@@ -10,9 +10,9 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.schedule import DEFAULT_QUEUE
 from wheeltimer.core.schedule_batch import Run
 from wheeltimer.core.task import Now, State, key_of
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c
+from wheeltimer.shard.durable import Ledger
 
 _TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues
 

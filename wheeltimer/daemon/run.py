@@ -21,11 +21,9 @@ from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
-from wheeltimer.daemon.compaction import Compactor
 from wheeltimer.daemon.deaths import Deaths
 from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier, say
 from wheeltimer.daemon.overflow import Overflow
@@ -41,12 +39,9 @@ from wheeltimer.daemon.parts import (
     transport_of,
     window_of,
 )
-from wheeltimer.daemon.recovery import end_stopped, note_boot, recover
 from wheeltimer.daemon.requests import Requests
 from wheeltimer.daemon.server import Server
-from wheeltimer.daemon.soon import Soon
 from wheeltimer.daemon.subscriptions import Subscriptions
-from wheeltimer.daemon.ticker import Ticker
 from wheeltimer.delivery.attempt import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -58,6 +53,11 @@ from wheeltimer.runtime.loop_clock import LoopClock
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.runtime.timer import open_timer
 from wheeltimer.settings import Settings
+from wheeltimer.shard.compactor import Compactor
+from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.soon import Soon
+from wheeltimer.shard.startup import end_stopped, note_boot, recover
+from wheeltimer.shard.ticker import Ticker
 
 GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
 IDLE_LOOK_S = 5.0

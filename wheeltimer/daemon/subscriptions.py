@@ -22,7 +22,6 @@ from wheeltimer.core import record_events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
@@ -30,6 +29,7 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.settings import Limits
+from wheeltimer.shard.durable import Ledger
 
 ROUND_S: Final = 0.01  # events of so long go out together
 REST_FACTOR: Final = 4  # after work of t, at least so many t of rest: subscribers take a fifth of the loop

@@ -1,7 +1,7 @@
 """Which segments to give up next: the bound on the journal's size, in numbers.
 
 Segments go from the oldest on, each when what is still needed of it was appended again. What that is, and
-who copies it, is not known here (``core/copies.py``, ``daemon/compaction.py``): only sizes are.
+who copies it, is not known here (``core/copies.py``, ``shard/compactor.py``): only sizes are.
 
 The promise is that the folder takes at most twice what is live and four segments more: the open one,
 one spare and two reserved ones. So the sealed ones must not exceed twice what is live. Work begins at

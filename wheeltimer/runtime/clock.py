@@ -6,7 +6,7 @@ clock wherever an operator or NTP puts it (CLOCK_REALTIME). Every instant in the
 :class:`Now`, so that whoever compares a deadline and whoever computes one agree on the moment.
 
 What lives elsewhere: ``Now`` itself and its arithmetic (``core/task.py``), waiting for an instant
-(``timer.py``), waking the wheels (``daemon/ticker.py``), units and RFC 3339 text (``protocol/units.py``), and
+(``timer.py``), waking the wheels (``shard/ticker.py``), units and RFC 3339 text (``protocol/units.py``), and
 how long a slice of work takes, which is no instant (``time_slices.py``).
 """
 

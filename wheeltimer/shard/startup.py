@@ -17,9 +17,9 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.replay import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal import Boot, Clocks, Journal
+from wheeltimer.shard.durable import Ledger
 
 ROOM_RETRY_S: Final = 0.5
 _log = logging.getLogger("wheeltimer")

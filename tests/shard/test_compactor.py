@@ -22,13 +22,13 @@ from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
-from wheeltimer.daemon import compaction
-from wheeltimer.daemon.compaction import Compactor
-from wheeltimer.daemon.recovery import recover
 from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.runtime import time_slices
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.shard import compactor as compaction
+from wheeltimer.shard.compactor import Compactor
+from wheeltimer.shard.startup import recover
 
 SEGMENT = 64 << 10
 FIXED = 4 * SEGMENT  # open, spare, two reserved

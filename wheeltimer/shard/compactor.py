@@ -21,9 +21,9 @@ import trio
 from wheeltimer.core import records as r
 from wheeltimer.core.copies import COPY_BYTES, copy_of, leftovers, stands_at
 from wheeltimer.core.task import unpack
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.journal import Sealed, given_up, history_bytes, hurries
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.shard.durable import Ledger
 
 LOOK_S: Final = 0.5  # how often it looks whether there is work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms

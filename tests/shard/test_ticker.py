@@ -12,7 +12,7 @@ from trio.testing import trio_test
 from tests.clocks import ManualClock, ManualTimer
 from tests.daemon.worlds import URL, settle, world
 from wheeltimer.core.task import NS_PER_MS
-from wheeltimer.daemon.ticker import SLICE_MAX
+from wheeltimer.shard.ticker import SLICE_MAX
 
 HOUR_MS = 3_600_000
 

@@ -16,10 +16,10 @@ import trio
 from wheeltimer.core import outcome
 from wheeltimer.core import records as r
 from wheeltimer.core.task import NS_PER_MS, Now, Task
-from wheeltimer.daemon.lateness import Lateness
-from wheeltimer.daemon.ledger import Ledger
 from wheeltimer.runtime.clock import Clock, stepped
 from wheeltimer.runtime.timer import DeadlineTimer
+from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.lateness import Lateness
 
 HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
 SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
