@@ -77,8 +77,8 @@ MUTANTS: Final = (
         "tests/daemon/test_descriptors.py",
     ),
     Mutant(
-        "a-client-is-turned-away-before-kept-connections-go", "daemon/overflow.py",
-        "given_up = self._give_up_idle(GIVEN_UP)", "given_up = 0", "tests/daemon/test_overflow.py",
+        "a-client-is-turned-away-before-kept-connections-go", "server/overflow.py",
+        "given_up = self._give_up_idle(GIVEN_UP)", "given_up = 0", "tests/server/test_overflow.py",
     ),
     Mutant(
         "sync-the-folder-again-after-a-failure", "journal/directory.py",
@@ -99,8 +99,8 @@ MUTANTS: Final = (
         "tests/journal tests/simulation/test_disk_accidents.py -k short",
     ),
     Mutant(
-        "reply-before-durable", "daemon/outbox.py", "while waiting and waiting[0][0] <= durable_lsn:",
-        "while waiting:", "tests/daemon/test_requests.py tests/daemon/test_slow_disk.py",
+        "reply-before-durable", "server/send_queue.py", "while waiting and waiting[0][0] <= durable_lsn:",
+        "while waiting:", "tests/server/test_service.py tests/server/test_slow_disk.py",
     ),
     Mutant(
         "call-before-durable", "delivery/dispatcher.py", "task.lsn > self._durable_lsn()", "False",
@@ -119,7 +119,7 @@ MUTANTS: Final = (
         "apply-without-room", "shard/durable.py",
         "if not journal.reserve(size, essential=not new_work):\n                return False",
         "journal.reserve(size, essential=not new_work)",
-        "tests/shard/test_room_for_outcomes.py tests/daemon/test_requests.py",
+        "tests/shard/test_room_for_outcomes.py tests/server/test_service.py",
     ),
     Mutant(
         "start-without-room-for-the-outcome", "shard/durable.py",
@@ -178,17 +178,17 @@ MUTANTS: Final = (
         "if True:\n            return await", "tests/shard/test_compactor.py -k hurry",
     ),
     Mutant(
-        "a-flood-works-on-beside-a-commit", "daemon/requests.py", "self.turn.hush(lsn)", "pass",
-        "tests/daemon/test_turn.py -k flood",
+        "a-flood-works-on-beside-a-commit", "server/service.py", "self.turn.hush(lsn)", "pass",
+        "tests/server/test_time_slices.py -k flood",
     ),
     Mutant(
         "a-hush-starves-those-who-bring-much", "runtime/time_slices.py", "if left_ns > 0:",
         "while (left_ns := self._hush_until_ns - time.perf_counter_ns()) > 0:",
-        "tests/daemon/test_turn.py -k starve",
+        "tests/server/test_time_slices.py -k starve",
     ),
     Mutant(
-        "who-comes-in-passes-the-line", "daemon/listeners.py", "await self._turn.enter()", "pass",
-        "tests/daemon/test_turn.py -k comes_in",
+        "who-comes-in-passes-the-line", "server/listeners.py", "await self._turn.enter()", "pass",
+        "tests/server/test_time_slices.py -k comes_in",
     ),
     Mutant(
         "a-hurry-waits-for-each-sync", "shard/compactor.py", "HURRIED_DECISIONS if self._hurry() else 1",
@@ -378,8 +378,8 @@ MUTANTS: Final = (
     ),
     # -- rules ---------------------------------------------------------------------------------------
     Mutant(
-        "a-web-page-commands-the-daemon", "daemon/connection.py", 'first[:1] != b"{"', 'b" HTTP/" in first',
-        "tests/daemon/test_first_bytes.py",
+        "a-web-page-commands-the-daemon", "server/connection.py", 'first[:1] != b"{"', 'b" HTTP/" in first',
+        "tests/server/test_first_bytes.py",
     ),
     Mutant(
         "a-field-that-stands-twice-counts-once", "protocol/twice.py",
@@ -400,9 +400,9 @@ MUTANTS: Final = (
         """r"[^!-~]").search""", "tests/protocol/test_hosts.py",
     ),
     Mutant(
-        "a-revoked-token-works-on", "daemon/bulk.py",
+        "a-revoked-token-works-on", "server/scans.py",
         "            grant = _granted(command, visitor)\n            sees =",
-        "            grant = None\n            sees =", "tests/daemon/test_rights_in_slices.py",
+        "            grant = None\n            sees =", "tests/server/test_rights_in_slices.py",
     ),
     Mutant(
         "one-attempt-too-many", "protocol/retry.py", "if failed >= plan.attempts:",

@@ -14,9 +14,9 @@ one side and HTTP callbacks on the other. Data goes one way round::
 
 Where to begin: ``core/task.py`` (what a task is, and the table of its moves), ``core/engine.py`` (the
 state), ``core/wheel.py`` (the timer), ``shard/durable.py``, ``daemon/run.py`` (how it is put together),
-``daemon/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
+``server/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
 
-The way of one task: ``daemon/connection.py`` (its line), ``daemon/requests.py``, ``core/schedule_batch.py``
+The way of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule_batch.py``
 where many plain ones come at once, ``shard/ticker.py``, ``delivery/dispatcher.py``, ``delivery/attempt.py``.
 """
 

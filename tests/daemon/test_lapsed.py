@@ -8,8 +8,8 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from tests.daemon.test_subscriptions import Reader
 from tests.daemon.worlds import URL, World, settle, world
+from tests.server.test_subscriptions import Reader
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task, split_key
 from wheeltimer.delivery.shortage import Shortage

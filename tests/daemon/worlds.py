@@ -22,11 +22,11 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
-from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.journal import Clocks, Inline, Journal
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.service import Requests
+from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
 from wheeltimer.shard.durable import Ledger
 from wheeltimer.shard.startup import end_stopped, recover

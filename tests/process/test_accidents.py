@@ -200,7 +200,7 @@ def test_a_version_that_is_old_when_its_attempt_ends_does_not_decide(home: Home,
 
 
 def test_a_client_that_lists_all_day_does_not_stop_the_timers(home: Home, receiver: Receiver) -> None:
-    """End to end; that slices are small is counted in ``tests/daemon/test_requests.py``."""
+    """End to end; that slices are small is counted in ``tests/server/test_service.py``."""
     daemon = home.start(config="")
     with daemon.connect() as client:
         for _ in range(20):

@@ -110,7 +110,9 @@ def target(the_target: Target) -> Iterator[Target]:
 def refused(target: Target, line: bytes, field: str | None, code: str = "bad_request") -> Reply:
     """One line gets one refusal, of this code and field, and the next request its answer."""
     with target.connect() as client:
-        client.done("ping")  # what begins with another byte than { is closed: test_first_bytes.py
+        client.done(
+            "ping"
+        )  # what begins with another byte than { is closed: tests/server/test_first_bytes.py
         client.send_bytes(line + b"\n" + b'{"op":"ping","seq":"after"}\n')
         refusal, pong = client.replies(2)
     assert (refusal["ok"], refusal["error"], refusal.get("field")) == (False, code, field), refusal

@@ -16,8 +16,8 @@ import trustme
 from tests.process.daemon import SMALL, Daemon, Home, until
 from wheeltimer.client import AsyncClient, Client
 from wheeltimer.client.connection import tls_context
-from wheeltimer.daemon.tls import server_context
 from wheeltimer.errors import ServerUnreachable
+from wheeltimer.server.tls import server_context
 from wheeltimer.settings import Tls
 
 CA = trustme.CA()

@@ -1,6 +1,6 @@
 """A web page and a daemon of this machine: the ``fetch`` of a real engine sends commands; none is obeyed.
 
-All forms of first bytes that are known: ``tests/daemon/test_first_bytes.py``.
+All forms of first bytes that are known: ``tests/server/test_first_bytes.py``.
 """
 
 from __future__ import annotations

@@ -44,11 +44,12 @@ from trio._core import _run as trio_run
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
 from wheeltimer.core.task import STATE_WORDS, unpack
-from wheeltimer.daemon import requests, run
+from wheeltimer.daemon import run
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.worker import Job
 from wheeltimer.runtime import time_slices as turn
+from wheeltimer.server import service
 from wheeltimer.settings import Settings
 from wheeltimer.settings.knobs import Journal as JournalKnobs
 from wheeltimer.settings.knobs import Limits
@@ -282,7 +283,7 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
             transport_of=lambda settings, rule, idle_max: world().receivers,
         ),
         patch.object(turn, "time", watch),
-        patch.object(requests, "time", watch),
+        patch.object(service, "time", watch),
         patch.object(durable, "random", SimpleNamespace(Random=lambda: random.Random(chance.random()))),
         patch.object(table, "hash", lambda key: zlib.crc32(key.encode()) << 32, create=True),
         patch.multiple(table, SHARDS=16, _MASK=15),  # as few as there are tasks

@@ -3,7 +3,7 @@
 A line is made from a record's own bytes, as the journal holds them, so an event that is read again after a
 reconnect is the one that was sent live, byte for byte. ``attempt.started`` is the exception: its record is
 never written, so it is made from the record itself and seen live only. Who gets which event when is in
-``daemon/subscriptions.py``.
+``server/subscriptions.py``.
 
 A cursor is ``JOURNAL-LSN``: 8 hex digits of the journal's id and the number of the last record that was seen.
 """

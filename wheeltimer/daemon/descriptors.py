@@ -1,7 +1,7 @@
 """File descriptors: as many as the system allows, shared among attempts, kept connections and clients.
 
 What each may have is fixed at the start, so that none can take another's. If they run out all the same (the
-limit is the whole system's, or was lowered), see ``overflow.py`` and ``journal/spare_descriptors.py``.
+limit is the whole system's, or was lowered), see ``server/overflow.py`` and ``journal/spare_descriptors.py``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from wheeltimer.daemon.farewell import TURNED_AWAY_MAX
 from wheeltimer.delivery.pool import IDLE_MAX
 from wheeltimer.errors import SettingsError
+from wheeltimer.server.farewell import TURNED_AWAY_MAX
 from wheeltimer.settings import Settings
 
 LEAST: Final = 64  # with fewer there is nothing to share

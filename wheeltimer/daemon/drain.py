@@ -7,8 +7,8 @@ from typing import Final
 
 import trio
 
-from wheeltimer.daemon.bulk import Bulk
 from wheeltimer.delivery.dispatcher import Dispatcher
+from wheeltimer.server.scans import Bulk
 
 CUT_GRACE_S: Final = 1.0  # for the replies of requests that are cut; a disk that hangs gives them none
 _log = logging.getLogger("wheeltimer")

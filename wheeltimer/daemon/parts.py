@@ -12,7 +12,6 @@ from wheeltimer import __version__
 from wheeltimer.core.access import Access, Grant
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.daemon.tls import server_context
 from wheeltimer.delivery.authorities import no_authorities
 from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
@@ -23,6 +22,7 @@ from wheeltimer.errors import SettingsError
 from wheeltimer.protocol.hosts import host_problem
 from wheeltimer.protocol.requests import split_url
 from wheeltimer.protocol.retry import resolve
+from wheeltimer.server.tls import server_context
 from wheeltimer.settings import Rate, Settings, changed_keys
 
 _log = logging.getLogger("wheeltimer")

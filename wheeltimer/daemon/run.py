@@ -24,9 +24,7 @@ from wheeltimer.daemon import signals
 from wheeltimer.daemon.deaths import Deaths
 from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
-from wheeltimer.daemon.listeners import open_listeners
 from wheeltimer.daemon.notify import Notifier, say
-from wheeltimer.daemon.overflow import Overflow
 from wheeltimer.daemon.parts import (
     access_of,
     address_rule,
@@ -39,9 +37,6 @@ from wheeltimer.daemon.parts import (
     transport_of,
     window_of,
 )
-from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.server import Server
-from wheeltimer.daemon.subscriptions import Subscriptions
 from wheeltimer.delivery.attempt import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -52,6 +47,11 @@ from wheeltimer.runtime.clock import Clock, SystemClock
 from wheeltimer.runtime.loop_clock import LoopClock
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.runtime.timer import open_timer
+from wheeltimer.server.listeners import open_listeners
+from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.server import Server
+from wheeltimer.server.service import Requests
+from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Settings
 from wheeltimer.shard.compactor import Compactor
 from wheeltimer.shard.durable import Ledger

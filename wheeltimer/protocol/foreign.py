@@ -1,6 +1,6 @@
 """Bytes that are no request but can be recognised: HTTP, TLS, a byte order mark, half of a surrogate pair.
 
-Only names are here. That such bytes close a new connection is decided in ``daemon/connection.py``; that they
+Only names are here. That such bytes close a new connection is decided in ``server/connection.py``; that they
 are a bad line on an open one, in ``wire.py``.
 """
 

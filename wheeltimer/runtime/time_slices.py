@@ -47,7 +47,7 @@ class _Lane:
 class Turn:
     """``await turn.take()`` before a slice, ``turn.spent(began_ns)`` after it; both with the same ``light``.
 
-    ``light`` is for who has brought little, several times in a row: ``daemon/connection.py`` decides.
+    ``light`` is for who has brought little, several times in a row: ``server/connection.py`` decides.
     """
 
     def __init__(self) -> None:

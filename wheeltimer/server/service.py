@@ -19,13 +19,13 @@ from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.schedule_batch import Runs, take_run
 from wheeltimer.core.task import Now
-from wheeltimer.daemon.bulk import Bulk, is_long
-from wheeltimer.daemon.rights import Rights, stats
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import HelloReply, PingReply
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.authorization import Rights, stats
+from wheeltimer.server.scans import Bulk, is_long
 from wheeltimer.shard.durable import Ledger
 
 PROTOCOL: Final = 1

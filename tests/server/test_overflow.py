@@ -15,11 +15,11 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.daemon.listeners import Paced
-from wheeltimer.daemon.overflow import GIVEN_UP, PAUSE_S, Overflow
-from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.runtime.ratelog import Seldom
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.listeners import Paced
+from wheeltimer.server.overflow import GIVEN_UP, PAUSE_S, Overflow
+from wheeltimer.server.tls import serve_tls
 
 EMFILE = OSError(errno.EMFILE, "Too many open files")
 CLIENTS = 5

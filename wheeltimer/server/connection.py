@@ -2,7 +2,7 @@
 
 The reader cuts lines, has a slice of them decided and applied, and puts the replies into the outbox with
 the lsn they were decided at. The commit that makes that lsn durable sends them, as far as the socket takes
-them; the connection's second nursery task has patience for the rest. What a command does: ``requests.py``.
+them; the connection's second nursery task has patience for the rest. What a command does: ``service.py``.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import trio
 from msgspec import UNSET
 
 from wheeltimer.core.access import Visitor
-from wheeltimer.daemon.farewell import RECEIVE_BYTES, send_last
-from wheeltimer.daemon.outbox import Outbox
-from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.errors import StorageFailed
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.server.farewell import RECEIVE_BYTES, send_last
+from wheeltimer.server.send_queue import Outbox
+from wheeltimer.server.subscriber import Subscriber
 
 if TYPE_CHECKING:
-    from wheeltimer.daemon.server import Server
+    from wheeltimer.server.server import Server
 
 DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
 DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are let come together

@@ -12,9 +12,9 @@ from typing import Final
 
 import trio
 
-from wheeltimer.daemon.overflow import FULL, NONE_LEFT, Overflow
 from wheeltimer.errors import ListenError
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.overflow import FULL, NONE_LEFT, Overflow
 from wheeltimer.settings import Address
 
 BACKLOG: Final = 1024

@@ -1,7 +1,7 @@
 """A daemon in a thread of its own, for tests that talk to it over blocking sockets and look inside between.
 
-Real: the server, its sockets, everything that ``worlds.py`` has. Its clock stands still, and attempts that
-begin do not end: what changes is what clients ask for, and a test can say what that must be.
+Real: the server, its sockets, everything that ``tests/daemon/worlds.py`` has. Its clock stands still, and
+attempts that begin do not end: what changes is what clients ask for, and a test can say what that must be.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.process.daemon import START_S, Connection
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import STATE_WORDS, STOP_FINISH, State, unpack
-from wheeltimer.daemon.server import Server
+from wheeltimer.server.server import Server
 from wheeltimer.settings import Limits
 
 T = TypeVar("T")

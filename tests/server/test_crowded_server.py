@@ -19,14 +19,14 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from tests.daemon.hostile import Threaded
 from tests.daemon.worlds import URL, Stopwatch, world
 from tests.process.daemon import until
-from wheeltimer.daemon.connection import LITTLE_VISITS
-from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.server import Server
+from tests.server.hostile import Threaded
 from wheeltimer.runtime.ratelog import QUIET_S, Seldom
 from wheeltimer.runtime.time_slices import SLICE_NS
+from wheeltimer.server.connection import LITTLE_VISITS
+from wheeltimer.server.server import Server
+from wheeltimer.server.service import Requests
 from wheeltimer.settings import Limits
 
 PING = b'{"op":"ping"}\n'

@@ -14,11 +14,11 @@ from typing import Final
 
 import trio
 
-from wheeltimer.daemon.farewell import CLOSE_GRACE_S
-from wheeltimer.daemon.overflow import NONE_LEFT, Overflow
 from wheeltimer.errors import SettingsError
 from wheeltimer.runtime.ratelog import Seldom
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.farewell import CLOSE_GRACE_S
+from wheeltimer.server.overflow import NONE_LEFT, Overflow
 from wheeltimer.settings import Tls
 
 PIECE_BYTES: Final = 65_536

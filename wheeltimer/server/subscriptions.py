@@ -22,12 +22,12 @@ from wheeltimer.core import record_events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.daemon.subscriber import Numbered, Subscriber, numbered, unreadable
 from wheeltimer.errors import Refused, StorageFailed
 from wheeltimer.journal import Follower, Journal, Trimmed
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.subscriber import Numbered, Subscriber, numbered, unreadable
 from wheeltimer.settings import Limits
 from wheeltimer.shard.durable import Ledger
 

@@ -22,8 +22,8 @@ import trustme
 from trio.testing import MockClock, trio_test
 
 from tests.daemon.worlds import World, settle, world
-from wheeltimer.daemon.server import Server
-from wheeltimer.daemon.tls import server_context
+from wheeltimer.server.server import Server
+from wheeltimer.server.tls import server_context
 from wheeltimer.settings import Limits, Tls
 
 WITHIN_S: Final = 30.0  # for all cases of a test, on a machine that is busy

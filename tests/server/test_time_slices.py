@@ -10,10 +10,8 @@ import pytest
 import trio
 from trio.testing import MockClock, trio_test
 
-from tests.daemon.test_connection_ends import schedule, site
 from tests.daemon.worlds import Stopwatch, settle
-from wheeltimer.daemon.listeners import Paced
-from wheeltimer.daemon.overflow import Overflow
+from tests.server.test_connection_ends import schedule, site
 from wheeltimer.runtime.time_slices import (
     HUSH_NS,
     LIGHT_NEAR_NS,
@@ -22,6 +20,8 @@ from wheeltimer.runtime.time_slices import (
     SLICE_NS,
     Turn,
 )
+from wheeltimer.server.listeners import Paced
+from wheeltimer.server.overflow import Overflow
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.forecast import Forecast
 from wheeltimer.core.queries import Listing
 from wheeltimer.core.task import NS_PER_MS, State
-from wheeltimer.daemon.requests import REST_FACTOR
 from wheeltimer.runtime.time_slices import SLICE_LINES_MAX, SLICE_NS
+from wheeltimer.server.service import REST_FACTOR
 
 TASKS = 6000
 

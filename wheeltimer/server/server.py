@@ -12,19 +12,19 @@ import trio
 
 from wheeltimer.core.access import Access
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.daemon.connection import Connection
-from wheeltimer.daemon.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
-from wheeltimer.daemon.guests import Guests, address_of
-from wheeltimer.daemon.outbox import Outbox
-from wheeltimer.daemon.overflow import Overflow
-from wheeltimer.daemon.requests import Requests
-from wheeltimer.daemon.subscriptions import Subscriptions
-from wheeltimer.daemon.tls import serve_tls
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.server.connection import Connection
+from wheeltimer.server.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
+from wheeltimer.server.guests import Guests, address_of
+from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.send_queue import Outbox
+from wheeltimer.server.service import Requests
+from wheeltimer.server.subscriptions import Subscriptions
+from wheeltimer.server.tls import serve_tls
 from wheeltimer.settings import Limits
 
 RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
-    from wheeltimer.daemon.server import Server
+    from wheeltimer.server.server import Server
 
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
 

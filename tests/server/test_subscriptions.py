@@ -15,14 +15,14 @@ from tests.daemon.worlds import URL, Stopwatch, World, world
 from wheeltimer.core import record_events
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
-from wheeltimer.daemon import subscriber as subscriber_module
-from wheeltimer.daemon.subscriber import Subscriber
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.journal import Journal
 from wheeltimer.journal_tools.reader import read
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.runtime.time_slices import SLICE_NS
+from wheeltimer.server import subscriber as subscriber_module
+from wheeltimer.server.subscriber import Subscriber
 from wheeltimer.settings import Limits
 
 ROUNDS_S = 5.0  # of a clock that jumps: many rounds

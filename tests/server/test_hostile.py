@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
-from tests.daemon.hostile import LINE_BYTES_MAX, Reply, Threaded, as_object, recovered
+from tests.server.hostile import LINE_BYTES_MAX, Reply, Threaded, as_object, recovered
 from wheeltimer.protocol import requests as commands
 
 URL = "http://example.org/hook"

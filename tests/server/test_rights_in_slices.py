@@ -19,8 +19,8 @@ from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.access import Access, Grant, Visitor, digest_of
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import State, Task
-from wheeltimer.daemon.bulk import SHORT_STATS_QUEUES
 from wheeltimer.runtime.time_slices import SLICE_NS
+from wheeltimer.server.scans import SHORT_STATS_QUEUES
 
 MEMBERS: Final = 60  # half of them in each of two queues
 ALL: Final = ("produce", "read", "admin")

@@ -15,10 +15,10 @@ from typing import Final
 import trio
 
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.daemon.farewell import send_last
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.server.farewell import send_last
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S: Final = 0.1  # what one client that is turned away may take, and the pause where none can be

@@ -22,7 +22,7 @@ from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply, Seq, SubscribeReply
 
 if TYPE_CHECKING:
-    from wheeltimer.daemon.subscriptions import Subscriptions
+    from wheeltimer.server.subscriptions import Subscriptions
 
 
 _log = logging.getLogger("wheeltimer.subscriptions")

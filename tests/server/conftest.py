@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.daemon.worlds import Stopwatch
-from wheeltimer.daemon import bulk, requests
 from wheeltimer.runtime import time_slices
+from wheeltimer.server import scans, service
 
 
 @pytest.fixture
 def stopwatch(monkeypatch: pytest.MonkeyPatch) -> Stopwatch:
     """Stands still: a slice is never over. ``step_ns = SLICE_NS``: a slice is two tasks."""
     stopwatch = Stopwatch()
-    for module in (time_slices, requests, bulk):
+    for module in (time_slices, service, scans):
         monkeypatch.setattr(module, "time", stopwatch)
     return stopwatch

@@ -1,7 +1,7 @@
 """What touches any number of tasks: ``list``, ``forecast``, groups and queues at once, a slice at a time.
 
 All of it is work for the lane of those who bring much (``runtime/time_slices.py``), whoever asks. What
-touches one task, and who may ask what: ``requests.py``.
+touches one task, and who may ask what: ``service.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from wheeltimer.shard.durable import Ledger
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 
 if TYPE_CHECKING:
-    from wheeltimer.daemon.requests import Requests
+    from wheeltimer.server.service import Requests
 
 
 class Bulk:

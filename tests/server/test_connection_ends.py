@@ -25,11 +25,11 @@ from trio.testing import trio_test
 
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
-from wheeltimer.daemon import connection
-from wheeltimer.daemon.server import Server
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Inline
 from wheeltimer.journal.worker import Job
+from wheeltimer.server import connection
+from wheeltimer.server.server import Server
 from wheeltimer.settings import Limits
 
 WITHIN_S = 10.0  # for what takes a few turns of the loop, on a machine that is busy
