@@ -20,7 +20,7 @@ from tests.journal.test_golden import unpacked
 from tests.settings.files import load_toml
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
-from wheeltimer.daemon.parts import window_of
+from wheeltimer.daemon.build import window_of
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.shard.compactor import Compactor
 

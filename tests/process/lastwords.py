@@ -28,8 +28,8 @@ class _Slow(Transport):
 
 
 if __name__ == "__main__":
-    from wheeltimer.daemon import parts
+    from wheeltimer.daemon import build
 
-    vars(parts)["Transport"] = _Slow
+    vars(build)["Transport"] = _Slow
     atexit.register(_say, "interpreter")
     main(prog_name="wheeltimer")

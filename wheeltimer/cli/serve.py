@@ -84,7 +84,7 @@ def serve(check: bool, **flags: object) -> int:
 
 def _check(settings: Settings) -> int:
     """Print that the settings have no error. What only a start can test (a port, the data folder) is not."""
-    from wheeltimer.daemon.parts import check_served, tls_of
+    from wheeltimer.daemon.build import check_served, tls_of
 
     check_served(settings)
     tls_of(settings)  # certificate and key are read, and belong together

@@ -21,11 +21,7 @@ from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.daemon import signals
-from wheeltimer.daemon.deaths import Deaths
-from wheeltimer.daemon.descriptors import ample, fit
-from wheeltimer.daemon.drain import drain
-from wheeltimer.daemon.notify import Notifier, say
-from wheeltimer.daemon.parts import (
+from wheeltimer.daemon.build import (
     access_of,
     address_rule,
     check_served,
@@ -37,6 +33,10 @@ from wheeltimer.daemon.parts import (
     transport_of,
     window_of,
 )
+from wheeltimer.daemon.deaths import Deaths
+from wheeltimer.daemon.descriptors import ample, fit
+from wheeltimer.daemon.drain import drain
+from wheeltimer.daemon.process import Notifier, say
 from wheeltimer.delivery.attempt import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport

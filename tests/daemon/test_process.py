@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 
 from wheeltimer.core.task import NS_PER_MS
-from wheeltimer.daemon.notify import Notifier
+from wheeltimer.daemon.process import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
