@@ -526,7 +526,8 @@ MUTANTS: Final = (
         'if error.kind != "reset":', "tests/delivery/test_transport.py",
     ),
     Mutant(
-        "what-came-unasked-is-the-next-reply", "delivery/connection.py", "if not self._arrivals.poll(0):",
+        "what-came-unasked-is-the-next-reply", "delivery/http_connection.py",
+        "if not self._arrivals.poll(0):",
         "if True:", "tests/delivery/test_transport.py tests/delivery/test_transport_hostile.py",
     ),
     Mutant(
@@ -534,11 +535,11 @@ MUTANTS: Final = (
         "if False:", "tests/delivery/test_transport_hostile.py -k odd_head_whose_end_is_a_guess",
     ),
     Mutant(
-        "an-error-hides-the-status", "delivery/attempt.py", "if problem.reply is not None:", "if False:",
-        "tests/delivery/test_attempt.py -k what_had_come",
+        "an-error-hides-the-status", "delivery/callback.py", "if problem.reply is not None:", "if False:",
+        "tests/delivery/test_callback.py -k what_had_come",
     ),
     Mutant(
-        "a-cut-tls-stream-is-whole", "delivery/connection.py", "context.options &= ~ssl.OP_IGNORE",
+        "a-cut-tls-stream-is-whole", "delivery/http_connection.py", "context.options &= ~ssl.OP_IGNORE",
         "context.options |= ssl.OP_IGNORE", "tests/delivery/test_transport_tls.py -k cut_stream",
     ),
     Mutant(
@@ -548,7 +549,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-paused-queue-goes-on", "delivery/entry.py", "if self._book.engine.paused(lane.name):",
-        "if False:", "tests/delivery/test_dispatcher.py tests/delivery/test_held.py",
+        "if False:", "tests/delivery/test_dispatcher.py tests/delivery/test_outage.py",
     ),
     Mutant(
         "more-permits-than-there-are", "delivery/dispatcher.py", "while self.in_flight < self._concurrency:",

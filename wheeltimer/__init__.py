@@ -17,7 +17,7 @@ state), ``core/wheel.py`` (the timer), ``shard/durable.py``, ``daemon/run.py`` (
 ``server/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
 
 The way of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule_batch.py``
-where many plain ones come at once, ``shard/ticker.py``, ``delivery/dispatcher.py``, ``delivery/attempt.py``.
+where many plain ones come at once, ``shard/ticker.py``, ``delivery/dispatcher.py``, ``delivery/callback.py``.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from tests.core.driver import Driver
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, State, Task, key_of, split_key
-from wheeltimer.delivery.attempt import destination_of
+from wheeltimer.delivery.callback import destination_of
 from wheeltimer.delivery.dispatcher import CROWD_TRIES, Dispatcher
 from wheeltimer.delivery.lanes import Lane, Queue
 from wheeltimer.delivery.pool import Destination

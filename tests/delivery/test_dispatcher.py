@@ -18,7 +18,7 @@ from trio.testing import trio_test
 from tests.delivery.fakes import NS_PER_S, Config, World, answer, never, no_answer
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, State, Task, split_key
-from wheeltimer.delivery.attempt import Again, Landing
+from wheeltimer.delivery.callback import Again, Landing
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher
 from wheeltimer.delivery.stale import STALE_MIN
 

@@ -7,7 +7,7 @@ from trio.testing import trio_test
 
 from tests.delivery.fakes import World, answer, no_answer
 from tests.delivery.servers import OK, Wire, answering, arena, deaf_listener
-from tests.delivery.test_arrivals import Runway, runway
+from tests.delivery.test_executor import Runway, runway
 from tests.delivery.test_window import MS, attempt, down
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task

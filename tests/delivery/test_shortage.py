@@ -20,9 +20,9 @@ import trio
 from trio.testing import trio_test
 
 from tests.delivery.servers import OK, allow_all, answering, arena, deaf_listener, post
-from tests.delivery.test_arrivals import Runway, runway
-from wheeltimer.delivery.arrivals import Arrivals
-from wheeltimer.delivery.connection import start_tls
+from tests.delivery.test_executor import Runway, runway
+from wheeltimer.delivery.executor import Arrivals
+from wheeltimer.delivery.http_connection import start_tls
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.reply import AttemptError

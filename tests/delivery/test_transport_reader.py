@@ -11,7 +11,7 @@ import pytest
 
 from tests.delivery.test_transport_hostile import CUT, NO_REPLIES, ODD, STANDING, UNSOUND
 from tests.delivery.test_transport_shared import REPLIES
-from wheeltimer.delivery.connection import RECV_BYTES
+from wheeltimer.delivery.http_connection import RECV_BYTES
 from wheeltimer.delivery.reply import AttemptError, Kind, Reply, ReplyReader
 
 pytestmark = pytest.mark.quick

@@ -14,7 +14,7 @@ from trio.testing import trio_test
 
 from tests.delivery.servers import OK, Arena, Handler, Server, Wire, answering, arena, once, post
 from tests.delivery.test_transport_resolve import naming
-from wheeltimer.delivery.connection import Connection
+from wheeltimer.delivery.http_connection import Connection
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.transport import Transport

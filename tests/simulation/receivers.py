@@ -1,6 +1,6 @@
 """The receivers behind the dispatcher: they answer, fail, hang and lie, each host in its own manner.
 
-The seam is ``delivery.attempt.Exchange``, behind which production has its HTTP transport: requests come
+The seam is ``delivery.callback.Exchange``, behind which production has its HTTP transport: requests come
 here with the header lines that ``Sender`` made, and leave as a ``Reply`` or an ``AttemptError``. The
 verdict written down is the receiver's own reading of the contract, not the daemon's.
 """

@@ -11,7 +11,7 @@ what                seam                                     here
 the disk            ``journal.Disk``, given to the journal   ``disk.py``: what power loss keeps
 the disk's time     ``journal.Hand``, given to the journal   ``hand.py``: a job waits, then is done at once
 time                ``runtime.clock.Clock``                   :class:`SimClock`: steps, suspends, boots
-callbacks           ``delivery.attempt.Exchange``            ``receivers.py``: answer, fail, hang, lie
+callbacks           ``delivery.callback.Exchange``            ``receivers.py``: answer, fail, hang, lie
 connections         a listener that ``run`` opens            :class:`Door`: socket pairs, ``clients.py``
 chance, slices      ``random``, ``time``, ``hash``           seeded, still, the same in every process
 ==================  =======================================  ==========================================

@@ -37,7 +37,7 @@ from wheeltimer.daemon.deaths import Deaths
 from wheeltimer.daemon.descriptors import ample, fit
 from wheeltimer.daemon.drain import drain
 from wheeltimer.daemon.process import Notifier, say
-from wheeltimer.delivery.attempt import Sender
+from wheeltimer.delivery.callback import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport

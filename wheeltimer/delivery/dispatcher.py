@@ -2,7 +2,7 @@
 
 A view of the engine's state: the lanes hold keys of tasks that were ``ready``, and each task is looked
 at again before it starts, so one that was cancelled, changed or paused meanwhile costs nothing but its
-place. The attempt itself is ``attempt.py``, the window of a destination ``window.py``.
+place. The attempt itself is ``callback.py``, the window of a destination ``window.py``.
 
 A permit is taken before a nursery task is made: a million overdue tasks are a million keys in lanes.
 """
@@ -21,13 +21,13 @@ import trio
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, State, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
-from wheeltimer.delivery.attempt import Again, Landing, destination_of
-from wheeltimer.delivery.book import Book
+from wheeltimer.delivery.callback import Again, Landing, destination_of
 from wheeltimer.delivery.entry import Entry
-from wheeltimer.delivery.held import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.lanes import Lane, Lanes, Queue
 from wheeltimer.delivery.lapses import BACKLOG_MS, LOOKS_MAX, Lapses
+from wheeltimer.delivery.outage import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wheeltimer.delivery.alarms import Alarms
-from wheeltimer.delivery.book import Book
-from wheeltimer.delivery.held import Held
 from wheeltimer.delivery.lanes import Gate, Lane, Lanes
+from wheeltimer.delivery.outage import Held
+from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.share import most, share
 
 

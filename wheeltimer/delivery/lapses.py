@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from wheeltimer.core.task import Now, State, split_key
-from wheeltimer.delivery.attempt import destination_of
-from wheeltimer.delivery.book import Book
-from wheeltimer.delivery.held import Held
+from wheeltimer.delivery.callback import destination_of
 from wheeltimer.delivery.lanes import Lane, Lanes
+from wheeltimer.delivery.outage import Held
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts

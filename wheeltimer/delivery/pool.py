@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import httpx
 
-from wheeltimer.delivery.connection import Connection
+from wheeltimer.delivery.http_connection import Connection
 from wheeltimer.errors import BadValue
 
 IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again

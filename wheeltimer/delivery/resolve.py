@@ -5,7 +5,7 @@ answer refuses them all, and the socket connects to the very address that was ch
 lies between check and connect for a hostile name server to answer differently.
 
 Not here: the rule itself (``core/addresses.py``; it comes in as ``check``), TLS and HTTP
-(``connection.py``), reuse of connections (``transport.py``).
+(``http_connection.py``), reuse of connections (``transport.py``).
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from itertools import islice
 from typing import Final
 
 from wheeltimer.core.task import State
-from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Lanes
+from wheeltimer.delivery.ports import Book
 
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 

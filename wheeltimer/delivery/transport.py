@@ -7,7 +7,7 @@ makes the same exchange usable from an ``httpx.AsyncClient``. The first door thr
 
 Environment variables are never looked at (httpx's ``trust_env``), redirects never followed, cookies never
 kept. Not here: how many attempts go at once and how long one may take (``dispatcher.py``), address rules
-(``core/addresses.py``), kept connections (``pool.py``), sockets (``resolve.py``, ``connection.py``).
+(``core/addresses.py``), kept connections (``pool.py``), sockets (``resolve.py``, ``http_connection.py``).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import httpx
 import msgspec
 import trio
 
-from wheeltimer.delivery.connection import Connection, show_cut_streams, start_tls
+from wheeltimer.delivery.http_connection import Connection, show_cut_streams, start_tls
 from wheeltimer.delivery.pool import IDLE_MAX, IDLE_PER_DESTINATION_MAX, IDLE_S, Counters, Destination, Pool
 from wheeltimer.delivery.reply import AttemptError, Kind, PartialReply, Reply
 from wheeltimer.delivery.resolve import (

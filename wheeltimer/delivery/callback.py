@@ -20,8 +20,8 @@ from msgspec.structs import replace
 
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
-from wheeltimer.delivery.arrivals import Arrivals
 from wheeltimer.delivery.coding import decoded
+from wheeltimer.delivery.executor import Arrivals
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of

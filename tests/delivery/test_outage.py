@@ -11,7 +11,7 @@ import pytest
 from tests.delivery.fakes import NS_PER_S, World, answer, no_answer
 from wheeltimer.core.outcome import Answer, rule_of
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
-from wheeltimer.delivery.held import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
+from wheeltimer.delivery.outage import LINES_MAX, PRUNE_MIN, SLICE_MAX, rest_ms
 from wheeltimer.delivery.window import HOLD_NS
 from wheeltimer.protocol.retry import ATTEMPTS_MAX, ExponentialRule, FixedRule, ListRule, budget_ms, resolve
 from wheeltimer.runtime.ratelog import QUIET_S

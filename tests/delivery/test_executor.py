@@ -26,9 +26,9 @@ from tests.delivery.servers import (
 from tests.delivery.test_transport_hostile import NO_REPLIES, STANDING
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task, key_of
-from wheeltimer.delivery import attempt as attempt_module
-from wheeltimer.delivery.arrivals import FLIGHTS_PER_TURN_MAX
-from wheeltimer.delivery.attempt import Again, Landing, Sender
+from wheeltimer.delivery import callback as callback_module
+from wheeltimer.delivery.callback import Again, Landing, Sender
+from wheeltimer.delivery.executor import FLIGHTS_PER_TURN_MAX
 from wheeltimer.delivery.oddhead import status_of
 from wheeltimer.delivery.reply import HEAD_BYTES_MAX
 from wheeltimer.delivery.transport import BURST, Transport
@@ -268,7 +268,7 @@ def test_flight_to_a_silent_receiver_ends_with_its_timeout_and_no_other_does() -
 async def test_bug_in_one_flight_fails_it_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judged = attempt_module._wishes
+    judged = callback_module._wishes
 
     def wishes(reply: Any, now: Any) -> tuple[int | None, bool, str]:
         if reply.status == 418:
@@ -280,7 +280,7 @@ async def test_bug_in_one_flight_fails_it_alone(
         bad = await here.serve(after_one(b"HTTP/1.1 418 Teapot\r\ncontent-length: 0\r\n\r\n"))
         await run.warm(good)
         await run.warm(bad)
-        monkeypatch.setattr(attempt_module, "_wishes", wishes)
+        monkeypatch.setattr(callback_module, "_wishes", wishes)
         answer = await run.fly("a", bad)
         assert answer.error == "internal: see the daemon's log"
         assert "attempt failed inside key=default/a" in caplog.text

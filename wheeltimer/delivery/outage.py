@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 from wheeltimer.core.outcome import rule_of
 from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
-from wheeltimer.delivery.book import Book
 from wheeltimer.delivery.lanes import Target
+from wheeltimer.delivery.ports import Book
 from wheeltimer.protocol.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.runtime.ratelog import Seldom
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import trio
 
-from wheeltimer.delivery.connection import Connection
+from wheeltimer.delivery.http_connection import Connection
 
 FLIGHTS_PER_TURN_MAX: Final = 24  # that go on before the loop gets a turn; about 60 us each
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
