@@ -303,7 +303,7 @@ MUTANTS: Final = (
         "tests/simulation/test_accidents.py -k trimmed",
     ),
     Mutant(
-        "no-sync-unless-asked", "settings/knobs.py", '] = "group"', '] = "off"',
+        "no-sync-unless-asked", "settings/definitions.py", '] = "group"', '] = "off"',
         "tests/simulation/test_accidents.py -k without_any_setting",
     ),
     Mutant(

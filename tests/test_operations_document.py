@@ -18,7 +18,7 @@ from wheeltimer import errors
 from wheeltimer.daemon.descriptors import LEAST, OWN, share
 from wheeltimer.protocol import requests
 from wheeltimer.protocol.units import format_duration
-from wheeltimer.settings.knobs import (
+from wheeltimer.settings.definitions import (
     Destination,
     Journal,
     Knob,

@@ -51,8 +51,8 @@ from wheeltimer.journal.worker import Job
 from wheeltimer.runtime import time_slices as turn
 from wheeltimer.server import service
 from wheeltimer.settings import Settings
-from wheeltimer.settings.knobs import Journal as JournalKnobs
-from wheeltimer.settings.knobs import Limits
+from wheeltimer.settings.definitions import Journal as JournalKnobs
+from wheeltimer.settings.definitions import Limits
 from wheeltimer.shard import durable
 
 from .checks import Facts, Stories

@@ -1,6 +1,6 @@
 """The bounds that the core enforces, each with its default and its reason.
 
-``settings/knobs.py`` fills these from ``[limits]``; bounds that only a shell needs (connections, unread
+``settings/definitions.py`` fills these from ``[limits]``; bounds that only a shell needs (connections, unread
 bytes, concurrency) are not here.
 """
 

@@ -1,15 +1,15 @@
 """Settings of the daemon: frozen, checked once, explained in one place.
 
 Four layers, the first that speaks wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
-``knobs.py`` says what can be set, ``values.py`` how one value is read, ``load.py`` how the layers become
-one ``Settings``, ``changes.py`` what differs between two. What a retry rule means is in
+``definitions.py`` says what can be set, ``values.py`` how one value is read, ``load.py`` how the layers
+become one ``Settings``, ``changes.py`` what differs between two. What a retry rule means is in
 ``protocol/retry.py``; what a limit protects, where it is used.
 """
 
 from __future__ import annotations
 
 from wheeltimer.settings.changes import changed_keys
-from wheeltimer.settings.knobs import (
+from wheeltimer.settings.definitions import (
     Destination,
     Journal,
     Knob,

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from wheeltimer.settings.knobs import Destination, Journal, Limits, Queue, Settings, Tls, Token
+from wheeltimer.settings.definitions import Destination, Journal, Limits, Queue, Settings, Tls, Token
 
 _TABLES: Final = (Settings, Limits, Journal, Queue, Destination, Token, Tls, Mapping, tuple)
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")  # what TOML takes as a key without quotes

@@ -20,7 +20,17 @@ from msgspec import Struct
 from wheeltimer.errors import BadValue, SettingsError
 from wheeltimer.protocol.retry import BUILT_IN, Rule, parse_rule
 from wheeltimer.protocol.units import format_duration
-from wheeltimer.settings.knobs import Destination, Journal, Knob, Limits, Queue, Settings, Tls, Token, knobs
+from wheeltimer.settings.definitions import (
+    Destination,
+    Journal,
+    Knob,
+    Limits,
+    Queue,
+    Settings,
+    Tls,
+    Token,
+    knobs,
+)
 from wheeltimer.settings.values import parse_destination, parse_name
 
 FLAGS: Final = {

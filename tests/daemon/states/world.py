@@ -34,8 +34,8 @@ from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.resolve import Address
 from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.settings import Settings
-from wheeltimer.settings.knobs import Journal as JournalKnobs
-from wheeltimer.settings.knobs import Queue
+from wheeltimer.settings.definitions import Journal as JournalKnobs
+from wheeltimer.settings.definitions import Queue
 
 SHORT_S: Final = 40
 KEEP_S: Final = 300  # how long ended tasks stay known here
