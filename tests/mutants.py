@@ -570,7 +570,7 @@ MUTANTS: Final = (
         "tests/client/test_wrong_replies.py -k another_seq",
     ),
     Mutant(
-        "a-child-speaks-on-its-parents-connection", "client/blocking.py", "        pid = os.getpid()\n",
+        "a-child-speaks-on-its-parents-connection", "client/sync_client.py", "        pid = os.getpid()\n",
         "        pid = 0\n", "tests/client/test_forks.py -k workers",
     ),
     Mutant(

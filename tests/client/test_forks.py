@@ -16,7 +16,7 @@ import trustme
 
 from tests.client.echo import EchoServer, Request, echo
 from wheeltimer.client import AsyncClient, Client
-from wheeltimer.client.connection import tls_context
+from wheeltimer.client.sync_stream import tls_context
 from wheeltimer.errors import ClientMisused
 
 URL = "http://x/"

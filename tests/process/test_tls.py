@@ -15,7 +15,7 @@ import trustme
 
 from tests.process.daemon import SMALL, Daemon, Home, until
 from wheeltimer.client import AsyncClient, Client
-from wheeltimer.client.connection import tls_context
+from wheeltimer.client.sync_stream import tls_context
 from wheeltimer.errors import ServerUnreachable
 from wheeltimer.server.tls import server_context
 from wheeltimer.settings import Tls

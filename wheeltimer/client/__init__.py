@@ -1,18 +1,18 @@
 """Clients of the daemon: one line of JSON out, one line in.
 
-``Client`` blocks (``blocking.py``), ``AsyncClient`` is for Trio and asyncio (``awaiting.py``); what both know
-of the protocol is in ``pipeline.py``, ``subscription.py`` and ``results.py``.
+``Client`` blocks (``sync_client.py``), ``AsyncClient`` is for Trio and asyncio (``async_client.py``); what
+both know of the protocol is in ``pipeline.py``, ``subscription.py`` and ``results.py``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wheeltimer.client.blocking import Client
 from wheeltimer.client.pipeline import OutcomeUnknown
+from wheeltimer.client.sync_client import Client
 
 if TYPE_CHECKING:
-    from wheeltimer.client.awaiting import AsyncClient
+    from wheeltimer.client.async_client import AsyncClient
 
 __all__ = ["AsyncClient", "Client", "OutcomeUnknown"]
 
@@ -20,7 +20,7 @@ __all__ = ["AsyncClient", "Client", "OutcomeUnknown"]
 def __getattr__(name: str) -> object:
     """anyio is imported by whoever asks for it."""
     if name == "AsyncClient":
-        from wheeltimer.client.awaiting import AsyncClient
+        from wheeltimer.client.async_client import AsyncClient
 
         return AsyncClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,10 +17,10 @@ from typing import Any
 
 import anyio
 
+from wheeltimer.client.async_stream import GONE, Lines, connect
 from wheeltimer.client.channel import OF_THE_PARENT, longer, may_pass
 from wheeltimer.client.pipeline import Call, Caller, NoReply, Pipeline, Reply
 from wheeltimer.client.place import Place
-from wheeltimer.client.stream import GONE, Lines, connect
 from wheeltimer.errors import BadValue, ClientMisused, Refused, ServerUnreachable
 
 

@@ -16,7 +16,6 @@ import threading
 import time
 from typing import Final
 
-from wheeltimer.client.connection import LineConnection
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -28,6 +27,7 @@ from wheeltimer.client.pipeline import (
     Reply,
 )
 from wheeltimer.client.place import Place
+from wheeltimer.client.sync_stream import LineConnection
 from wheeltimer.errors import ClientMisused, Refused, ServerUnreachable
 
 _AGAIN_INSIDE: Final = (

@@ -3,8 +3,8 @@
 A connection answers in the order of the requests, and each request carries a ``seq`` that its reply must
 bring back: a reply with another one ends the connection. When it is lost, calls whose request does no harm
 twice go out again on the next connection; the others end with :class:`OutcomeUnknown`. The client's own
-``seq`` is taken out of the reply, and that of the caller put back. Sockets are in ``connection.py`` and
-``stream.py``.
+``seq`` is taken out of the reply, and that of the caller put back. Sockets are in ``sync_stream.py`` and
+``async_stream.py``.
 
 The blocking client may be interrupted between any two steps, and repairs with ``lost``. Each method here
 changes the queues in an order that leaves a call in one of them, or in both, until it is done.
@@ -260,9 +260,7 @@ class Pipeline:
             if call.caller.single:
                 call.caller.left = True
 
-    def give_up(
-        self, why: object, final: Exception | None = None, unsent: Exception | None = None
-    ) -> None:
+    def give_up(self, why: object, final: Exception | None = None, unsent: Exception | None = None) -> None:
         """No connection is to be had: end all calls, with ``final`` where it is given.
 
         ``unsent``: why there was none for the calls that were never sent.

@@ -11,8 +11,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from wheeltimer.client.connection import LineConnection, split_host_port, tls_context
 from wheeltimer.client.pipeline import Caller, NoReply, Pipeline
+from wheeltimer.client.sync_stream import LineConnection, split_host_port, tls_context
 from wheeltimer.errors import BadValue, ServerUnreachable
 
 Seconds = float | timedelta

@@ -11,7 +11,6 @@ from typing import Any, Final
 import msgspec
 
 from wheeltimer.client.channel import OF_THE_PARENT, OwnedLock
-from wheeltimer.client.connection import LineConnection
 from wheeltimer.client.fields import plain
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
@@ -24,6 +23,7 @@ from wheeltimer.client.pipeline import (
 )
 from wheeltimer.client.place import Place
 from wheeltimer.client.results import Event
+from wheeltimer.client.sync_stream import LineConnection
 from wheeltimer.errors import ClientMisused, Refused, ServerUnreachable
 from wheeltimer.protocol.replies import SubscribeReply
 

@@ -15,7 +15,7 @@ import pytest
 
 from tests.client.scripted import CLOSE, SILENCE, ScriptedServer, reply_line
 from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
-from wheeltimer.client.connection import split_host_port
+from wheeltimer.client.sync_stream import split_host_port
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 from wheeltimer.protocol import requests as commands
 

@@ -2,7 +2,7 @@
 
 A method for each ``op`` with the protocol's own field names, and ``request`` for whoever wants a reply as it
 came. What is sent again after a lost connection is decided in ``pipeline.py``; lines and sockets are in
-``connection.py``.
+``sync_stream.py``.
 """
 
 from __future__ import annotations

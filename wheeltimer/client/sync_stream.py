@@ -1,6 +1,6 @@
 """One blocking connection: lines out, lines in, as many ahead as the caller likes.
 
-It knows sockets and line ends. What a line says is in ``blocking.py``.
+It knows sockets and line ends. What a line says is in ``sync_client.py``.
 """
 
 from __future__ import annotations

@@ -8,15 +8,15 @@ from typing import Final
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 
-from wheeltimer.client.connection import (
+from wheeltimer.client.pipeline import Caller, NoReply, Pipeline
+from wheeltimer.client.place import Place
+from wheeltimer.client.sync_stream import (
     REPLY_BYTES_MAX,
     keep_alive,
     split_host_port,
     tls_context,
     unreachable,
 )
-from wheeltimer.client.pipeline import Caller, NoReply, Pipeline
-from wheeltimer.client.place import Place
 from wheeltimer.errors import ServerUnreachable
 
 READ_BYTES: Final = 1 << 16

@@ -1,7 +1,7 @@
 """``AsyncClient``: the same protocol for Trio and asyncio. Any number of tasks may share one.
 
 Requests of all tasks go out on one connection, see ``async_channel.py``. The methods are those of
-``blocking.Client``.
+``sync_client.Client``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import anyio
 
 from wheeltimer.client import results
 from wheeltimer.client.async_channel import AsyncChannel, event_loop
+from wheeltimer.client.async_stream import GONE, connect
 from wheeltimer.client.fields import (
     RescheduleFields,
     ScheduleFields,
@@ -41,7 +42,6 @@ from wheeltimer.client.pipeline import (
     Reply,
 )
 from wheeltimer.client.place import SERVER_DEFAULT, Seconds, from_environment, place
-from wheeltimer.client.stream import GONE, connect
 from wheeltimer.client.subscription import Resume
 from wheeltimer.errors import NotFound, Refused, ServerUnreachable
 
