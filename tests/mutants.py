@@ -392,7 +392,7 @@ MUTANTS: Final = (
         "tests/protocol/test_twice.py -k run", times=2,
     ),
     Mutant(
-        "import-takes-a-field-that-stands-twice", "cli/bring.py", "dict(check_names(line))",
+        "import-takes-a-field-that-stands-twice", "cli/import_tasks.py", "dict(check_names(line))",
         "msgspec.json.decode(line, type=dict[str, msgspec.Raw])", "tests/cli/test_import_lines.py",
     ),
     Mutant(

@@ -19,7 +19,7 @@ from tests.client.scripted import CLOSE, ScriptedServer
 from tests.process.conftest import home
 from tests.process.daemon import SMALL, Home
 from wheeltimer import __version__
-from wheeltimer.cli import main, show
+from wheeltimer.cli import main, output
 
 __all__ = ["home"]  # a fixture of the process tests
 
@@ -343,7 +343,7 @@ def test_a_time_in_seconds_shows_the_milliseconds() -> None:
 def test_on_a_machine_whose_clock_is_not_set_any_time_is_the_daemons_to_judge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(show, "now_ms", lambda: 10**11 - 1)
+    monkeypatch.setattr(output, "now_ms", lambda: 10**11 - 1)
     with ScriptedServer([{"ok": True, "version": 2, "due": 5}]) as server:
         assert run("reschedule", "a", "--at", "5", server=server).exit_code == 0
     assert server.requests[0]["at"] == 5

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from tests.cli.test_main import one_line
 from tests.client.scripted import ScriptedServer
 from wheeltimer import errors
-from wheeltimer.cli import main, show
+from wheeltimer.cli import main, output
 from wheeltimer.settings import Address, Settings
 
 
@@ -162,7 +162,7 @@ def test_a_person_who_waits_for_the_recovery_sees_how_far_it_is(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("FORCE_COLOR", "1")
-    with show.reading_bar() as progress:
+    with output.reading_bar() as progress:
         assert progress is not None
         for done in range(0, 1_000_001, 1000):
             progress(done, 1_000_000)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.cli.test_main import run
 from tests.client.scripted import ScriptedServer
-from wheeltimer.cli import show
+from wheeltimer.cli import output
 
 NOW_MS = 1_800_000_000_000
 URL = "https://example.org/hook"
@@ -22,7 +22,7 @@ SCHEDULED = {
 
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(show, "now_ms", lambda: NOW_MS)
+    monkeypatch.setattr(output, "now_ms", lambda: NOW_MS)
 
 
 def sent(*args: str, reply: dict[str, Any], stdin: str | None = None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from time import clock_gettime_ns
 
 import trio
 
-from wheeltimer.cli import main, show
+from wheeltimer.cli import main, output
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
 from wheeltimer.runtime.clock import read_boot_id
@@ -80,5 +80,5 @@ class MovedClock(trio.abc.Clock):
 if __name__ == "__main__":
     vars(run)["SystemClock"] = vars(run)["LoopClock"] = MovedClock
     vars(trio)["run"] = functools.partial(trio.run, clock=MovedClock())  # of the client commands
-    vars(show)["now_ms"] = lambda: MovedClock().now().wall_ms
+    vars(output)["now_ms"] = lambda: MovedClock().now().wall_ms
     main(prog_name="wheeltimer")

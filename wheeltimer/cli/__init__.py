@@ -1,10 +1,10 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
 One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
-``tail.py`` (events), ``top.py`` (a live screen), ``bring.py`` (import), ``stats.py``, ``ping.py``,
+``tail.py`` (events), ``top.py`` (a live screen), ``import_tasks.py`` (import), ``stats.py``, ``ping.py``,
 ``journal.py`` (the data folder), ``protocol.py`` (for machines), ``token.py``, ``receive.py`` (a receiver to
-look at), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``); ``values.py`` reads options,
-``show.py`` draws, ``connect.py`` holds what every client command has.
+look at), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``); ``options.py`` reads options,
+``output.py`` draws, ``session.py`` holds what every client command has.
 Trio and httpx are imported by the functions that need them: ``wheeltimer --help`` answers at
 once.
 """
@@ -20,16 +20,16 @@ import click
 from wheeltimer import __version__
 from wheeltimer.cli import (
     bench,
-    bring,
     demo,
     ends,
+    import_tasks,
     journal,
+    output,
     ping,
     protocol,
     queues,
     receive,
     serve,
-    show,
     stats,
     tail,
     tasks,
@@ -87,7 +87,7 @@ class _Main(click.Group):
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"wheeltimer: {show.clean(' '.join(message.split()))}", err=True)
+    click.echo(f"wheeltimer: {output.clean(' '.join(message.split()))}", err=True)
     sys.exit(exit_code)
 
 
@@ -119,7 +119,7 @@ for _command in (
     stats.stats,
     tail.tail,
     top.top,
-    bring.import_,
+    import_tasks.import_,
     journal.journal,
     protocol.protocol,
     protocol.completion,

@@ -18,9 +18,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import output
 from wheeltimer.cli.receiver import Receiver, receiving, signals_unwind
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.client import Client
 from wheeltimer.client.fields import new_id
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
@@ -213,7 +213,7 @@ def _round_trips(client: Client, count: int, fields: dict[str, Any]) -> dict[str
 
 def _lateness(client: Client, what: Bench, fields: dict[str, Any], receiver: Receiver) -> dict[str, Any]:
     """Callbacks as the receiver saw them, against the due that the daemon answered with."""
-    first_ms = show.now_ms() + _FIRST_MS
+    first_ms = output.now_ms() + _FIRST_MS
     due_ms: dict[str, int] = {}
     for result in client.schedule_plain(
         {**fields, "at": first_ms + number * 1000 // what.rate} for number in range(what.callbacks)
@@ -225,7 +225,7 @@ def _lateness(client: Client, what: Bench, fields: dict[str, Any], receiver: Rec
     end_ms = max(due_ms.values()) + _GRACE_MS
     with contextlib.suppress(queue.Empty):
         while len(late_us) < len(due_ms):
-            arrival = receiver.arrivals.get(timeout=max(0, end_ms - show.now_ms()) / 1000)
+            arrival = receiver.arrivals.get(timeout=max(0, end_ms - output.now_ms()) / 1000)
             if arrival.id in due_ms:
                 late_us.setdefault(arrival.id, arrival.at_ns // 1000 - due_ms[arrival.id] * 1000)
     late = [*late_us.values()]
@@ -256,7 +256,7 @@ def _show(found: dict[str, Any]) -> None:
     if "callbacks" in found:
         lateness = f"{_ms(found['lateness_us'])}; {found['callbacks']} callbacks, {found['early']} early"
         lateness += f", {found['missing']} missing" if found["missing"] else ""
-    show.fields(
+    output.fields(
         [
             ("schedules", f"{found['schedules_per_s']:,} a second"),
             ("round trip", _ms(found["round_trip_us"])),

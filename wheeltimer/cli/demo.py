@@ -21,7 +21,7 @@ from typing import IO, Final
 
 import click
 
-from wheeltimer.cli import show
+from wheeltimer.cli import output
 from wheeltimer.cli.receiver import Receiver, receiving, signals_unwind
 from wheeltimer.errors import ServerUnreachable
 
@@ -85,7 +85,7 @@ def _watch(receiver: Receiver, due_ms: dict[str, int]) -> int:
             late_ns[arrival.id] = arrival.at_ns - due_ms[arrival.id] * _NS_PER_MS
             late = f"{late_ns[arrival.id] / _NS_PER_MS:.1f} ms late"
             click.echo(
-                f"  {show.clean(arrival.id):8}  due {show.instant(due_ms[arrival.id])[11:23]}  {late:>12}"
+                f"  {output.clean(arrival.id):8}  due {output.instant(due_ms[arrival.id])[11:23]}  {late:>12}"
             )
     return _summary(list(late_ns.values()), len(due_ms), again)
 

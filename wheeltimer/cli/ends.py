@@ -6,15 +6,15 @@ from typing import Any
 
 import click
 
-from wheeltimer.cli import show, values
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import options, output
+from wheeltimer.cli.session import Session, with_session
 
 
 @click.command()
 @click.argument("id", required=False)
 @click.option("--group", metavar="NAME", help="All tasks of this group instead of one.")
 @click.option("--queue", metavar="NAME", help="[default: default; with --group: all queues]")
-@click.option("--reply", callback=values.json, metavar="JSON|@FILE|-", help="Handed to on_done.")
+@click.option("--reply", callback=options.json, metavar="JSON|@FILE|-", help="Handed to on_done.")
 @with_session
 def finish(session: Session, id: str | None, group: str | None, **fields: Any) -> None:
     """End a task, or a group, as done: what it waited for came another way.
@@ -29,7 +29,7 @@ def finish(session: Session, id: str | None, group: str | None, **fields: Any) -
     reply = session.ask("finish", id=id, group=group, **fields)
     if reply is not None:
         if id is not None and not reply["finished"] and not reply["running"]:
-            click.echo(f"{show.clean(id)} was done before")
+            click.echo(f"{output.clean(id)} was done before")
             return
         rest = f", {reply['running']} after the attempt in flight" if reply["running"] else ""
         click.echo(f"finished: {reply['finished']}{rest}")

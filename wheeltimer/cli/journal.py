@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show, values
+from wheeltimer.cli import options, output
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.protocol.units import parse_instant_ms
 
@@ -56,7 +56,7 @@ def check(folder: Path, as_json: bool) -> None:
     from wheeltimer.journal_tools.check import check as look  # msgspec's decoders are not built for --help
 
     try:
-        with show.reading_bar() as progress:
+        with output.reading_bar() as progress:
             found = look(folder, progress=progress)
     except JournalDamaged as error:
         if as_json:
@@ -86,7 +86,7 @@ def _show(found: Checked) -> None:
         torn = f"{name} at offset {offset}: {length} bytes, never acknowledged (or being written now)"
     verdict = "torn at the end, and a start sets that aside" if torn else "sound"
     ends = {"stopped": "stopped cleanly", "open": "in use, or killed", "empty": "empty: a start begins it"}
-    show.fields([
+    output.fields([
         ("verdict", verdict), ("torn", torn), ("state", ends[found.state]), ("journal", found.journal_id),
         ("segments", f"{found.segments} ({found.file_bytes} bytes)"), ("frames", str(found.frames)),
         ("records", f"{found.records} (lsn {found.first_lsn} to {found.last_lsn})"),
@@ -97,7 +97,7 @@ def _show(found: Checked) -> None:
 
 
 def _instant(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
-    given = values.instant(_context, parameter, text)
+    given = options.instant(_context, parameter, text)
     return None if given is None else parse_instant_ms(given, f"--{parameter.name}")
 
 
@@ -179,7 +179,7 @@ def repair(folder: Path, as_json: bool) -> None:
 
 
 def _show_repair(found: Repaired, report: Path) -> None:
-    show.fields([
+    output.fields([
         ("damage", found.why), ("kept", f"{found.kept} records"), ("lost", f"{found.records_lost} records"),
         ("dropped", f"{len(found.dropped)} records, which rest on lost ones" if found.dropped else None),
         ("uncertain", f"{len(found.uncertain)} tasks, whose last known state may be an old one"),
@@ -190,6 +190,6 @@ def _show_repair(found: Repaired, report: Path) -> None:
         lsns = f"lsn {lost.lsn_from} to {lost.lsn_to}" if lost.lsn_to >= lost.lsn_from else "no lsn is known"
         click.echo(f"lost: {lost.file} offset {lost.offset}, {lost.size} bytes, {lsns}: {lost.why}")
     for key in found.uncertain[:_NAMED_MAX]:
-        click.echo(f"uncertain: {show.clean(key)}")
+        click.echo(f"uncertain: {output.clean(key)}")
     if len(found.uncertain) > _NAMED_MAX:
         click.echo(f"uncertain: and {len(found.uncertain) - _NAMED_MAX} more; {report} names all")

@@ -7,8 +7,8 @@ from typing import Final
 
 import click
 
-from wheeltimer.cli import show
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import output
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.errors import Refused
 
 _EXIT_NOT_READY: Final = 75  # EX_TEMPFAIL of sysexits.h
@@ -32,10 +32,10 @@ def ping(session: Session) -> int:
     except Refused as error:
         if error.code != "unavailable":
             raise
-        click.echo(f"wheeltimer: not ready: {show.clean(error.message)}", err=True)
+        click.echo(f"wheeltimer: not ready: {output.clean(error.message)}", err=True)
         return _EXIT_NOT_READY
     if reply is not None:
         took_ms = (time.monotonic_ns() - began_ns) / 1e6
-        clock = show.instant(reply["now"])
-        click.echo(f"{show.clean(session.server)} answers after {took_ms:.1f} ms; its clock: {clock}")
+        clock = output.instant(reply["now"])
+        click.echo(f"{output.clean(session.server)} answers after {took_ms:.1f} ms; its clock: {clock}")
     return 0

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from wheeltimer.cli import show, values
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import options, output
+from wheeltimer.cli.session import Session, with_session
 
 _BAR = "\u2588"
 _BAR_MAX = 50  # columns of the longest bar, where the terminal has them
@@ -29,7 +29,7 @@ def pause(session: Session, queue: str) -> None:
       wheeltimer pause mail
     """
     if session.ask("pause", queue=queue) is not None:
-        click.echo(f"paused: {show.clean(queue)}")
+        click.echo(f"paused: {output.clean(queue)}")
 
 
 @click.command()
@@ -43,12 +43,12 @@ def resume(session: Session, queue: str) -> None:
       wheeltimer resume mail
     """
     if session.ask("resume", queue=queue) is not None:
-        click.echo(f"resumed: {show.clean(queue)}")
+        click.echo(f"resumed: {output.clean(queue)}")
 
 
 @click.command()
 @click.option(
-    "--horizon", callback=values.duration, metavar="DURATION", help="How far to look.  [default: 1h]"
+    "--horizon", callback=options.duration, metavar="DURATION", help="How far to look.  [default: 1h]"
 )
 @click.option("--slices", type=int, metavar="N", help="In how many parts.  [default: 60, at most 1000]")
 @click.option("--queue", metavar="NAME", help="Only tasks of this queue.  [default: all]")
@@ -65,11 +65,11 @@ def forecast(session: Session, **fields: Any) -> None:
         return
     counts = [("overdue", reply["overdue"])] if reply["overdue"] else []
     for number, count in enumerate(reply["counts"]):
-        counts.append((show.moment(reply["from"] + number * reply["slice_ms"])[:14], count))
+        counts.append((output.moment(reply["from"] + number * reply["slice_ms"])[:14], count))
     if reply["later"]:
         counts.append(("later", reply["later"]))
     if not sys.stdout.isatty():
-        show.table(("from", "tasks"), counts)
+        output.table(("from", "tasks"), counts)
         return
     width = max(1, min(_BAR_MAX, shutil.get_terminal_size().columns - _BESIDE_BAR))
     most = max([count for name, count in counts if name != "later"] or [0])

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import click
 
-from wheeltimer.cli import show, values
+from wheeltimer.cli import options, output
 from wheeltimer.cli.receiver import signals_unwind
 from wheeltimer.delivery.signature import sign
 from wheeltimer.errors import BadValue, ListenError
@@ -129,9 +129,9 @@ def _line(request: dict[str, Any]) -> str:
         known.append(("answered", request["status"]))
     if len(body) > BODY_CHARS_SHOWN:
         body = f"{body[:BODY_CHARS_SHOWN]}... ({len(body)} characters)"
-    words = [show.instant(request["at"])[11:23], request["method"], request["path"]]
+    words = [output.instant(request["at"])[11:23], request["method"], request["path"]]
     words += [f"{name}={value}" for name, value in known if value is not None]
-    return "  ".join(show.clean(word) for word in [*words, body] if word)
+    return "  ".join(output.clean(word) for word in [*words, body] if word)
 
 
 def _secret(_context: click.Context, _parameter: click.Parameter, texts: tuple[str, ...]) -> list[bytes]:
@@ -144,7 +144,7 @@ def _secret(_context: click.Context, _parameter: click.Parameter, texts: tuple[s
 
 def _delay(context: click.Context, parameter: click.Parameter, text: str) -> int:
     try:
-        given = values.duration(context, parameter, text)
+        given = options.duration(context, parameter, text)
         return parse_duration_ms(given, "", DELAY_MS_MAX)
     except BadValue as error:
         raise click.BadParameter(f"{error}.") from error

@@ -10,7 +10,7 @@ from typing import Final
 
 import click
 
-from wheeltimer.cli import show, values
+from wheeltimer.cli import options, output
 from wheeltimer.errors import SettingsError
 from wheeltimer.runtime import log_writer
 from wheeltimer.settings import Settings, load
@@ -35,7 +35,7 @@ _M_ARENA_MAX: Final = -8  # malloc.h
 )
 @click.option("--config", metavar="FILE", help="TOML; flags beat WHEELTIMER_* variables beat the file.")
 @click.option(
-    "--tick", callback=values.duration, metavar="DURATION", help="Length of one tick.  [default: 10ms]"
+    "--tick", callback=options.duration, metavar="DURATION", help="Length of one tick.  [default: 10ms]"
 )
 @click.option("--wheel-size", metavar="N", help="Buckets, a power of two.  [default: 4096]")
 @click.option(
@@ -78,7 +78,7 @@ def serve(check: bool, **flags: object) -> int:
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # not at the top: Trio and httpx take a second
 
-    with show.reading_bar() as progress:
+    with output.reading_bar() as progress:
         return main(settings, progress, lambda: load(flags, os.environ))
 
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import click
 
-from wheeltimer.cli import show
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import output
+from wheeltimer.cli.session import Session, with_session
 
 _SIZES: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -28,9 +28,9 @@ def stats(session: Session) -> None:
     # A token of some queues is not told what counts those of others.
     connections = [("connections", reply["connections"])] if "connections" in reply else []
     journal = [("journal", journal_line(reply["journal"]))] if "journal" in reply else []
-    show.fields(
+    output.fields(
         [
-            ("uptime", show.span(reply["uptime_ms"])),
+            ("uptime", output.span(reply["uptime_ms"])),
             *connections,
             ("lateness", ", ".join(f"{name} {value} ms" for name, value in lateness.items())),
             *journal,
@@ -40,7 +40,7 @@ def stats(session: Session) -> None:
         if title not in reply:
             continue
         click.echo()
-        show.table((title, "count"), list(reply[title].items()))
+        output.table((title, "count"), list(reply[title].items()))
     if reply["queues"]:
         click.echo()
         _queues(reply["queues"])
@@ -63,7 +63,7 @@ def _size(count: int) -> str:
 def _queues(queues: dict[str, Any]) -> None:
     """One row per queue; a column for each count that any of them has."""
     columns = list(dict.fromkeys(name for counts in queues.values() for name in counts))
-    show.table(
+    output.table(
         ("queue", *columns),
         [(queue, *(_cell(counts.get(column, 0)) for column in columns)) for queue, counts in queues.items()],
     )

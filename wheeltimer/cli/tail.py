@@ -8,8 +8,8 @@ from typing import Final
 
 import click
 
-from wheeltimer.cli import show
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import output
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.client.results import Event
 from wheeltimer.core.record_events import TYPES
 from wheeltimer.errors import Refused
@@ -63,20 +63,20 @@ def tail(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if cursor is not None:
-            click.echo(f"go on with: --from {show.clean(cursor)}", err=True)
+            click.echo(f"go on with: --from {output.clean(cursor)}", err=True)
 
 
 def _shown(event: Event) -> str:
     """One line for the eye."""
     kind, _, word = event.event.partition(".")
     said = [
-        show.moment(event.time),
-        f"{kind}.{show.state(word)}" + " " * max(0, 17 - len(event.event)),
-        f"{show.clean(event.queue)}/{show.clean(event.id)}",
+        output.moment(event.time),
+        f"{kind}.{output.state(word)}" + " " * max(0, 17 - len(event.event)),
+        f"{output.clean(event.queue)}/{output.clean(event.id)}",
         f"v{event.version}",
     ]
     if event.due is not None:
-        said.append(f"due {show.relative(event.due, event.time)}")
+        said.append(f"due {output.relative(event.due, event.time)}")
     if event.attempt is not None:
         said.append(f"attempt {event.attempt}")
     if event.late_ms is not None:
@@ -84,5 +84,5 @@ def _shown(event: Event) -> str:
     if event.status is not None:
         said.append(f"status {event.status}")
     if event.error is not None:
-        said.append(show.clean(event.error))
+        said.append(output.clean(event.error))
     return "  ".join(said)

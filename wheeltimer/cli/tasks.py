@@ -1,6 +1,6 @@
 """``schedule``, ``get``, ``list``, ``cancel``, ``reschedule``: one request each.
 
-How options are read is in ``values.py``, how answers are drawn in ``show.py``.
+How options are read is in ``options.py``, how answers are drawn in ``output.py``.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, TypeVar, get_args
 import click
 import msgspec
 
-from wheeltimer.cli import show, values
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import options, output
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.core.task import STATE_WORDS
 from wheeltimer.protocol.requests import Method
 
@@ -37,47 +37,47 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
     """Those, in the order of the help text."""
     return (
         click.option(
-            "--in", "--delay", "delay", multiple=True, callback=values.delay, metavar="DURATION",
+            "--in", "--delay", "delay", multiple=True, callback=options.delay, metavar="DURATION",
             help="How long from now: 90s, 1h30m, 7d.",
         ),
         click.option(
-            "--at", callback=values.instant, metavar="INSTANT",
+            "--at", callback=options.instant, metavar="INSTANT",
             help="At this time: RFC 3339, or Unix milliseconds; not seconds.",
         ),
-        click.option("--body", callback=values.json, metavar="JSON|@FILE|-", help="Sent as it is, as JSON."),
+        click.option("--body", callback=options.json, metavar="JSON|@FILE|-", help="Sent as it is, as JSON."),
         click.option("--body-text", metavar="TEXT", help="Sent as text/plain instead."),
         click.option("--body-base64", metavar="TEXT", help="Its bytes, as application/octet-stream."),
         click.option(
-            "--header", "headers", multiple=True, callback=values.headers, metavar="'NAME: VALUE'",
+            "--header", "headers", multiple=True, callback=options.headers, metavar="'NAME: VALUE'",
             help="Repeatable.",
         ),
         click.option(
             "--method", type=click.Choice(get_args(Method)), help=f"The request's.{default('POST')}",
         ),
         click.option(
-            "--retry", callback=values.name_or_json, metavar="RULE", help="A rule's name, or one in JSON.",
+            "--retry", callback=options.name_or_json, metavar="RULE", help="A rule's name, or one in JSON.",
         ),
         click.option(
-            "--timeout", callback=values.duration, metavar="DURATION", help=f"Per attempt.{default('15s')}",
+            "--timeout", callback=options.duration, metavar="DURATION", help=f"Per attempt.{default('15s')}",
         ),
         click.option(
-            "--connect-timeout", callback=values.duration, metavar="DURATION",
+            "--connect-timeout", callback=options.duration, metavar="DURATION",
             help=f"To connect.{default('3s')}",
         ),
         click.option(
-            "--expires-in", callback=values.duration, metavar="DURATION",
+            "--expires-in", callback=options.duration, metavar="DURATION",
             help="How long after it is due to give up.",
         ),
-        click.option("--expires-at", callback=values.instant, metavar="INSTANT", help="Give up then."),
+        click.option("--expires-at", callback=options.instant, metavar="INSTANT", help="Give up then."),
         click.option(
-            "--success", callback=values.json, metavar="JSON", help='What is done: {"status":["2xx"]}.',
+            "--success", callback=options.json, metavar="JSON", help='What is done: {"status":["2xx"]}.',
         ),
         click.option(
-            "--poll", callback=values.json, metavar="JSON",
+            "--poll", callback=options.json, metavar="JSON",
             help='Ask until done: {"every":"5s","factor":2,"cap":"1h","max":120}.',
         ),
         click.option("--group", metavar="NAME", help="Shared by tasks to list or cancel together."),
-        click.option("--meta", callback=values.json, metavar="JSON", help="Kept, never sent to the URL."),
+        click.option("--meta", callback=options.json, metavar="JSON", help="Kept, never sent to the URL."),
         click.option("--on-done", metavar="URL", help="Told when the task is done."),
         click.option("--on-dead", metavar="URL", help="Told when the task is dead or expired."),
     )  # fmt: skip
@@ -105,14 +105,14 @@ def schedule(session: Session, url: str, **fields: Any) -> int:
     reply, _ = session.exchange("schedule", url=url, **fields)
     if not session.as_json:
         word = "already known" if reply["duplicate"] else "scheduled"
-        click.echo(f"{word}: {show.clean(reply['id'])}")
-        now = show.now_ms()
-        show.fields(
+        click.echo(f"{word}: {output.clean(reply['id'])}")
+        now = output.now_ms()
+        output.fields(
             [
                 ("queue", reply["queue"]),
                 ("version", reply["version"]),
                 ("state", reply["state"]),
-                ("due", show.when(reply["due"], now)),
+                ("due", output.when(reply["due"], now)),
             ]
         )
     if reply["duplicate"] and reply["state"] in ("dead", "expired"):
@@ -125,7 +125,7 @@ def _nothing_runs(reply: dict[str, Any], named_queue: bool) -> int:
     named = [reply["id"], *(("--queue", reply["queue"]) if named_queue else ())]
     click.echo(
         f"wheeltimer: nothing runs: the task of this id is {reply['state']}; start it again with"
-        f" `wheeltimer redrive {show.clean(shlex.join(named))}`, or give --on-conflict replace",
+        f" `wheeltimer redrive {output.clean(shlex.join(named))}`, or give --on-conflict replace",
         err=True,
     )
     return 1
@@ -151,8 +151,8 @@ def reschedule(session: Session, id: str, **fields: Any) -> None:
     _either(fields, "delay", "at", "--in and --at")
     reply = session.ask("reschedule", id=id, **fields)
     if reply is not None:
-        click.echo(f"rescheduled: {show.clean(id)}")
-        show.fields([("version", reply["version"]), ("due", show.when(reply["due"], show.now_ms()))])
+        click.echo(f"rescheduled: {output.clean(id)}")
+        output.fields([("version", reply["version"]), ("due", output.when(reply["due"], output.now_ms()))])
 
 
 @click.command()
@@ -174,7 +174,7 @@ def cancel(session: Session, id: str | None, group: str | None, **fields: Any) -
     reply = session.ask("cancel", id=id, group=group, **fields)
     if reply is not None:
         if id is not None and not reply["cancelled"] and not reply["running"]:
-            click.echo(f"{show.clean(id)} was cancelled before")
+            click.echo(f"{output.clean(id)} was cancelled before")
             return
         rest = f", {reply['running']} after the attempt in flight" if reply["running"] else ""
         click.echo(f"cancelled: {reply['cancelled']}{rest}")
@@ -193,7 +193,7 @@ def get(session: Session, id: str, queue: str | None) -> None:
     """
     line = session.ask_line("get", id=id, queue=queue)
     if line is not None:
-        _show_task(msgspec.json.decode(line, type=_TaskReply).task, show.now_ms())
+        _show_task(msgspec.json.decode(line, type=_TaskReply).task, output.now_ms())
 
 
 @click.command("list")
@@ -215,7 +215,7 @@ def list_(session: Session, **fields: Any) -> None:
     reply = session.ask("list", **fields)
     if reply is None:
         return
-    now = show.now_ms()
+    now = output.now_ms()
     rows = [
         (task["id"], task["queue"], task["state"], _next(task, now), task["attempts"], task["url"])
         for task in reply["tasks"]
@@ -223,9 +223,9 @@ def list_(session: Session, **fields: Any) -> None:
     if not rows:
         click.echo("no such tasks")
         return
-    show.table(("id", "queue", "state", "next", "attempts", "url"), rows)
+    output.table(("id", "queue", "state", "next", "attempts", "url"), rows)
     if reply.get("cursor"):
-        click.echo(f"more: --cursor {show.clean(shlex.quote(reply['cursor']))}")
+        click.echo(f"more: --cursor {output.clean(shlex.quote(reply['cursor']))}")
 
 
 def _either(fields: dict[str, Any], one: str, other: str, shown: str) -> None:
@@ -236,8 +236,8 @@ def _either(fields: dict[str, Any], one: str, other: str, shown: str) -> None:
 def _next(task: dict[str, Any], now: int) -> str:
     """When something happens next, or happened last."""
     if task.get("ended") is not None:
-        return show.relative(task["ended"], now)
-    return "" if task.get("next") is None else show.relative(task["next"], now)
+        return output.relative(task["ended"], now)
+    return "" if task.get("next") is None else output.relative(task["next"], now)
 
 
 class _TaskReply(msgspec.Struct):
@@ -254,18 +254,18 @@ _HEAD = ("id", "queue", "state", "history")
 def _show_task(raw: dict[str, msgspec.Raw], now: int) -> None:
     """Every field the daemon sent: the known ones first, any other after them."""
     task = {name: msgspec.json.decode(value) for name, value in raw.items()}
-    click.echo(f"{show.clean(task['queue'])}/{show.clean(task['id'])}  {show.state(task['state'])}")
+    click.echo(f"{output.clean(task['queue'])}/{output.clean(task['id'])}  {output.state(task['state'])}")
     pairs: list[tuple[str, object]] = []
     for name in (*_FIRST, *(name for name in task if name not in _FIRST)):
         value = task.get(name)
         if name in _HEAD or (value is None and name not in ("body", "meta")):
             continue
         if name in _TIMES:
-            value = show.when(value, now)
+            value = output.when(value, now)
         elif name in ("body", "meta") or not isinstance(value, str | int):
             value = bytes(raw[name]).decode() if name in raw else None
         pairs.append((name, value))
-    show.fields(pairs)
+    output.fields(pairs)
     history = task.get("history") or []
     if history:
         click.echo()
@@ -278,9 +278,9 @@ def _show_history(history: list[dict[str, Any]], version: int) -> None:
     if any(entry["version"] != version for entry in history):
         columns.insert(1, "version")
     rows = [
-        [show.moment(entry["started"]) if name == "started" else entry.get(name) for name in columns]
+        [output.moment(entry["started"]) if name == "started" else entry.get(name) for name in columns]
         for entry in history
     ]
-    show.table(columns, rows)
+    output.table(columns, rows)
     if history[-1].get("reply"):
-        click.echo(f"last reply: {show.clean(history[-1]['reply'])}")
+        click.echo(f"last reply: {output.clean(history[-1]['reply'])}")

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show, values
+from wheeltimer.cli import options, output
 from wheeltimer.cli import stats as once
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.cli.tail import PATIENCE_S
 from wheeltimer.client.pipeline import refused
 from wheeltimer.core.task import STATE_WORDS
@@ -36,7 +36,7 @@ _WORK: Final = ("running", "ready", "scheduled")  # what a busy queue has most o
 
 
 def _every(context: click.Context, parameter: click.Parameter, text: str) -> int:
-    values.duration(context, parameter, text)
+    options.duration(context, parameter, text)
     return parse_duration_ms(text, "--every", HOUR_MS, min_ms=EVERY_MS_MIN)
 
 
@@ -112,7 +112,7 @@ def _draw(server: str, lines: Iterable[bytes | ServerUnreachable]) -> None:
                 before, present = present, msgspec.json.decode(line, type=Stats)
                 live.update(screen(server, present, before, console.height), refresh=True)
             else:
-                live.update(Text(f"{show.clean(str(line))}\n\ntrying again ..."), refresh=True)
+                live.update(Text(f"{output.clean(str(line))}\n\ntrying again ..."), refresh=True)
 
 
 def screen(server: str, present: Stats, before: Stats | None, height: int) -> Group:
@@ -127,7 +127,7 @@ def screen(server: str, present: Stats, before: Stats | None, height: int) -> Gr
     late = ", ".join(f"{name} {us / 1000:.1f} ms" for name, us in present["lateness_us"].items())
     # A token of some queues is not told what counts those of others.
     head = [
-        ("uptime", show.span(present["uptime_ms"])),
+        ("uptime", output.span(present["uptime_ms"])),
         ("connections", f"{present['connections']:,}" if "connections" in present else ""),
         ("lateness", late),
         ("journal", once.journal_line(present["journal"]) if "journal" in present else ""),
@@ -135,16 +135,18 @@ def screen(server: str, present: Stats, before: Stats | None, height: int) -> Gr
 
     tasks = _table("tasks", "count")
     for name, count in present["tasks"].items():
-        tasks.add_row(Text(name, show.colour(name)), f"{count:,}")
+        tasks.add_row(Text(name, output.colour(name)), f"{count:,}")
     attempts = _table("attempts", "count", "a second")
     for name, count in present.get("attempts", {}).items():
         rate = f"{(count - before['attempts'][name]) / seconds:,.1f}" if before else ""
-        attempts.add_row(Text(name, show.colour(name)), f"{count:,}", rate)
+        attempts.add_row(Text(name, output.colour(name)), f"{count:,}", rate)
     beside = Table.grid(padding=(0, 4))
     beside.add_row(tasks, attempts if "attempts" in present else "")
 
     return Group(
-        Text.assemble(("wheeltimer ", "bold"), show.clean(server), "  ", show.instant(show.now_ms())[:19]),
+        Text.assemble(
+            ("wheeltimer ", "bold"), output.clean(server), "  ", output.instant(output.now_ms())[:19]
+        ),
         *(
             Text.assemble((f"{name:13}", "bold"), text, no_wrap=True, overflow="ellipsis")
             for name, text in head
@@ -167,7 +169,7 @@ def _queues(queues: dict[str, dict[str, Any]], rows: int) -> Group:
     order = sorted(queues.items(), key=lambda item: (*(-item[1].get(word, 0) for word in _WORK), item[0]))
     for name, counts in order[:rows]:
         paused = " (paused)" if counts.get("paused") else ""
-        table.add_row(Text.assemble(show.clean(name), (paused, "yellow")), *(
+        table.add_row(Text.assemble(output.clean(name), (paused, "yellow")), *(
             f"{counts[word]:,}" if counts.get(word) else "" for word in words
         ))  # fmt: skip
     more = f"and {len(queues) - rows} more queues" if len(queues) > rows else ""

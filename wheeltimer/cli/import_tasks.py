@@ -12,8 +12,8 @@ from typing import IO, Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show, values
-from wheeltimer.cli.connect import Session, with_session
+from wheeltimer.cli import options, output
+from wheeltimer.cli.session import Session, with_session
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.twice import check_names
@@ -107,7 +107,7 @@ class _Import:
             done += len(line)
             told(done)
             # Of any line: files are joined with `cat`.
-            line = line.removeprefix(values.BOM).lstrip()
+            line = line.removeprefix(options.BOM).lstrip()
             if not line:
                 continue
             try:
@@ -138,7 +138,7 @@ class _Import:
     def _complain(self, number: int, why: str) -> None:
         self._complaints += 1
         if self._complaints <= SHOWN_MAX:
-            click.echo(f"line {number}: {show.clean(' '.join(why.split()))}", err=True)
+            click.echo(f"line {number}: {output.clean(' '.join(why.split()))}", err=True)
         elif self._complaints == SHOWN_MAX + 1:
             click.echo("more lines like these are counted only", err=True)
 

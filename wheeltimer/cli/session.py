@@ -1,7 +1,7 @@
 """What every client command has: ``--server``, ``--token`` and ``--json``.
 
 Commands get a :class:`Session` as their first argument and ask it once. What they print is in
-``show.py``.
+``output.py``.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import sys
 import click
 import pytest
 
-from wheeltimer.cli import show
+from wheeltimer.cli import output
 
 S, M, H, D = 1000, 60_000, 3_600_000, 86_400_000
 
@@ -22,18 +22,18 @@ S, M, H, D = 1000, 60_000, 3_600_000, 86_400_000
     ],
 )  # fmt: skip
 def test_span(ms: int, text: str) -> None:
-    assert show.span(ms) == text
+    assert output.span(ms) == text
 
 
 def test_relative() -> None:
-    assert show.relative(5 * M, 0) == "in 5m"
-    assert show.relative(0, 5 * M) == "5m ago"
-    assert show.relative(7, 7) == "now"
+    assert output.relative(5 * M, 0) == "in 5m"
+    assert output.relative(0, 5 * M) == "5m ago"
+    assert output.relative(7, 7) == "now"
 
 
 def test_an_instant_keeps_its_milliseconds_and_one_beyond_the_calendar_is_shown_raw() -> None:
-    assert ".007 " in show.instant(1_800_000_000_007)
-    assert show.instant(10**18) == f"{10**18} ms"
+    assert ".007 " in output.instant(1_800_000_000_007)
+    assert output.instant(10**18) == f"{10**18} ms"
 
 
 def test_a_terminal_gets_a_table_in_colour_and_no_cell_is_read_as_markup(
@@ -43,7 +43,7 @@ def test_a_terminal_gets_a_table_in_colour_and_no_cell_is_read_as_markup(
     for name, value in (("TERM", "xterm"), ("COLUMNS", "80"), ("FORCE_COLOR", "1")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    show.table(("id", "state"), [("[red]dead[/red]", "dead")])
+    output.table(("id", "state"), [("[red]dead[/red]", "dead")])
     text = capsys.readouterr().out
     assert "[red]dead[/red]" in text
     assert "\x1b[31mdead" in text
@@ -63,7 +63,7 @@ def test_an_id_is_never_cut_in_two(
 ) -> None:
     narrow(monkeypatch)
     row = ("x" * length, "default", "scheduled", "29m 58s ago", 0, "https://example.org/" + "y" * 60)
-    show.table(("id", "queue", "state", "next", "attempts", "url"), [row])
+    output.table(("id", "queue", "state", "next", "attempts", "url"), [row])
     text = click.unstyle(capsys.readouterr().out)
     assert "QUEUE" not in text, "it is drawn"
     assert "x" * length in text
@@ -76,10 +76,10 @@ def test_a_history_fits_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     narrow(monkeypatch)
-    started = show.moment(1_800_000_000_007)
+    started = output.moment(1_800_000_000_007)
     columns = ("attempt", "started", "late_ms", "ms", "outcome", "status", "error")
     rows = [(1, started, 3, 15000, "succeeded", 200, None), (2, started, 0, 1, "failed", None, "connect: no")]
-    show.table(columns, rows)
+    output.table(columns, rows)
     lines = click.unstyle(capsys.readouterr().out).splitlines()
     assert sum(started in line for line in lines) == 2
     assert max(map(len, lines)) <= 80

@@ -14,7 +14,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from wheeltimer.cli import show
+from wheeltimer.cli import output
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
@@ -56,7 +56,7 @@ def instant(_context: click.Context, _parameter: click.Parameter, text: str | No
     if text is None or not _is_number(text):
         return text
     whole = text.partition(".")[0][:_DIGITS_MAX]
-    if whole.isdecimal() and int(whole) < SECONDS_BELOW <= show.now_ms():
+    if whole.isdecimal() and int(whole) < SECONDS_BELOW <= output.now_ms():
         raise click.BadParameter(seconds_problem(int(whole), text))
     if not text.isdecimal() or len(text) > _DIGITS_MAX:
         raise click.BadParameter(
