@@ -12,7 +12,7 @@ if [ -z "${PYTHON:-}" ]; then
         "$PYTHON" -m pip install --quiet -e '.[bench]'
     fi
 fi
-names="accuracy schedule interference crowd hostile memory delivery backlog compaction"
+names="accuracy schedule interference idle_clients hostile memory delivery backlog compaction"
 case "${1:-}" in
     --long) names="$names endurance"; shift ;;
     --quick) names="$names endurance" ;;

@@ -19,7 +19,7 @@ NAMES: Final = (
     "accuracy",
     "schedule",
     "interference",
-    "crowd",
+    "idle_clients",
     "hostile",
     "memory",
     "delivery",

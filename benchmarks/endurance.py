@@ -6,7 +6,8 @@ fast as four connections with 100 requests under way on each make them. The deli
 others are written: their lateness is that under full load.
 
 The folder is looked at all the while (``folder_most_mib``) and at rest after the last cycle; memory after
-each round. The year-old task is made by the daemon itself, a year ago by its clock (``yearold.py``).
+each round. The year-old task is made by the daemon itself, a year ago by its clock
+(``clock_behind_a_year.py``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks import timed, writers
+from benchmarks.clock_behind_a_year import YEAR_MS
 from benchmarks.harness import (
     Bound,
     Client,
@@ -34,7 +36,6 @@ from benchmarks.harness import (
     progress,
     wall_ms,
 )
-from benchmarks.yearold import YEAR_MS
 
 MIB: Final = 1 << 20
 DELIVERED: Final = 20
@@ -117,7 +118,7 @@ def run(options: Options) -> Result:
 
 def _old_task(target: Daemon) -> int:
     """Have a task scheduled a year ago; its due in Unix ms."""
-    command = [sys.executable, "-m", "benchmarks.yearold", str(target.data)]
+    command = [sys.executable, "-m", "benchmarks.clock_behind_a_year", str(target.data)]
     with (target.folder / "log").open("ab") as log:
         process = Process(command, log)
     ready = process.wait_ready()

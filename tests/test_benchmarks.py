@@ -43,7 +43,7 @@ FIGURES = {
         "alone", "writers 16 x 500", "100 subscribers", "group cancel of 2,000", "list paged over 20,000",
         "forecast over 20,000",
     },
-    "crowd": {"requests_per_s", "median_alone", "median_beside", "idle"},
+    "idle_clients": {"requests_per_s", "median_alone", "median_beside", "idle"},
     "hostile": {"kinds"},
     "memory": {"one hour"},
     "delivery": {"receiver", "setups", "stock_httpx", "lateness"},

@@ -64,7 +64,7 @@ NOT_RUN: Final = {  # (page, command): why, and what is checked instead
     ("README.md", "./bench.sh"): "takes hours; tests/test_benchmarks.py runs its parts in small",
     ("operations.md", "./bench.sh"): "the same",
     ("operations.md", "python -m benchmarks memory"): "takes minutes; that it exists is checked below",
-    ("operations.md", "python -m benchmarks crowd"): "the same",
+    ("operations.md", "python -m benchmarks idle_clients"): "the same",
     ("operations.md", "python -m benchmarks endurance"): "the same",
     ("operations.md", "python -m benchmarks delivery"): "the same",
     ("operations.md", "python3 -m venv /opt/wheeltimer"): "writes to the system; README's install, elsewhere",

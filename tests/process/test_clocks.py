@@ -1,7 +1,7 @@
 """The wall clock is set while the daemon runs, while it is down, and before and after a reboot.
 
 libfaketime moves the wall clock of the real process and leaves its elapsed time alone; the receiver and
-the test see true time. A reboot is ``otherboot.py``. ``S`` is what a busy machine may be late by, plus the
+the test see true time. A reboot is ``fake_boot.py``. ``S`` is what a busy machine may be late by, plus the
 second in which the daemon finds a step that the kernel does not tell it of.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from tests.process.daemon import Connection, Daemon, Home, until
-from tests.process.otherboot import BOOT_ID, UPTIME_NS
+from tests.process.fake_boot import BOOT_ID, UPTIME_NS
 from tests.process.receiver import Callback, Receiver
 from tests.process.tools import missing, need
 
@@ -64,7 +64,7 @@ class World:
             # Its "fix" of timed waits makes threads wait for the interpreter's lock for seconds.
             "FAKETIME_FORCE_MONOTONIC_FIX": "0",
         }
-        module = "tests.process.otherboot" if self.boot else "wheeltimer"
+        module = "tests.process.fake_boot" if self.boot else "wheeltimer"
         daemon = self.home.start(env=env | self.boot, module=module)
         self.ready_s = elapsed_s()
         return daemon

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.process.daemon import Daemon, Home
-from tests.process.forgetful import ForgetfulDisk
+from tests.process.lossy_disk_fuse import ForgetfulDisk
 from tests.process.receiver import Callback, Receiver
 from tests.process.test_kill import Campaign, play
 from tests.process.tools import missing, need

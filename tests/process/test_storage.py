@@ -305,7 +305,7 @@ def test_a_signal_in_the_last_moments_does_not_change_the_exit_code(
     quiet: Home, where: str, number: int
 ) -> None:
     """A service manager that stops what fails just now still learns why it failed."""
-    daemon = quiet.start(wrap=injected(quiet, "fdatasync:error=EIO:when=1"), module="tests.process.lastwords")
+    daemon = quiet.start(wrap=injected(quiet, "fdatasync:error=EIO:when=1"), module="tests.process.slow_exit")
     with daemon.connect() as client:
         client.send({"op": "schedule", "id": "a", "url": URL, "delay": "1h"})
         assert [reply["error"] for reply in client.rest()] == ["storage"]

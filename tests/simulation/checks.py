@@ -20,9 +20,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from .facts import Broken, Facts, bound, early, makes
 from .history import MS, NEVER, Ask, Call, History, Seen, Stored
 from .receivers import HOOK, kind_of
+from .world_facts import Broken, Facts, bound, early, makes
 
 ENDS: Final = ("done", "dead", "expired", "cancelled")
 HELD_AFTER: Final = 10  # calls to a host that found nobody, from which its tasks may end as destination_down

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from wheeltimer.journal import Disk
 
-from .still import Image, Moment, Still
+from .crash_images import Image, Moment, Still
 
 SECTOR: Final = 512
 FOLDER: Final = Path("/world")

@@ -13,7 +13,7 @@ from wheeltimer.delivery.window import WINDOW_FIRST, WINDOW_MAX
 
 from .crash import Recorded
 from .history import Call
-from .told import ask, calls_of, life, play, schedule, to_the_end
+from .scripted_worlds import ask, calls_of, life, play, schedule, to_the_end
 from .world import LIMITS, SEGMENT_BYTES, World
 
 AGAIN = 1_000  # frames that fill twelve segments, where five are allowed

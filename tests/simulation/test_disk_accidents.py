@@ -12,7 +12,7 @@ import trio
 from wheeltimer.errors import JournalDamaged
 
 from .disk import KEEPS, LATER, REVERTS
-from .told import calls_of, dark, life, play, schedule, to_the_end
+from .scripted_worlds import calls_of, dark, life, play, schedule, to_the_end
 from .world import World
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from .told import calls_of, life, play, schedule, to_the_end
+from .scripted_worlds import calls_of, life, play, schedule, to_the_end
 from .world import World
 
 BIG = "x" * 1000

@@ -58,9 +58,9 @@ from wheeltimer.shard import durable
 from .checks import Facts, Stories
 from .clients import Lines
 from .disk import FOLDER, SimDisk
+from .fake_environment import WALL_NS, Door, SimClock
 from .hand import SimHand
 from .history import History
-from .outside import WALL_NS, Door, SimClock
 from .receivers import Receivers
 
 SEGMENT_BYTES: Final = 40_960  # small, so that a world of a few hundred commits rotates and compacts

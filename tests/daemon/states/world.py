@@ -23,10 +23,10 @@ import trio.testing
 from tests.simulation.checks import Stories
 from tests.simulation.clients import Lines
 from tests.simulation.disk import SimDisk
-from tests.simulation.facts import Facts
+from tests.simulation.fake_environment import SimClock
 from tests.simulation.history import History
-from tests.simulation.outside import SimClock
 from tests.simulation.world import LIMITS, SimDaemon, World, in_place
+from tests.simulation.world_facts import Facts
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
 from wheeltimer.delivery import transport

@@ -1,4 +1,5 @@
-"""A daemon whose wall clock is a year behind, under a boot of its own: ``python -m benchmarks.yearold DIR``.
+"""A daemon whose wall clock is a year behind, under a boot of its own:
+``python -m benchmarks.clock_behind_a_year DIR``.
 
 Production's own composition on the given folder, with the ready line of ``wheeltimer serve``: what is
 scheduled with it is a year old for the daemon that starts on the folder next.

@@ -7,7 +7,7 @@ the middle of a sync; ``cut`` decides what that instant left: of the writes sinc
 512-byte blocks, of the steps since the folder's last sync any steps. ``fail_next_sync`` makes the next sync
 of a segment fail as Linux lets it fail: the pages are clean from then on, still show, and are lost.
 
-Run as a process of its own (``python -m tests.process.forgetful FOLDER``), driven by ``ForgetfulDisk``.
+Run as a process of its own (``python -m tests.process.lossy_disk_fuse FOLDER``), driven by ``ForgetfulDisk``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ForgetfulDisk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.process.forgetful", str(folder)],
+            [sys.executable, "-m", "tests.process.lossy_disk_fuse", str(folder)],
             cwd=Path(__file__).parents[2],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``python -m tests.process.otherboot serve ...``: the daemon, told that the machine was booted anew.
+"""``python -m tests.process.fake_boot serve ...``: the daemon, told that the machine was booted anew.
 
 No process can be given another boot id or another uptime, so the clock that the daemon is made with is
 replaced here, and nothing else. Wall time stays the system's (or libfaketime's).

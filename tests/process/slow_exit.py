@@ -1,4 +1,4 @@
-"""``python -m tests.process.lastwords serve ...``: the daemon, slow to end in two places where it says so.
+"""``python -m tests.process.slow_exit serve ...``: the daemon, slow to end in two places where it says so.
 
 Log lines come first, then a wait that is long enough for a signal: ``last words: loop`` when the listener for
 signals is gone and Trio still runs, ``last words: interpreter`` when Trio has ended.
