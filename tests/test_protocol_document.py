@@ -18,11 +18,12 @@ import pytest
 
 from tests.process.daemon import Connection, Home, until
 from wheeltimer import errors
-from wheeltimer.core import record_events, records
-from wheeltimer.core.task import TRANSITIONS, Attempt, Poll, State
-from wheeltimer.protocol import replies, requests, retry, success
-from wheeltimer.protocol.headers import _RESERVED, _RESERVED_PREFIXES
+from wheeltimer.core import records
+from wheeltimer.core.task import TRANSITIONS
+from wheeltimer.protocol import events, replies, requests, retry, success
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.requests import _RESERVED, _RESERVED_PREFIXES
+from wheeltimer.protocol.task_view import Attempt, Poll, State
 
 PACKAGE = Path(requests.__file__).parents[1]
 TEXT = (PACKAGE / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -108,18 +109,16 @@ def test_every_refusal_of_an_op_is_named(op: str) -> None:
 def test_every_event_is_named_and_no_other() -> None:
     text = section("Events")
     table = dict(re.findall(r"^\| `((?:task|attempt)\.\w+)` \|[^|]*\|([^|]*)\|", text, re.MULTILINE))
-    assert set(table) == set(record_events.TYPES)
+    assert set(table) == set(events.TYPES)
     for struct in (
-        record_events.ChangeEvent,
-        record_events.EndEvent,
-        record_events.StartEvent,
-        record_events.AttemptEvent,
+        events.ChangeEvent,
+        events.EndEvent,
+        events.StartEvent,
+        events.AttemptEvent,
     ):
-        own = {
-            field for field in struct.__struct_fields__ if field not in record_events.Head.__struct_fields__
-        }
+        own = {field for field in struct.__struct_fields__ if field not in events.Head.__struct_fields__}
         assert any(own == set(re.findall(r"`(\w+)`", cell)) for cell in table.values()), struct
-    assert set(record_events.Head.__struct_fields__) <= rows(text.split("and, by its name")[0])
+    assert set(events.Head.__struct_fields__) <= rows(text.split("and, by its name")[0])
     shown = {json.loads(line)["event"] for line in EVENTS}
     assert {"task.scheduled", "attempt.started", "attempt.succeeded", "task.done"} <= shown
 

@@ -14,8 +14,9 @@ import trio
 from tests.cli.test_main import one_line, run
 from tests.journal.worlds import Clock, open_journal, put, running
 from wheeltimer.core import records as r
-from wheeltimer.core.task import Attempt, Task, key_of
+from wheeltimer.core.task import Task, key_of
 from wheeltimer.journal import Disk
+from wheeltimer.protocol.task_view import Attempt
 
 NOON = 1_900_000_000_000
 SEGMENT_1 = "0000000001.segment"

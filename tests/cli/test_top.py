@@ -21,7 +21,7 @@ from tests.client.scripted import CLOSE, ScriptedServer
 from tests.process.conftest import home
 from tests.process.daemon import Home, until
 from wheeltimer.cli import top
-from wheeltimer.core.task import STATE_WORDS
+from wheeltimer.protocol.task_view import STATE_WORDS
 
 __all__ = ["home"]  # a fixture of the process tests
 

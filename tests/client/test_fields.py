@@ -18,9 +18,9 @@ import trustme
 from tests.client.scripted import Request, ScriptedServer
 from tests.client.test_lost import _answer
 from wheeltimer.client import AsyncClient, Client, fields, results
-from wheeltimer.core.task import Poll
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import requests, retry, success
+from wheeltimer.protocol.task_view import Poll
 
 URL = "http://x/"
 UTC = timezone.utc  # noqa: UP017 -- one name in every version

@@ -20,12 +20,13 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.schedule_batch import take_run
-from wheeltimer.core.task import NS_PER_MS, Now, State, Task
+from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 from wheeltimer.journal import Boot, Clocks
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.task_view import State
 from wheeltimer.shard.startup import Recovered, recover
 
 START_ELAPSED_NS = 7_000_000_000_000

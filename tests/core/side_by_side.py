@@ -23,10 +23,11 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.task import State, Task, key_of, split_key, unpack
+from wheeltimer.core.task import Task, key_of, split_key, unpack
 from wheeltimer.protocol.ids import webhook_id
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.retry import CHANCE_MAX
+from wheeltimer.protocol.task_view import State
 from wheeltimer.protocol.units import format_instant
 
 STEPS = 50

@@ -6,8 +6,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from wheeltimer.core.addresses import HOST_CHARS_MAX, SETTING, AddressRule, parse_literal
+from wheeltimer.core.addresses import SETTING, AddressRule, parse_literal
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.hosts import HOST_CHARS_MAX
 
 pytestmark = pytest.mark.quick
 

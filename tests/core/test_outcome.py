@@ -13,9 +13,10 @@ from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.task import NS_PER_MS, State
+from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.retry import CHANCE_MAX, poll_delay_ms
+from wheeltimer.protocol.task_view import State
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -11,21 +11,10 @@ import pytest
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import (
-    Attempt,
-    Poll,
-    Spec,
-    State,
-    Task,
-    content_of,
-    digest,
-    key_of,
-    pack,
-    split_key,
-    unpack,
-)
+from wheeltimer.core.task import Spec, Task, content_of, digest, key_of, pack, split_key, unpack
 from wheeltimer.protocol.retry import BUILT_IN
 from wheeltimer.protocol.success import JsonCheck, SuccessRule
+from wheeltimer.protocol.task_view import Attempt, Poll, State
 
 pytestmark = pytest.mark.quick
 KEY = "default/t"

@@ -18,7 +18,8 @@ from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import TRANSITIONS, Attempt, Input, State
+from wheeltimer.core.task import TRANSITIONS, Input
+from wheeltimer.protocol.task_view import Attempt, State
 
 KEY = "default/t"
 ASK: dict[str, Any] = {

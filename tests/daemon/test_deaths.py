@@ -11,10 +11,11 @@ from trio.testing import MockClock
 from tests.clocks import ManualClock
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.task import Attempt, State, Task
+from wheeltimer.core.task import Task
 from wheeltimer.daemon.deaths import LINES_MAX, PAIRS_MAX, PERIOD_S, Deaths
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.success import JsonCheck, SuccessRule, unmet
+from wheeltimer.protocol.task_view import Attempt, State
 
 URL = "https://User.example:8443/secret/path?key=secret"
 

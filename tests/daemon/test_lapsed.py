@@ -11,8 +11,9 @@ from trio.testing import MockClock, trio_test
 from tests.daemon.worlds import URL, World, settle, world
 from tests.server.test_subscriptions import Reader
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.core.task import Task, split_key
 from wheeltimer.delivery.shortage import Shortage
+from wheeltimer.protocol.task_view import State
 
 
 @pytest.fixture

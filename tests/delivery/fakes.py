@@ -17,13 +17,14 @@ from typing import Any, Final
 from tests.core.driver import Driver
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import NS_PER_MS, Now, State, Task, key_of, split_key
+from wheeltimer.core.task import NS_PER_MS, Now, Task, key_of, split_key
 from wheeltimer.delivery.callback import destination_of
 from wheeltimer.delivery.dispatcher import CROWD_TRIES, Dispatcher
 from wheeltimer.delivery.lanes import Lane, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.shortage import Reason, Shortage
 from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.protocol.task_view import State
 
 NS_PER_S: Final = 1_000_000_000
 FOREVER_NS: Final = 1 << 62

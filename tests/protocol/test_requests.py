@@ -15,8 +15,8 @@ import pytest
 from tests.core.driver import Driver
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import requests as c
-from wheeltimer.protocol.headers import check_headers
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.requests import check_headers
 
 DEEP = "[" * 65 + "]" * 65
 S: dict[str, Any] = {"op": "schedule", "id": "t", "url": "http://r/"}

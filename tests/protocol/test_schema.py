@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from tests.test_protocol_document import EVENTS, EXAMPLES
-from wheeltimer.core.record_events import TYPES
+from wheeltimer.protocol.events import TYPES
 from wheeltimer.protocol.schema import schema
 
 SCHEMA = schema()

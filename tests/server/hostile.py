@@ -20,7 +20,8 @@ from tests.daemon.worlds import World, settle, world
 from tests.process.daemon import START_S, Connection
 from wheeltimer.core.addresses import AddressRule
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.task import STATE_WORDS, STOP_FINISH, State, unpack
+from wheeltimer.core.task import STOP_FINISH, unpack
+from wheeltimer.protocol.task_view import STATE_WORDS, State
 from wheeltimer.server.server import Server
 from wheeltimer.settings import Limits
 

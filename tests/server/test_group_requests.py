@@ -13,8 +13,9 @@ from trio.testing import trio_test
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import State, Task
+from wheeltimer.core.task import Task
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import SLICE_NS
 
 MEMBERS: Final = 60

@@ -18,7 +18,8 @@ from trio.testing import trio_test
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
 from wheeltimer.core.access import Access, Grant, Visitor, digest_of
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import State, Task
+from wheeltimer.core.task import Task
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import SLICE_NS
 from wheeltimer.server.scans import SHORT_STATS_QUEUES
 

@@ -20,6 +20,7 @@ from wheeltimer.journal import Journal
 from wheeltimer.journal_tools.reader import read
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
+from wheeltimer.protocol.events import TYPES
 from wheeltimer.runtime.time_slices import SLICE_NS
 from wheeltimer.server import subscriber as subscriber_module
 from wheeltimer.server.subscriber import Subscriber
@@ -168,7 +169,7 @@ async def test_every_event_is_the_same_live_and_from_the_journal_byte_for_byte(
         await every_kind_of_event(daemon)
         replayed = Reader(daemon, nursery, **{"from": first})
         await trio.sleep(ROUNDS_S)
-        assert {json.loads(line)["event"] for line in live.events} == set(record_events.TYPES)
+        assert {json.loads(line)["event"] for line in live.events} == set(TYPES)
         assert replayed.events == stored(live.events) == in_files(tmp_path, daemon)
         nursery.cancel_scope.cancel()
     async with world(tmp_path) as daemon, trio.open_nursery() as nursery:  # as after a kill

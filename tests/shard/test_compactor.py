@@ -21,9 +21,10 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.task import NS_PER_MS, State, Task, unpack
+from wheeltimer.core.task import NS_PER_MS, Task, unpack
 from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime import time_slices
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.shard import compactor as compaction

@@ -43,11 +43,12 @@ from trio._core import _run as trio_run
 
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import table
-from wheeltimer.core.task import STATE_WORDS, unpack
+from wheeltimer.core.task import unpack
 from wheeltimer.daemon import run
 from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.worker import Job
+from wheeltimer.protocol.task_view import STATE_WORDS
 from wheeltimer.runtime import time_slices as turn
 from wheeltimer.server import service
 from wheeltimer.settings import Settings

@@ -11,8 +11,8 @@ import click
 from wheeltimer.cli import output
 from wheeltimer.cli.session import Session, with_session
 from wheeltimer.client.results import Event
-from wheeltimer.core.record_events import TYPES
 from wheeltimer.errors import Refused
+from wheeltimer.protocol.events import TYPES
 
 PATIENCE_S: Final = 300  # how long a daemon may be away before it is given up
 

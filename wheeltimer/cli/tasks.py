@@ -14,8 +14,8 @@ import msgspec
 
 from wheeltimer.cli import options, output
 from wheeltimer.cli.session import Session, with_session
-from wheeltimer.core.task import STATE_WORDS
 from wheeltimer.protocol.requests import Method
+from wheeltimer.protocol.task_view import STATE_WORDS
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

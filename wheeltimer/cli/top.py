@@ -21,8 +21,8 @@ from wheeltimer.cli import stats as once
 from wheeltimer.cli.session import Session, with_session
 from wheeltimer.cli.tail import PATIENCE_S
 from wheeltimer.client.pipeline import refused
-from wheeltimer.core.task import STATE_WORDS
 from wheeltimer.errors import ServerUnreachable
+from wheeltimer.protocol.task_view import STATE_WORDS
 from wheeltimer.protocol.units import HOUR_MS, parse_duration_ms
 
 if TYPE_CHECKING:

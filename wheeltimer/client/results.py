@@ -11,9 +11,9 @@ from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
-from wheeltimer.core.task import Attempt
 from wheeltimer.protocol import replies
 from wheeltimer.protocol.replies import CancelReply, FinishReply, PauseReply, RedriveReply
+from wheeltimer.protocol.task_view import Attempt
 
 R = TypeVar("R")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)  # noqa: UP017 -- one name in every version

@@ -16,9 +16,9 @@ from msgspec import Struct
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.schedule import DEFAULT_QUEUE, RETRY_FULL_MS
-from wheeltimer.core.task import State
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.task_view import State
 
 SCOPES: Final = ("produce", "read", "admin")
 _ANY: Final = frozenset(SCOPES)

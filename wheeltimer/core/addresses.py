@@ -18,12 +18,11 @@ from typing import Final
 import msgspec
 
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.hosts import HOST_CHARS_MAX, ends_in_number
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-HOST_CHARS_MAX: Final = 253
-"""Longest host name (RFC 1035 section 2.3.4, in text); the longest literal is far shorter."""
 
 SETTING: Final = "allow_nets (--allow-net)"
 
@@ -84,7 +83,6 @@ _LOCAL_NAT64: Final = IPv6Network("64:ff9b:1::/48")
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)  # RFC 5214 section 6.1, in front of the IPv4 address
 
 _NUMBER: Final = re.compile(r"(?:0[xX]([0-9a-fA-F]*)|(0[0-7]*)|([1-9][0-9]*))")
-_LOOKS_NUMERIC: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 class AddressRule(msgspec.Struct, frozen=True):
@@ -156,11 +154,6 @@ def parse_literal(host: str, field: str = "url") -> Address | None:
     if value is None:
         raise BadValue(f"{field}: {host!a} ends in a number and is no IPv4 address", field)
     return IPv4Address(value)
-
-
-def ends_in_number(host: str) -> bool:
-    """Whether the last label makes it an IPv4 address or nothing (the URL standard's "ends in a number")."""
-    return _LOOKS_NUMERIC.fullmatch(host.rpartition(".")[2]) is not None
 
 
 def _inet_aton(parts: list[str]) -> int | None:

@@ -41,7 +41,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
-from wheeltimer.core.task import State, Task
+from wheeltimer.core.task import Task
+from wheeltimer.protocol.task_view import State
 
 if TYPE_CHECKING:
     from wheeltimer.core.engine import Engine

@@ -20,8 +20,9 @@ from wheeltimer.core.copies import Copied, copied
 from wheeltimer.core.invariants import check
 from wheeltimer.core.replay import Rebase, rebased
 from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, Rows
-from wheeltimer.core.task import NS_PER_MS, Input, Now, State, Task, pack, unpack
+from wheeltimer.core.task import NS_PER_MS, Input, Now, Task, pack, unpack
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.task_view import State
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
 _SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(

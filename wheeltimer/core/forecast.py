@@ -9,10 +9,11 @@ import msgspec
 from msgspec import Struct
 
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.task import NS_PER_MS, Now, State, key_of
+from wheeltimer.core.task import NS_PER_MS, Now, key_of
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ForecastReply
+from wheeltimer.protocol.task_view import State
 from wheeltimer.protocol.units import parse_duration_ms
 
 SLICES_MAX: Final = 1000

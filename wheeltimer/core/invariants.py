@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wheeltimer.core.chain import CHAIN_KEYS_MAX, Chain
-from wheeltimer.core.task import State, pack, unpack
+from wheeltimer.core.task import pack, unpack
+from wheeltimer.protocol.task_view import State
 
 if TYPE_CHECKING:
     from wheeltimer.core.engine import Engine

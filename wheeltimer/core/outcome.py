@@ -16,22 +16,12 @@ from msgspec.structs import replace
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import QueuePolicy
-from wheeltimer.core.task import (
-    NS_PER_MS,
-    STATE_WORDS,
-    STOP_CANCEL,
-    STOP_FINISH,
-    Attempt,
-    Now,
-    State,
-    Task,
-    key_of,
-    split_key,
-)
+from wheeltimer.core.task import NS_PER_MS, STOP_CANCEL, STOP_FINISH, Now, Task, key_of, split_key
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.requests import URL_BYTES_MAX
 from wheeltimer.protocol.retry import BUILT_IN, DEFAULT_RULE, Rule, next_delay_ms, poll_delay_ms, resolve
 from wheeltimer.protocol.success import BOM, DEFAULT_SUCCESS, SuccessRule, unmet, unread, without_bom
+from wheeltimer.protocol.task_view import STATE_WORDS, Attempt, State
 
 ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410

@@ -13,10 +13,11 @@ from msgspec import Raw, to_builtins
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.schedule import find
-from wheeltimer.core.task import STATE_BY_WORD, STATE_WORDS, State, Task, key_of, split_key, unpack
+from wheeltimer.core.task import Task, key_of, split_key, unpack
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ListReply, TaskReply
+from wheeltimer.protocol.task_view import STATE_BY_WORD, STATE_WORDS, State
 
 _NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
 LIST_MAX: Final = 1000

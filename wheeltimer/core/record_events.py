@@ -15,20 +15,16 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Raw, Struct
 
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
-from wheeltimer.core.task import STATE_WORDS, split_key
+from wheeltimer.core.task import split_key
 from wheeltimer.errors import BadValue
+from wheeltimer.protocol.events import TYPES, AttemptEvent, ChangeEvent, EndEvent, StartEvent
 from wheeltimer.protocol.requests import Subscribe, check_name
+from wheeltimer.protocol.task_view import STATE_WORDS
 
-_ENDS: Final = ("cancelled", "done", "dead", "expired")
-_OUTCOMES: Final = ("succeeded", "failed", "not_yet")
-TYPES: Final = (
-    "task.scheduled", "task.rescheduled", *(f"task.{word}" for word in _ENDS),
-    "attempt.started", *(f"attempt.{word}" for word in _OUTCOMES),
-)  # fmt: skip
 _CURSOR: Final = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,17})", re.ASCII).fullmatch
 
 
@@ -44,55 +40,6 @@ class Event(NamedTuple):
     queue: str
     group: str | None
     line: bytes
-
-
-class Head(Struct, kw_only=True, gc=False):
-    """What every event has. ``time``: when it happened, Unix ms."""
-
-    event: str
-    cursor: str
-    time: int
-    queue: str
-    id: str
-    version: int
-    group: str | UnsetType = UNSET
-
-
-class ChangeEvent(Head, kw_only=True, gc=False):
-    """``task.scheduled`` and ``task.rescheduled``: a version begins."""
-
-    due: int
-
-
-class EndEvent(Head, kw_only=True, gc=False):
-    """``task.done``, ``dead``, ``expired``, ``cancelled``."""
-
-    state: str
-    attempts: int
-    error: str | UnsetType = UNSET
-    meta: Raw | UnsetType = UNSET
-
-
-class StartEvent(Head, kw_only=True, gc=False):
-    """``attempt.started``: live only."""
-
-    attempt: int
-
-
-class AttemptEvent(Head, kw_only=True, gc=False):
-    """``attempt.succeeded``, ``failed``, ``not_yet``: the entry of the task's history."""
-
-    attempt: int
-    started: int
-    late_ms: int
-    ms: int
-    outcome: str
-    status: int | UnsetType = UNSET
-    error: str | UnsetType = UNSET
-    reply: str | UnsetType = UNSET
-
-
-EVENTS: Final = (ChangeEvent, EndEvent, StartEvent, AttemptEvent)
 
 
 class _Row(Struct, gc=False):

@@ -17,7 +17,8 @@ from typing import Final
 import msgspec
 from msgspec import Raw, Struct
 
-from wheeltimer.core.task import Attempt, Task
+from wheeltimer.core.task import Task
+from wheeltimer.protocol.task_view import Attempt
 
 
 class Record(Struct, array_like=True, frozen=True, gc=False):

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from wheeltimer.core import records as r
-from wheeltimer.core.task import State, Task, unpack
+from wheeltimer.core.task import Task, unpack
+from wheeltimer.protocol.task_view import State
 
 
 class Known:

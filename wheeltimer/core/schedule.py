@@ -16,11 +16,9 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import (
     NS_PER_MS,
-    STATE_WORDS,
     TRANSITIONS,
     Input,
     Now,
-    State,
     Task,
     content_of,
     digest,
@@ -33,6 +31,7 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.ids import is_hook_id, make_id
 from wheeltimer.protocol.replies import RescheduleReply, ScheduleReply
 from wheeltimer.protocol.retry import BUILT_IN, Rule, resolve
+from wheeltimer.protocol.task_view import STATE_WORDS, State
 from wheeltimer.protocol.units import parse_duration_ms, parse_instant_ms
 
 DEFAULT_QUEUE: Final = "default"

@@ -10,7 +10,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from wheeltimer.core.records import Ended
-from wheeltimer.core.task import TRANSITIONS, Attempt, Input, State, Task, digest
+from wheeltimer.core.task import TRANSITIONS, Input, Task, digest
+from wheeltimer.protocol.task_view import Attempt, State
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
 _RUNNING, _DONE, _DEAD, _CANCELLED = map(int, (State.RUNNING, State.DONE, State.DEAD, State.CANCELLED))

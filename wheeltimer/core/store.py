@@ -15,10 +15,11 @@ import msgspec
 from msgspec import Struct
 
 from wheeltimer.core.table import Shard, Table
-from wheeltimer.core.task import NS_PER_MS, Now, State, Task, pack, timers, unpack
+from wheeltimer.core.task import NS_PER_MS, Now, Task, pack, timers, unpack
 from wheeltimer.core.timers import TimeLine
 from wheeltimer.core.wheel import HashedWheelTimer
 from wheeltimer.protocol.limits import Limits
+from wheeltimer.protocol.task_view import State
 
 STATES: Final = len(State)
 KEPT_TICK_NS: Final = 1_000_000_000  # of the wheel of ended tasks: when one is forgotten need not be exact

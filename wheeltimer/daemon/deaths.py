@@ -14,8 +14,9 @@ import trio
 
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.records import Ended
-from wheeltimer.core.task import State, Task, split_key
+from wheeltimer.core.task import Task, split_key
 from wheeltimer.protocol.success import OTHER_END
+from wheeltimer.protocol.task_view import State
 
 PERIOD_S: Final = 60
 LINES_MAX: Final = 10  # in a period, for each queue and destination

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import Now, State, Task, split_key
+from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.callback import Again, Landing, destination_of
 from wheeltimer.delivery.entry import Entry
@@ -31,6 +31,7 @@ from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
+from wheeltimer.protocol.task_view import State
 
 CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]

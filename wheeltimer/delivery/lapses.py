@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from wheeltimer.core.task import Now, State, split_key
+from wheeltimer.core.task import Now, split_key
 from wheeltimer.delivery.callback import destination_of
 from wheeltimer.delivery.lanes import Lane, Lanes
 from wheeltimer.delivery.outage import Held
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
+from wheeltimer.protocol.task_view import State
 
 LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog

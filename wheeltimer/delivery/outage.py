@@ -15,10 +15,11 @@ from heapq import heappop, heappush
 from typing import Final, NamedTuple
 
 from wheeltimer.core.outcome import rule_of
-from wheeltimer.core.task import NS_PER_MS, State, Task, split_key
+from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.lanes import Target
 from wheeltimer.delivery.ports import Book
 from wheeltimer.protocol.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.ratelog import Seldom
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-from wheeltimer.core.task import State
 from wheeltimer.delivery.lanes import Lanes
 from wheeltimer.delivery.ports import Book
+from wheeltimer.protocol.task_view import State
 
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 

@@ -16,10 +16,11 @@ from msgspec import UNSET
 from msgspec.structs import asdict
 
 from wheeltimer.core import records as r
-from wheeltimer.core.task import STATE_WORDS, STOP_CANCEL, Task, split_key, unpack
+from wheeltimer.core.task import STOP_CANCEL, Task, split_key, unpack
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal.frame import CHAINED, Frame, Kind
 from wheeltimer.journal.segment import decode_trim
+from wheeltimer.protocol.task_view import STATE_WORDS
 from wheeltimer.protocol.units import format_instant
 
 from .check import KINDS, no_records

@@ -13,10 +13,10 @@ from typing import Final, get_args
 import msgspec
 from msgspec import Raw
 
-from wheeltimer.core.task import Poll
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.retry import Rule
 from wheeltimer.protocol.success import JsonCheck, SuccessRule
+from wheeltimer.protocol.task_view import Poll
 
 WORD_CHARS_MAX: Final = 40  # twice the longest word that is known
 _CUTOFF: Final = 0.6  # of difflib's ratio: dealy and delay have 0.8, ulr and url 0.67, text and meta 0.5

@@ -11,8 +11,6 @@ import unicodedata
 from typing import Final
 from urllib.parse import quote
 
-from wheeltimer.core.addresses import HOST_CHARS_MAX, ends_in_number
-
 LABEL_CHARS_MAX: Final = 63
 """Longest label of a name (RFC 1035 section 2.3.4); Python's resolver takes no longer one either."""
 
@@ -144,3 +142,15 @@ def _punycode(host: str) -> str | None:
     except UnicodeError:
         return None
     return encoded.decode("ascii") if same else None
+
+
+HOST_CHARS_MAX: Final = 253
+"""Longest host name (RFC 1035 section 2.3.4, in text); the longest literal is far shorter."""
+
+
+_LOOKS_NUMERIC: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
+
+
+def ends_in_number(host: str) -> bool:
+    """Whether the last label makes it an IPv4 address or nothing (the URL standard's "ends in a number")."""
+    return _LOOKS_NUMERIC.fullmatch(host.rpartition(".")[2]) is not None

@@ -6,8 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wheeltimer.core import record_events
-from wheeltimer.protocol import replies, requests
+from wheeltimer.protocol import events, replies, requests
 
 REPLIES: Final[dict[str, type[msgspec.Struct]]] = {
     "hello": replies.HelloReply, "ping": replies.PingReply, "schedule": replies.ScheduleReply,
@@ -22,8 +21,8 @@ _REF: Final = "#/$defs/{name}"
 def schema() -> dict[str, Any]:
     """One schema for any line; ``requests``, ``replies`` and ``events`` lead to those of each by name."""
     asked = {struct.__struct_config__.tag: _shown(struct) for struct in requests.AnyCommand.__args__}
-    seen = {name: _event(name) for name in record_events.TYPES}
-    structs = [*asked.values(), *REPLIES.values(), replies.ErrorReply, *record_events.EVENTS]
+    seen = {name: _event(name) for name in events.TYPES}
+    structs = [*asked.values(), *REPLIES.values(), replies.ErrorReply, *events.EVENTS]
     refs, definitions = msgspec.json.schema_components(
         dict.fromkeys(structs), schema_hook=_any, ref_template=_REF
     )
@@ -50,10 +49,10 @@ def _any(kind: type) -> dict[str, Any]:
 
 def _event(name: str) -> type[msgspec.Struct]:
     if name == "attempt.started":
-        return record_events.StartEvent
+        return events.StartEvent
     if name.startswith("attempt."):
-        return record_events.AttemptEvent
-    return record_events.ChangeEvent if name.endswith("scheduled") else record_events.EndEvent
+        return events.AttemptEvent
+    return events.ChangeEvent if name.endswith("scheduled") else events.EndEvent
 
 
 def _shown(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:

@@ -9,9 +9,10 @@ from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.schedule import DEFAULT_QUEUE
 from wheeltimer.core.schedule_batch import Run
-from wheeltimer.core.task import Now, State, key_of
+from wheeltimer.core.task import Now, key_of
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c
+from wheeltimer.protocol.task_view import State
 from wheeltimer.shard.durable import Ledger
 
 _TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues

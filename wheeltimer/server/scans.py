@@ -18,11 +18,12 @@ from wheeltimer.core import access, control, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
 from wheeltimer.core.forecast import Forecast
-from wheeltimer.core.task import Now, State, Task, key_of
+from wheeltimer.core.task import Now, Task, key_of
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import CancelReply, FinishReply, RedriveReply
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.shard.durable import Ledger
 

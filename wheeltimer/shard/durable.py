@@ -20,9 +20,10 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.core.schedule_batch import Run
-from wheeltimer.core.task import Now, State, Task, split_key
+from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
+from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.clock import Clock
 
 NO_ROOM: Final = {

@@ -13,8 +13,8 @@ from typing import get_args
 
 import pytest
 
-from wheeltimer.core.task import State
 from wheeltimer.protocol.requests import AnyCommand
+from wheeltimer.protocol.task_view import State
 
 from .inputs import INPUTS
 from .rows import ROWS
