@@ -72,7 +72,7 @@ MUTANTS: Final = (
         "if len(self._fds) < self._wanted:", "if False:", "tests/journal/test_no_descriptors.py",
     ),
     Mutant(
-        "kept-connections-are-in-no-sum", "daemon/descriptors.py",
+        "kept-connections-are-in-no-sum", "daemon/process.py",
         "idle = max(1, min(IDLE_MAX, left - connections * each))", "idle = IDLE_MAX",
         "tests/daemon/test_descriptors.py",
     ),
@@ -111,7 +111,7 @@ MUTANTS: Final = (
         "        self._flush()\n", "", "tests/delivery/test_dispatcher.py -k begin",
     ),
     Mutant(
-        "a-late-signal-ends-the-process", "daemon/signals.py",
+        "a-late-signal-ends-the-process", "daemon/process.py",
         "        if unless():\n            return\n", "",
         "tests/process/test_storage.py -k last_moments",
     ),
@@ -206,7 +206,7 @@ MUTANTS: Final = (
     ),
     # -- logs, clocks, the folder ----------------------------------------------------------------------
     Mutant(
-        "a-log-that-nobody-reads-grows", "runtime/log_writer.py",
+        "a-log-that-nobody-reads-grows", "runtime/ratelog.py",
         "self._overflowed = self._bytes + len(text) > room", "self._overflowed = False",
         "tests/runtime/test_log_writer.py -k lost",
     ),
@@ -476,7 +476,7 @@ MUTANTS: Final = (
         "tests/core/test_hooks.py",
     ),
     Mutant(
-        "signed-with-the-first-secret-only", "delivery/signature.py", "for key in keys)",
+        "signed-with-the-first-secret-only", "delivery/callback.py", "for key in keys)",
         "for key in list(keys)[:1])",
         "tests/delivery/test_signature.py",
     ),
@@ -561,7 +561,7 @@ MUTANTS: Final = (
         "tests/delivery/test_dispatcher.py -k goes_in_vain",
     ),
     Mutant(
-        "the-reserve-is-for-first-attempts-only", "delivery/share.py", "return max(few, ",
+        "the-reserve-is-for-first-attempts-only", "delivery/window.py", "return max(few, ",
         "return max(0, ", "tests/delivery/test_dispatcher.py",
     ),
     Mutant(

@@ -15,7 +15,7 @@ from tests.process.conftest import home
 from tests.process.daemon import Home
 from tests.process.tools import missing, need
 from wheeltimer import errors
-from wheeltimer.daemon.descriptors import LEAST, OWN, share
+from wheeltimer.daemon.process import LEAST, OWN, share
 from wheeltimer.protocol import requests
 from wheeltimer.protocol.units import format_duration
 from wheeltimer.settings.definitions import (

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from wheeltimer.core.engine import Engine
-from wheeltimer.core.forecast import Forecast
+from wheeltimer.core.queries import Forecast
 from wheeltimer.core.records import Due, Scheduled
 from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.errors import BadValue

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from wheeltimer.core.table import SHARDS, Table
+from wheeltimer.core.store import SHARDS, Table
 
 pytestmark = pytest.mark.quick
 

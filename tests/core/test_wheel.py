@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wheeltimer.core import wheel as wheel_module
-from wheeltimer.core.chain import Chain
-from wheeltimer.core.wheel import OPEN_KEYS_MAX, STALE_MIN, HashedWheelTimer
+from wheeltimer.core.wheel import OPEN_KEYS_MAX, STALE_MIN, Chain, HashedWheelTimer
 
 TICK_NS = 10
 WHEEL_SIZE = 8

@@ -11,7 +11,7 @@ from trio.testing import trio_test
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import control
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.table import Table
+from wheeltimer.core.store import Table
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.protocol.requests import Cancel
 from wheeltimer.protocol.task_view import State

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wheeltimer.daemon.descriptors import HELD, LEAST, PER_LISTENER, PER_TLS, ample, fit, share
+from wheeltimer.daemon.process import HELD, LEAST, PER_LISTENER, PER_TLS, ample, fit, share
 from wheeltimer.settings import Address, Limits, Settings
 
 PLAIN, TLS = Address("tcp", "127.0.0.1", 1), Address("tls", "127.0.0.1", 2)

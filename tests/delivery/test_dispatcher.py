@@ -20,7 +20,7 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.delivery.callback import Again, Landing
 from wheeltimer.delivery.dispatcher import LOOKS_MAX, ROOM_RETRY_NS, Dispatcher
-from wheeltimer.delivery.stale import STALE_MIN
+from wheeltimer.delivery.lanes import STALE_MIN
 from wheeltimer.protocol.task_view import State
 
 MANY: dict[str, Any] = {"retry": {"kind": "fixed", "every": "1s", "attempts": 1000, "jitter": 0}}

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from wheeltimer.journal import Inline, pace
+from wheeltimer.journal import Inline, writer
 from wheeltimer.journal.worker import Job
 
 from .worlds import MemoryDisk, open_journal, put, raw, running
@@ -39,7 +39,7 @@ class SlowDisk(MemoryDisk):
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> SlowDisk:
     watch = Stopwatch()
-    monkeypatch.setattr(pace, "time", watch)
+    monkeypatch.setattr(writer, "time", watch)
     return SlowDisk(watch)
 
 

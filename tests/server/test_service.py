@@ -13,8 +13,7 @@ import trio.testing
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
-from wheeltimer.core.forecast import Forecast
-from wheeltimer.core.queries import Listing
+from wheeltimer.core.queries import Forecast, Listing
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import SLICE_LINES_MAX, SLICE_NS

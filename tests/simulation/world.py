@@ -42,7 +42,7 @@ import trio.testing
 from trio._core import _run as trio_run
 
 from tests.daemon.worlds import Stopwatch
-from wheeltimer.core import table
+from wheeltimer.core import store
 from wheeltimer.core.task import unpack
 from wheeltimer.daemon import run
 from wheeltimer.errors import StorageFailed
@@ -286,8 +286,8 @@ def in_place(world: Callable[[], World], seed: int) -> Iterator[None]:
         patch.object(turn, "time", watch),
         patch.object(service, "time", watch),
         patch.object(durable, "random", SimpleNamespace(Random=lambda: random.Random(chance.random()))),
-        patch.object(table, "hash", lambda key: zlib.crc32(key.encode()) << 32, create=True),
-        patch.multiple(table, SHARDS=16, _MASK=15),  # as few as there are tasks
+        patch.object(store, "hash", lambda key: zlib.crc32(key.encode()) << 32, create=True),
+        patch.multiple(store, SHARDS=16, _MASK=15),  # as few as there are tasks
     ):  # fmt: skip
         try:
             yield

@@ -1,6 +1,6 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
-One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``ends.py``, ``queues.py``,
+One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``tasks.py``, ``queues.py``,
 ``tail.py`` (events), ``top.py`` (a live screen), ``import_tasks.py`` (import), ``stats.py``, ``ping.py``,
 ``journal.py`` (the data folder), ``protocol.py`` (for machines), ``token.py``, ``receive.py`` (a receiver to
 look at), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``); ``options.py`` reads options,
@@ -21,7 +21,6 @@ from wheeltimer import __version__
 from wheeltimer.cli import (
     bench,
     demo,
-    ends,
     import_tasks,
     journal,
     output,
@@ -110,8 +109,8 @@ for _command in (
     tasks.list_,
     tasks.cancel,
     tasks.reschedule,
-    ends.finish,
-    ends.redrive,
+    tasks.finish,
+    tasks.redrive,
     queues.pause,
     queues.resume,
     queues.forecast,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wheeltimer.core.chain import CHAIN_KEYS_MAX, Chain
 from wheeltimer.core.task import pack, unpack
+from wheeltimer.core.wheel import CHAIN_KEYS_MAX, Chain
 from wheeltimer.protocol.task_view import State
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
 from wheeltimer.core.schedule import DEFAULT_QUEUE
-from wheeltimer.core.table import Shard
+from wheeltimer.core.store import Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.ids import is_hook_id

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable
+from typing import Final
 
 import trio
 
@@ -20,7 +21,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import decision_bytes_needed
 from wheeltimer.core.records import Due, Ended, Paused
 from wheeltimer.core.task import NS_PER_MS
-from wheeltimer.daemon import signals
+from wheeltimer.daemon import process
 from wheeltimer.daemon.build import (
     access_of,
     address_rule,
@@ -34,9 +35,7 @@ from wheeltimer.daemon.build import (
     window_of,
 )
 from wheeltimer.daemon.deaths import Deaths
-from wheeltimer.daemon.descriptors import ample, fit
-from wheeltimer.daemon.drain import drain
-from wheeltimer.daemon.process import Notifier, say
+from wheeltimer.daemon.process import Notifier, ample, fit, say
 from wheeltimer.delivery.callback import Sender
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -49,13 +48,13 @@ from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.runtime.timer import open_timer
 from wheeltimer.server.listeners import open_listeners
 from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.scans import Bulk
 from wheeltimer.server.server import Server
 from wheeltimer.server.service import Requests
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Settings
 from wheeltimer.shard.compactor import Compactor
-from wheeltimer.shard.durable import Ledger
-from wheeltimer.shard.soon import Soon
+from wheeltimer.shard.durable import Ledger, Soon
 from wheeltimer.shard.startup import end_stopped, note_boot, recover
 from wheeltimer.shard.ticker import Ticker
 
@@ -77,12 +76,12 @@ def main(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
     daemon.given, daemon.share = given, share
-    signals.end_at_once(unless=lambda: daemon.listening)
+    process.end_at_once(unless=lambda: daemon.listening)
     daemon.recover(progress)
     try:
         return trio.run(daemon.run, clock=LoopClock())
     finally:
-        signals.ignore()
+        process.ignore_signals()
 
 
 class Daemon:
@@ -248,7 +247,7 @@ class Daemon:
 
     async def _signals(self, outer: trio.Nursery, work: trio.CancelScope) -> None:
         """Drain at the first SIGTERM or SIGINT, end at once at the second."""
-        with trio.open_signal_receiver(*signals.ENDING) as received:
+        with trio.open_signal_receiver(*process.ENDING) as received:
             self.listening = True
             async for number in received:
                 if self._requests.draining:
@@ -329,3 +328,25 @@ async def _close_idle(transport: Transport | ProxyTransport) -> None:
     while True:
         await trio.sleep(IDLE_LOOK_S)
         transport.close_idle()
+
+
+# -- drain: what is under way may end, for a limited time --------------------------------------------------
+
+CUT_GRACE_S: Final = 1.0  # for the replies of requests that are cut; a disk that hangs gives them none
+_log = logging.getLogger("wheeltimer")
+
+
+async def drain(dispatcher: Dispatcher, bulk: Bulk, drain_ms: int) -> None:
+    """Start no attempt and return when those in flight have ended, and so have groups that are being changed.
+
+    After ``drain_ms`` a request that changes a group answers with how far it came. What attempts are in
+    flight then is for the caller to cut.
+    """
+    with trio.move_on_after(drain_ms / 1000) as patience:
+        await dispatcher.drain()
+        await bulk.quiet()
+    bulk.cut = True  # also those that begin before the end
+    if patience.cancelled_caught:
+        _log.warning("drain cut attempts in_flight=%d requests=%d", dispatcher.in_flight, bulk.changing)
+        with trio.move_on_after(CUT_GRACE_S):
+            await bulk.quiet()

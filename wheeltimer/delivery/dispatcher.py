@@ -20,16 +20,14 @@ import trio
 
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task, split_key
-from wheeltimer.delivery.alarms import Alarms
 from wheeltimer.delivery.callback import Again, Landing, destination_of
 from wheeltimer.delivery.entry import Entry
-from wheeltimer.delivery.lanes import Lane, Lanes, Queue
+from wheeltimer.delivery.lanes import Alarms, Lane, Lanes, Queue, Stale
 from wheeltimer.delivery.lapses import BACKLOG_MS, LOOKS_MAX, Lapses
 from wheeltimer.delivery.outage import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import Shortage
-from wheeltimer.delivery.stale import Stale
 from wheeltimer.delivery.window import Window
 from wheeltimer.protocol.task_view import State
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from wheeltimer.delivery.alarms import Alarms
-from wheeltimer.delivery.lanes import Gate, Lane, Lanes
+from wheeltimer.delivery.lanes import Alarms, Gate, Lane, Lanes
 from wheeltimer.delivery.outage import Held
 from wheeltimer.delivery.ports import Book
-from wheeltimer.delivery.share import most, share
+from wheeltimer.delivery.window import most, share
 
 
 class Entry:

@@ -17,11 +17,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from itertools import chain
+from heapq import heappop, heappush
+from itertools import chain, count, islice
 from typing import Final
 
 from wheeltimer.delivery.pool import Destination
+from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.protocol.task_view import State
 
 WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to them
 FORGET_TRIES: Final = 16  # destinations looked at for some to forget, when there are too many
@@ -328,3 +331,66 @@ class Lanes:
             yield
         line.sieved.extend(line.keys)  # only what came meanwhile
         line.keys, line.sieved = line.sieved, deque()
+
+
+# -- gates that open at an instant: a token that comes, a hold that is over --------------------------------
+
+
+class Alarms:
+    """At most one valid alarm for each gate: ``gate.look_ns`` is the truth, the heap its order."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, int, Gate]] = []  # (elapsed ns, number, gate)
+        self._number = count()
+
+    @property
+    def next_ns(self) -> int | None:
+        """The earliest instant at which to look; it may be that of a gate that was set to an earlier one."""
+        return self._heap[0][0] if self._heap else None
+
+    def set(self, gate: Gate, at_ns: int) -> None:
+        """Wake the gate at this instant, unless it is woken before: then it is looked at again."""
+        if gate.look_ns is None or at_ns < gate.look_ns:
+            gate.look_ns = at_ns
+            heappush(self._heap, (at_ns, next(self._number), gate))
+
+    def due(self, now_ns: int) -> Iterator[Gate]:
+        """Gates whose instant has come, each once."""
+        while self._heap and self._heap[0][0] <= now_ns:
+            at_ns, _, gate = heappop(self._heap)
+            if gate.look_ns == at_ns:
+                gate.look_ns = None
+                yield gate
+
+
+# -- keys of tasks that are ready no longer ----------------------------------------------------------------
+# They are dropped from the lanes before they pile up behind a shut gate.
+
+STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
+
+
+class Stale:
+    """Passes over all keys, in slices, when there are about twice as many as ready tasks."""
+
+    def __init__(self, book: Book, lanes: Lanes) -> None:
+        self._book = book
+        self._lanes = lanes
+        self._sieve: Iterator[None] | None = None
+        self._surplus = 0  # keys beyond those of ready tasks that the last pass left
+
+    def drop(self, looks_max: int) -> bool:
+        """One slice, where a pass is due or under way; whether there is more to do."""
+        ready = self._book.engine.counts[State.READY]
+        if self._sieve is None:
+            if self._lanes.size <= 2 * ready + self._surplus + STALE_MIN:
+                return False
+            self._sieve = self._lanes.sieve(self._is_ready)
+        if sum(1 for _ in islice(self._sieve, looks_max)) == looks_max:
+            return True
+        self._sieve = None
+        self._surplus = max(0, self._lanes.size - ready)
+        return False
+
+    def _is_ready(self, key: str) -> bool:
+        task = self._book.engine.get(key)
+        return task is not None and task.state == State.READY

@@ -21,11 +21,10 @@ from wheeltimer.errors import StorageFailed
 
 from .capacity import Room, charge
 from .frame import Kind
-from .pace import SLOW_SYNC_MS
 from .preallocation import SPARES_WANTED, Spares
 from .segment import encode_trim
 from .worker import Hand, Job
-from .writer import Writer
+from .writer import SLOW_SYNC_MS, Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
 LOOK_S: Final = 0.5  # how often the folder is checked to be there

@@ -20,13 +20,12 @@ from .directory import Directory
 from .disk import Disk
 from .follower import Follower, Shelf
 from .frame import Clocks, Frame
-from .pace import Pace
 from .preallocation import SPARES_WANTED, Spares, fitting_segment_bytes
 from .recovery import Progress, Scan, scan
 from .segment import Boot, frames
 from .trim_policy import Sealed
 from .worker import Hand, Thread
-from .writer import Open, Writer, restore
+from .writer import Open, Pace, Writer, restore
 
 SEGMENT_BYTES: Final = 64 << 20
 SEGMENT_BYTES_LEAST: Final = 1 << 20

@@ -11,12 +11,15 @@ import unicodedata
 from typing import Final
 from urllib.parse import quote
 
+HOST_CHARS_MAX: Final = 253
+"""Longest host name (RFC 1035 section 2.3.4, in text); the longest literal is far shorter."""
 LABEL_CHARS_MAX: Final = 63
 """Longest label of a name (RFC 1035 section 2.3.4); Python's resolver takes no longer one either."""
 
 _SHOWN_CHARS_MAX: Final = 100  # of a URL, or a part of one, that a message repeats
 _ABSOLUTE: Final = "an absolute http:// or https:// URL expected"
 _NO_NAME: Final = re.compile(r"[^A-Za-z0-9._~-]").search
+_LOOKS_NUMERIC: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*").fullmatch
 _OTHER_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:(?![0-9])").match
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._-]+(?::[0-9]{1,5})?(?:[/?][!\"$-~]*)?").fullmatch
@@ -142,13 +145,6 @@ def _punycode(host: str) -> str | None:
     except UnicodeError:
         return None
     return encoded.decode("ascii") if same else None
-
-
-HOST_CHARS_MAX: Final = 253
-"""Longest host name (RFC 1035 section 2.3.4, in text); the longest literal is far shorter."""
-
-
-_LOOKS_NUMERIC: Final = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 def ends_in_number(host: str) -> bool:

@@ -327,7 +327,7 @@ def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
 decode: Final = msgspec.json.Decoder(AnyCommand).decode
 
 
-# -- headers ---------------------------------------------------------------------------------------------
+# -- the headers that a caller may add to its callback -----------------------------------------------------
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
 _HEADER_VALUE: Final = re.compile(r"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch

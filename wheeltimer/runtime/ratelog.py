@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import io
 import logging
+import os
+import select
+import sys
+import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 QUIET_S: Final = 60  # in so long at most ``most`` such lines are said
 
@@ -39,3 +50,184 @@ class Seldom:
         """The count of those that were not said, where no other line has come to bring it."""
         if self._unsaid and self._clock_s() >= self._until_s:
             self.say(text)
+
+
+# -- log_writer ------------------------------------------------------------------------------------------
+
+WAITING_BYTES_MAX: Final = 262_144  # lines that wait for their reader: about 2,000
+END_S: Final = 1.0  # what the end of the process gives the reader for all of them
+_LIBRARIES: Final = ("httpx", "httpcore")  # which log each request
+
+
+class LogWriter(io.RawIOBase):
+    """A descriptor that is written by a thread; `write` never waits. Safe to use from any thread.
+
+    What finds no room in the queue, or cannot be written, is lost. The next text that is written begins
+    with a line that has the number of lines lost before it.
+    """
+
+    def __init__(self, fd: int, waiting_bytes_max: int = WAITING_BYTES_MAX) -> None:
+        super().__init__()
+        self._fd = fd
+        self._bytes_max = waiting_bytes_max
+        self._waiting: deque[tuple[bytes, int]] = deque()  # text, and the lines lost before it
+        self._bytes = 0
+        self._lost = 0
+        self._overflowed = False
+        self._end_s: float | None = None
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="log", daemon=True).start()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def isatty(self) -> bool:
+        return os.isatty(self._fd)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Queue ``data``, or drop all of it. After an overflow nothing is queued until half is free again,
+        so that a slow reader gets runs of lines and not every tenth."""
+        text = bytes(data)
+        with self._changed:
+            room = self._bytes_max // 2 if self._overflowed else self._bytes_max
+            self._overflowed = self._bytes + len(text) > room
+            if self._overflowed:
+                self._lost += _lines(text)
+            else:
+                self._waiting.append((text, self._lost))
+                self._bytes += len(text)
+                self._lost = 0
+                self._changed.notify_all()
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing while the process runs: that would be to wait. See `end`."""
+        if self._end_s is not None:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._waiting, max(0.0, self._end_s - time.monotonic()))
+
+    def end(self) -> None:
+        """The process is about to end: from now on `flush` waits for the reader, `END_S` in all."""
+        if self._end_s is None:
+            self._end_s = time.monotonic() + END_S
+        self.flush()
+
+    def _work(self) -> None:
+        """Write what waits, in order; the last line of all may be the number of those lost after it."""
+        last = b"\n"
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting)
+                text, lost = self._waiting[0]  # it stays there until it is written, for `flush`
+            note = b"" if last.endswith(b"\n") else b"\n"
+            note = note + _dropped(lost) if lost else b""
+            written = self._written(note + text)
+            last = text if written and text else last
+            with self._changed:
+                self._waiting.popleft()
+                self._bytes -= len(text)
+                if not written:
+                    self._lost += lost + _lines(text)
+                elif self._lost and not self._waiting:
+                    self._waiting.append((b"", self._lost))
+                    self._lost = 0
+                if not self._waiting:
+                    self._changed.notify_all()
+
+    def _written(self, data: bytes) -> bool:
+        """False where the reader is gone, the disk is full, the descriptor leads nowhere."""
+        try:
+            write_all(self._fd, data)
+        except OSError:
+            return False
+        return True
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write ``data``, however long that takes; for threads that may wait. Raises OSError.
+
+    Also if another process that shares the descriptor made it non-blocking.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+
+
+def _lines(text: bytes) -> int:
+    return text.count(b"\n") or bool(text)
+
+
+def _dropped(lines: int) -> bytes:
+    record = logging.LogRecord(
+        "wheeltimer", logging.WARNING, "", 0, "log dropped=%d lines, its reader took none", (lines,), None
+    )
+    return LineFormatter().format(record).encode() + b"\n"
+
+
+class LineFormatter(logging.Formatter):
+    """``2030-01-31T08:00:00.123Z WARNING wheeltimer text``: UTC, one line but for a traceback.
+
+    What comes from users and receivers may hold control characters: they are escaped.
+    """
+
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's own name
+        line = super().formatMessage(record)
+        if line.isprintable():
+            return line
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in line)
+
+
+class _Present:
+    """``sys.stderr`` as it is now: while a progress bar is drawn, that puts lines above it."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+
+class _Handler(logging.StreamHandler[_Present]):
+    """Closed by ``logging.shutdown``, at the end of the process."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        super().__init__(_Present())
+        self._writer = writer
+        self.setFormatter(LineFormatter())
+
+    def close(self) -> None:
+        self._writer.end()
+        super().close()
+
+
+def begin() -> None:
+    """From here on standard error never waits for its reader, and has the log. Once in a process.
+
+    Does nothing where standard error is no descriptor of the system, as in tests.
+    """
+    stderr = sys.stderr
+    try:
+        fd = stderr.fileno()
+    except OSError:
+        return
+    stderr.flush()
+    writer = LogWriter(fd)
+    sys.stderr = io.TextIOWrapper(
+        writer, encoding=stderr.encoding, errors="backslashreplace", line_buffering=True
+    )
+    atexit.register(writer.end)
+    logging.basicConfig(handlers=[_Handler(writer)], level=logging.INFO)
+    for name in _LIBRARIES:
+        logging.getLogger(name).setLevel(logging.WARNING)

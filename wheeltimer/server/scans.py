@@ -17,7 +17,7 @@ import trio
 from wheeltimer.core import access, control, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant, Visitor
-from wheeltimer.core.forecast import Forecast
+from wheeltimer.core.queries import Forecast
 from wheeltimer.core.task import Now, Task, key_of
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Final
 
+import trio
+
 from wheeltimer.core import outcome
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
@@ -221,3 +223,31 @@ class Ledger:
                     return False
             keys.discard(key)
         return True
+
+
+# -- a wait that many callers share ------------------------------------------------------------------------
+
+OUTCOME_HOLD_S: Final = 0.005  # how long an outcome may wait for others to share its commit
+
+
+class Soon:
+    """Does something a moment after it was asked for, once for all who asked meanwhile; ``first`` at once.
+
+    Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost
+    timers more than the callbacks do. A crash repeats at most what ended in the last commit, as ever.
+    """
+
+    def __init__(self, first: Callable[[], None]) -> None:
+        self._first = first
+        self._asked = trio.Event()
+
+    def ask(self) -> None:
+        self._first()
+        self._asked.set()
+
+    async def run(self, do: Callable[[], None]) -> None:
+        while True:
+            await self._asked.wait()
+            await trio.sleep(OUTCOME_HOLD_S)
+            self._asked = trio.Event()
+            do()

@@ -19,7 +19,6 @@ from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.runtime.clock import Clock, stepped
 from wheeltimer.runtime.timer import DeadlineTimer
 from wheeltimer.shard.durable import Ledger
-from wheeltimer.shard.lateness import Lateness
 
 HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
 SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
@@ -107,3 +106,47 @@ class Ticker:
     def _arm(self, wake_ns: int) -> None:
         self._armed_ns = wake_ns
         self._timer.arm(wake_ns)
+
+
+# -- how late timers were ----------------------------------------------------------------------------------
+# A histogram with bounded error and memory, for ``stats`` and the benchmarks.
+
+_STEPS: Final = 16  # buckets per doubling: a percentile is right to within 1/16
+_SHIFT: Final = 4
+
+
+class Lateness:
+    """Counts of lateness in microseconds, in buckets that grow with it; at most 600 of them."""
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+        self.total = 0
+        self.max_us = 0
+
+    def add(self, late_ns: int) -> None:
+        late_us = max(0, late_ns) // 1000
+        shift = max(0, late_us.bit_length() - 1 - _SHIFT)
+        bucket = shift * _STEPS + (late_us >> shift)
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+        self.total += 1
+        self.max_us = max(self.max_us, late_us)
+
+    def percentile_us(self, permille: int) -> int:
+        """The lateness that ``permille`` of 1000 timers stayed within, in us, rounded up; 0 for none."""
+        wanted = -(-self.total * permille // 1000)
+        seen = 0
+        for bucket in sorted(self.counts):
+            seen += self.counts[bucket]
+            if seen >= wanted:
+                shift = max(0, bucket // _STEPS - 1)
+                return min(self.max_us, ((bucket - shift * _STEPS + 1) << shift) - 1)
+        return 0
+
+    def shown(self) -> dict[str, int]:
+        """p50, p99, p99.9 and max in us."""
+        return {
+            "p50": self.percentile_us(500),
+            "p99": self.percentile_us(990),
+            "p999": self.percentile_us(999),
+            "max": self.max_us,
+        }
