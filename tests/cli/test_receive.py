@@ -40,7 +40,6 @@ class Receiving:
         assert banner is not None
         self.url = banner.readline().split()[2].rstrip(";")
 
-
     def line(self) -> str:
         assert self.child.stdout is not None
         return self.child.stdout.readline()
@@ -81,7 +80,7 @@ def test_it_prints_one_line_for_a_request_of_every_method(method: str) -> None:
 
 
 def test_a_callback_of_the_daemon_is_shown_with_its_signature(home: Home) -> None:
-    config = (f'[queues.default]\nsecrets = ["{SECRET}"]\n')
+    config = f'[queues.default]\nsecrets = ["{SECRET}"]\n'
     daemon = home.start(config=config)
     with receiving("--json", "--secret", OTHER, "--secret", SECRET) as receiver, daemon.connect() as client:
         client.done("schedule", id="order-1", url=f"{receiver.url}/hook", body={"order": 1})

@@ -21,6 +21,7 @@ from tests.core.model_task import HOOK, LIVE, MS, Key, Reply
 from wheeltimer.core import outcome, queries
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.task import Task, key_of, split_key, unpack
@@ -337,7 +338,7 @@ class Play:
         The replayed engine's own invariants are derived again where it goes on living: at a crash.
         """
         engine = self.driver.engine
-        engine.check()
+        check(engine)
         tasks = {key: unpack(row) for key, row in engine.table.items()}
         self.compare_tasks(engine, tasks)
         self.compare_timers(engine, tasks)
@@ -440,7 +441,7 @@ class Play:
             if expected.content == HOOK and body is not None:
                 assert json.loads(msgspec.json.encode(body)) == expected.spec["body"], name
         assert set(shown) == set(model.tasks)
-        replayed.check()
+        check(replayed)
 
 
 def folded(task: Task) -> Task:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.protocol.limits import Limits
@@ -57,7 +58,7 @@ def test_a_task_cancelled_while_the_wheel_holds_it_open_is_not_handed_over() -> 
     driver.ask("cancel", id="b")
     driver.pass_ms(5)
     assert driver.tick() == []
-    driver.engine.check()
+    check(driver.engine)
 
 
 def test_finish_outdoes_a_stored_cancel_and_nothing_outdoes_a_finish() -> None:
@@ -277,7 +278,7 @@ def test_the_pending_count_neither_drifts_nor_goes_negative() -> None:
             case _:
                 driver.forget()
         if step % 20 == 0:
-            driver.engine.check()
+            check(driver.engine)
         assert min(driver.engine.counts) >= 0, f"seed {seed}, step {step}"
         assert all(min(queue.counts) >= 0 for queue in driver.engine.queues.values())
         assert sum(driver.engine.counts) == len(driver.engine.table)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.protocol.limits import Limits
@@ -159,7 +160,7 @@ def test_a_hook_whose_id_is_taken_replaces_what_has_it() -> None:
     hook = driver.view("default/t/done/1")
     assert (hook["version"], hook["state"], hook["body"]["reply"]) == (2, "running", "second")
     driver.outcome("default/t/done/1", Answer(0, 0, 0, 500))
-    driver.engine.check()
+    check(driver.engine)
     driver.tick()
     driver.attempt("default/t/done/1")
     view = driver.view("default/t/done/1")

@@ -11,6 +11,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.task import NS_PER_MS
@@ -92,7 +93,7 @@ def test_an_answer_is_judged(
     driver = ready(policy, **fields)
     assert outcome_of(driver, **answer) == (outcome, state)
     assert driver.engine.outcomes[outcome] == 1
-    driver.engine.check()
+    check(driver.engine)
 
 
 # -- retries --------------------------------------------------------------------------------------
@@ -158,11 +159,11 @@ def test_what_was_handed_over_and_not_recorded_is_handed_over_again() -> None:
     engine = driver.engine
     for _ in range(3):
         assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
-        engine.check()
+        check(engine)
     assert engine.next_wake_ns(driver.now, NS_PER_MS) == driver.now.elapsed_ns
     assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
     assert driver.ask("cancel", id="t")["ok"]  # between the wheel and the record
-    engine.check()
+    check(engine)
     assert engine.hand_over(driver.now, 64) == ["default/wall"]
     assert driver.tick() == ["default/wall"]
     assert engine.next_wake_ns(driver.now, NS_PER_MS) > driver.now.elapsed_ns
@@ -403,7 +404,7 @@ def test_an_attempt_is_judged_by_the_version_it_was_sent_for() -> None:
             last = driver.view(KEY)["history"][-1]
             assert (last["outcome"], last["version"], last["attempt"]) == (expected, 1, 2)
             assert (driver.state(KEY), driver.view(KEY)["attempts"]) == ("scheduled", 0)
-            driver.engine.check()
+            check(driver.engine)
 
 
 # -- history --------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
+from wheeltimer.core.invariants import check
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.protocol.limits import Limits
 
@@ -142,7 +143,7 @@ def test_a_restart_finds_what_the_story_led_to(story: tuple[Story, ...], same_bo
     before = seen(driver)
     driver.crash(boot=not same_boot)
     driver.tick()  # back to ready, what was
-    driver.engine.check()
+    check(driver.engine)
     assert seen(driver) == before
 
 
@@ -172,7 +173,7 @@ def test_an_end_of_what_compaction_gave_up_is_passed_over() -> None:
     schedule(driver)
     del driver.journal.frames[:beginning]
     driver.crash()
-    driver.engine.check()
+    check(driver.engine)
     assert driver.state(KEY) == "scheduled"
 
 
@@ -186,7 +187,7 @@ def test_a_live_copy_after_an_end_is_what_counts() -> None:
     driver.ask("finish", id="done")
     driver.journal.append(driver._clocks(), [r.Carried(KEY, driver.now.wall_ms, task)])
     driver.crash()
-    driver.engine.check()
+    check(driver.engine)
     assert driver.state(KEY) == "scheduled"
     assert list(driver.engine.kept_done) == ["default/done"]
 
@@ -200,7 +201,7 @@ def test_a_crowd_in_one_tick_is_found_again_whole() -> None:
     for id in ids[::2]:
         driver.ask("cancel", id=id)
     driver.crash()
-    driver.engine.check()
+    check(driver.engine)
     driver.ask("cancel", id="t001")
     driver.pass_ms(HOUR_MS)
     assert driver.tick() == [f"default/{id}" for id in ids[3::2]]

@@ -10,6 +10,7 @@ import msgpack
 import pytest
 
 from tests.core.driver import Driver
+from wheeltimer.core.invariants import check
 from wheeltimer.core.policy import Policy, QueuePolicy
 from wheeltimer.core.schedule_batch import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
 from wheeltimer.core.task import Task, unpack
@@ -88,7 +89,7 @@ def test_a_run_gives_what_one_request_after_the_other_gives() -> None:
         assert run.engine.counts == alone.engine.counts
         assert run.engine.soonest_ns == alone.engine.soonest_ns
         for driver in (run, alone):
-            driver.engine.check()
+            check(driver.engine)
             driver.pass_ms(50)
         assert run.tick() == alone.tick(), (seed, round_)
         run.crash()
@@ -146,7 +147,7 @@ def test_a_run_keeps_to_its_bounds() -> None:
     assert driver.engine.live == driver.limits.tasks_max
     assert driver.run([line(9999)]) == []
     assert driver.line(line(9999))["error"] == "full"
-    driver.engine.check()
+    check(driver.engine)
 
 
 def test_requests_that_come_again_are_not_looked_at_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from tests.core.driver import Driver
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import TRANSITIONS, Input
 from wheeltimer.protocol.task_view import Attempt, State
@@ -416,7 +417,7 @@ def test_every_state_and_every_input(state: str, what: str) -> None:
     task = driver.engine.get(KEY)
     shown = "unknown" if task is None else f"{State(task.state).word} {task.version}"
     assert f"{answer}; {shown}; {tags(driver.written()[count:])}" == expected
-    driver.engine.check()
+    check(driver.engine)
 
 
 def test_every_cell_that_matters_has_a_row() -> None:
@@ -508,7 +509,7 @@ def test_an_illegal_record_stops_and_changes_nothing(state: State, kind: str) ->
     with pytest.raises(AssertionError):
         driver.engine.apply(record)
     assert everything(driver.engine) == before
-    driver.engine.check()
+    check(driver.engine)
 
 
 def test_one_live_task_among_those_to_forget_changes_nothing() -> None:

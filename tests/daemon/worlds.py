@@ -18,6 +18,7 @@ import trio.testing
 
 from tests.clocks import ManualClock, ManualTimer
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
@@ -142,6 +143,6 @@ async def world(
         await nursery.start(ticker.run)
         await settle()
         yield made[0]
-        engine.check()
+        check(engine)
         nursery.cancel_scope.cancel()
     timer.close()

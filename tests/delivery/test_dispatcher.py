@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from trio.testing import trio_test
 
 from tests.delivery.fakes import NS_PER_S, Config, World, answer, never, no_answer
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.delivery.callback import Again, Landing
@@ -1088,7 +1089,7 @@ class Machine(RuleBasedStateMachine):
                 break
         else:
             raise AssertionError(f"left over: {world.counts()}")
-        world.book.engine.check()
+        check(world.book.engine)
         assert world.dispatcher.in_flight == 0
 
 

@@ -30,6 +30,7 @@ from tests.clocks import ManualClock
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
 from wheeltimer.journal import Clocks, Inline, Journal
@@ -60,7 +61,7 @@ def state_of(folder: Path, clock: ManualClock) -> dict[str, Any]:
     with open_on(folder, clock) as journal:
         engine = Engine(LIMITS, clock.now(), 10 * NS_PER_MS, 64)
         found = recover(journal, engine, clock.boot_id, clock.now())
-        engine.check()
+        check(engine)
         torn = journal.found.torn
         rows = sorted(engine.table.items())
         return {

@@ -19,6 +19,7 @@ import trio
 from tests.daemon.worlds import World, settle, world
 from tests.process.daemon import START_S, Connection
 from wheeltimer.core.addresses import AddressRule
+from wheeltimer.core.invariants import check
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.task import STOP_FINISH, unpack
 from wheeltimer.protocol.task_view import STATE_WORDS, State
@@ -123,7 +124,7 @@ class Threaded:
 
 
 def _tasks(daemon: World) -> dict[str, tuple[int, str]]:
-    daemon.engine.check()
+    check(daemon.engine)
     found, hooks = {}, {}
     for key, row in daemon.engine.table.items():
         task = unpack(row)

@@ -21,6 +21,7 @@ from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.invariants import check
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
 from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
 from wheeltimer.protocol.limits import Limits
@@ -58,7 +59,7 @@ def reopened(folder: Path, clock: ManualClock) -> Iterator[Engine]:
     with Journal.open(folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=Inline()) as journal:
         engine = Engine(Limits(), clock.now(), 10 * NS_PER_MS, 64)
         recover(journal, engine, clock.boot_id, clock.now())
-        engine.check()
+        check(engine)
         yield engine
 
 

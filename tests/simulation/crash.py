@@ -16,6 +16,8 @@ from typing import Final
 import trio
 import trio.testing
 
+from wheeltimer.core.invariants import check
+
 from .checks import Stories
 from .clients import Client
 from .disk import Moment, SimDisk
@@ -80,7 +82,7 @@ class Recorded:
             await trio.sleep(world.chance.random())
             world.stories.tell()
             assert world.daemon is not None
-            world.daemon.engine.check()
+            check(world.daemon.engine)
             if end == "power":
                 world.lose_power()
 

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 import trio.testing
 
+from wheeltimer.core.invariants import check
 from wheeltimer.errors import JournalDamaged, StorageFailed
 
 from .clients import Client
@@ -163,7 +164,7 @@ class RandomWorld:
             await trio.sleep(life.span_s)
             world.stories.tell()
             assert world.daemon is not None
-            world.daemon.engine.check()
+            check(world.daemon.engine)
             if life.end == "power":
                 world.lose_power()
             elif life.end == "drain":

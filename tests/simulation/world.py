@@ -43,6 +43,7 @@ from trio._core import _run as trio_run
 
 from tests.daemon.worlds import Stopwatch
 from wheeltimer.core import store
+from wheeltimer.core.invariants import check
 from wheeltimer.core.task import unpack
 from wheeltimer.daemon import run
 from wheeltimer.errors import StorageFailed
@@ -203,7 +204,7 @@ class World:
 
     def _look(self, daemon: SimDaemon) -> None:
         """What a start found, and its counts derived again."""
-        daemon.engine.check()
+        check(daemon.engine)
         found = daemon._recovered
         daemon._recovered = found._replace(stopping=_Ordered.fromkeys(sorted(found.stopping)))  # type: ignore[arg-type]
         tasks = self.shown()
@@ -239,7 +240,7 @@ class World:
         with trio.move_on_after(limit_s):
             while engine.live:  # noqa: ASYNC110 - nobody tells
                 await trio.sleep(0.05)
-        engine.check()
+        check(engine)
         self.stories.tell()
         self.stories.judge(self.shown(), over=True)
 

@@ -36,11 +36,10 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from wheeltimer.core import records as r
+from wheeltimer.core.row import written
 from wheeltimer.core.task import Task
 from wheeltimer.protocol.task_view import State
 
@@ -52,30 +51,10 @@ COPY_BYTES: Final = 32
 """What a copy takes in the journal beside key and row: the record's frame, its time, ``carried_lsn``."""
 
 
-class _Standing(Struct, gc=False):
-    """The fields of a row that tell where it stands; other fields are skipped unread."""
-
-    l: int  # noqa: E741 - the row's own name
-    K: int = 0
-
-
-class Copied(Struct, gc=False, rename={"state": "S", "stop": "q", "time_ms": "z", "deadline_ns": "w"}):
-    """What a replay asks of a copy's row: the task's state, a stored cancel or finish, when it ended."""
-
-    state: int = 0
-    stop: int = 0
-    time_ms: int = 0
-    deadline_ns: int | None = None
-
-
-_standing: Final = msgspec.msgpack.Decoder(_Standing).decode
-copied: Final = msgspec.msgpack.Decoder(Copied).decode
-
-
 def stands_at(row: bytes) -> int:
     """The lsn of the newest record that holds all of the task. 0.3 us."""
-    found = _standing(row)
-    return max(found.l, found.K)
+    found = written(row)
+    return max(found.lsn, found.carried_lsn)
 
 
 def copy_of(engine: Engine, key: str, task: Task, time_ms: int, lsn: int) -> r.Carried:

@@ -16,9 +16,8 @@ from msgspec.structs import replace
 
 from wheeltimer.core import records as r
 from wheeltimer.core import states
-from wheeltimer.core.copies import Copied, copied
-from wheeltimer.core.invariants import check
 from wheeltimer.core.replay import Rebase, rebased
+from wheeltimer.core.row import Copied, copied
 from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, Rows
 from wheeltimer.core.task import NS_PER_MS, Input, Now, Task, pack, unpack
 from wheeltimer.protocol.limits import Limits
@@ -333,7 +332,3 @@ class Engine(Rows):
         else:
             assert task is not None, f"a record of {key}, which is not there"
         return task
-
-    def check(self) -> None:
-        """Derive everything again from the rows; AssertionError names what has drifted. O(tasks)."""
-        check(self)

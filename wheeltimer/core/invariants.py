@@ -1,16 +1,10 @@
-"""Invariants of the engine and the wheel, derived again; for tests and for whoever doubts a count."""
+"""Invariants of the engine: counts, indexes and timers derived again from the rows, for tests."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from wheeltimer.core.engine import Engine
 from wheeltimer.core.task import pack, unpack
-from wheeltimer.core.wheel import CHAIN_KEYS_MAX, Chain
 from wheeltimer.protocol.task_view import State
-
-if TYPE_CHECKING:
-    from wheeltimer.core.engine import Engine
-    from wheeltimer.core.wheel import HashedWheelTimer
 
 STATES = len(State)
 
@@ -52,37 +46,3 @@ def check(engine: Engine) -> None:
     engine.elapsed.check()
     engine.wall.check()
     engine.kept_wheel.check()
-
-
-def check_wheel(wheel: HashedWheelTimer) -> None:
-    """Derive a wheel's ticks, containers and count again; AssertionError names what is broken. O(keys)."""
-    from wheeltimer.core.wheel import STALE_MIN
-
-    seen = set(wheel._open)
-    count = len(wheel._open)
-    for index, bucket in enumerate(wheel._buckets):
-        for round_, held in bucket.items():
-            tick = round_ << wheel._shift | index
-            keys = (held,) if isinstance(held, str) else tuple(held)
-            assert keys, f"tick {tick} is empty and was not dropped"
-            if isinstance(held, Chain):
-                assert len(held) == len(keys) <= CHAIN_KEYS_MAX, f"tick {tick} is in the wrong container"
-            for key in keys:
-                assert wheel._deadline_of(key) // wheel._tick_ns == tick, f"{key} is in the wrong tick"
-            if tick <= wheel._cursor_tick and tick not in wheel._due_ticks:
-                assert wheel._scan_bucket is not None, f"tick {tick} has passed and is not due"
-                assert index >= wheel._scan_bucket, f"the scan has missed tick {tick}"
-                assert tick > wheel._scan_from_tick, f"tick {tick} passed before the scan and is not due"
-            seen.update(keys)
-            count += len(keys)
-    assert count == len(seen), "a key is in the wheel twice"
-    assert count == wheel._len, f"the count drifted: {wheel._len} for {count} keys"
-    for tick in wheel._due_ticks:
-        assert tick >> wheel._shift in wheel._buckets[tick & wheel._mask], f"due tick {tick} holds nothing"
-    assert wheel._due_ticks.issubset(wheel._due), "a due tick has no place in the order"
-    assert len(wheel._due) <= 2 * len(wheel._due_ticks) + STALE_MIN, "emptied ticks pile up"
-    placed = set(wheel._heap)
-    for key, deadline_ns in wheel._open.items():
-        assert (deadline_ns, key) in placed, f"{key} has no place in the order"
-        assert wheel._deadline_of(key) == deadline_ns, f"{key} has another deadline"
-    assert len(wheel._heap) <= 2 * len(wheel._open) + STALE_MIN, "cancelled keys pile up"

@@ -9,10 +9,10 @@ from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
-import msgspec
-from msgspec import Raw, Struct, to_builtins
+from msgspec import Raw, to_builtins
 
 from wheeltimer.core.engine import Engine
+from wheeltimer.core.row import timing
 from wheeltimer.core.schedule import find
 from wheeltimer.core.task import NS_PER_MS, Now, Task, key_of, split_key, unpack
 from wheeltimer.errors import BadValue
@@ -215,19 +215,6 @@ def counts_of(engine: Engine, sees: Callable[[str], bool]) -> dict[str, int]:
 SLICES_MAX: Final = 1000
 
 
-class _Timing(Struct, gc=False):
-    """The fields of a row that say when its next attempt is; named as in the row."""
-
-    S: int = 0
-    w: int | None = None
-    D: int | None = None
-    c: int = 0
-    d: int | str | None = None
-
-
-_timing: Final = msgspec.msgpack.Decoder(_Timing).decode
-
-
 class Forecast:
     """One count. Feed it every slice of rows and ask for ``reply``. Time O(rows), 0.5 us each.
 
@@ -266,22 +253,22 @@ class Forecast:
                 continue
             if sees is not None and not sees(key[: key.index("/")]):
                 continue
-            task = _timing(row)
-            if task.S == State.SCHEDULED:
-                if task.w is not None:
-                    ahead_ns = task.w - elapsed_ns
-                elif task.D is not None:
-                    ahead_ns = task.D * NS_PER_MS - wall_ns
+            task = timing(row)
+            if task.state == State.SCHEDULED:
+                if task.deadline_ns is not None:
+                    ahead_ns = task.deadline_ns - elapsed_ns
+                elif task.due_given_ms is not None:
+                    ahead_ns = task.due_given_ms * NS_PER_MS - wall_ns
                 else:
-                    assert isinstance(task.d, int)
-                    ahead_ns = (task.c + task.d) * NS_PER_MS - wall_ns
+                    assert isinstance(task.delay, int)
+                    ahead_ns = (task.created_ms + task.delay) * NS_PER_MS - wall_ns
                 if ahead_ns <= 0:
                     reply.overdue += 1
                 elif (at := ahead_ns // slice_ns) < len(counts):
                     counts[at] += 1
                 else:
                     reply.later += 1
-            elif task.S == State.READY:
+            elif task.state == State.READY:
                 reply.overdue += 1
 
     def reply(self) -> ForecastReply:

@@ -15,10 +15,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw
 
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
+from wheeltimer.core.row import Shown
 from wheeltimer.core.task import split_key
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol.events import TYPES, AttemptEvent, ChangeEvent, EndEvent, StartEvent
@@ -42,26 +43,16 @@ class Event(NamedTuple):
     line: bytes
 
 
-class _Row(Struct, gc=False):
-    """The fields of a task's row that its event shows; named as in the row."""
-
-    c: int
-    v: int = 1
-    g: str | None = None
-    D: int | None = None
-    d: int | str | None = None
-
-
 class _Scheduled(r.Record, tag="s", frozen=True):
     key: str
     time_ms: int
-    task: _Row
+    task: Shown
 
 
 class _Rescheduled(r.Record, tag="r", frozen=True):
     key: str
     time_ms: int
-    task: _Row
+    task: Shown
 
 
 class _Carried(r.Record, tag="c", frozen=True):
@@ -127,15 +118,15 @@ class Writer:
     def _change(self, lsn: int, record: _Scheduled | _Rescheduled, name: str) -> Event:
         queue, id = split_key(record.key)
         row = record.task
-        due_ms = row.D
+        due_ms = row.due_given_ms
         if due_ms is None:  # it follows from the others, as in ``Task.due_ms``
-            assert isinstance(row.d, int)
-            due_ms = row.c + row.d
+            assert isinstance(row.delay, int)
+            due_ms = row.created_ms + row.delay
         event = ChangeEvent(
-            event=name, cursor=self.cursor(lsn), time=record.time_ms, queue=queue, id=id, version=row.v,
-            group=row.g or UNSET, due=due_ms,
+            event=name, cursor=self.cursor(lsn), time=record.time_ms, queue=queue, id=id, version=row.version,
+            group=row.group or UNSET, due=due_ms,
         )  # fmt: skip
-        return Event(lsn, name, queue, row.g, _encode(event) + b"\n")
+        return Event(lsn, name, queue, row.group, _encode(event) + b"\n")
 
     def _attempted(self, lsn: int, record: r.Attempted) -> Event:
         queue, id = split_key(record.key)

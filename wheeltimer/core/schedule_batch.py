@@ -21,6 +21,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import encode
+from wheeltimer.core.row import Fresh
 from wheeltimer.core.schedule import DEFAULT_QUEUE
 from wheeltimer.core.store import Shard
 from wheeltimer.core.task import NS_PER_MS, Now, pack
@@ -48,19 +49,6 @@ class _Plain(Struct, tag_field="op", tag="schedule", forbid_unknown_fields=True,
 
 _decode: Final = msgspec.json.Decoder(_Plain).decode
 _columns: Final = attrgetter("id", "queue", "url", "delay", "body", "seq")
-
-
-class _Fresh(Struct, omit_defaults=True, gc=False, rename={
-    "url": "u", "body": "b", "delay": "d", "created_ms": "c", "lsn": "l", "deadline_ns": "w",
-}):  # fmt: skip
-    """The fields of a ``Task`` that a plain request fills, in the same order and under the same names."""
-
-    url: str
-    body: bytes | None = None
-    delay: int | None = None
-    created_ms: int | None = None
-    lsn: int | None = None
-    deadline_ns: int | None = None
 
 
 class Run(Struct, gc=False):
@@ -145,7 +133,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     dues_ms = [wall_ms + delay for delay in delays]
     base_ns = now.elapsed_at(0)
     deadlines_ns = [due_ms * NS_PER_MS + base_ns for due_ms in dues_ms]
-    tasks = map(_Fresh, urls, bodies, delays, repeat(wall_ms), count(lsn), deadlines_ns)
+    tasks = map(Fresh, urls, bodies, delays, repeat(wall_ms), count(lsn), deadlines_ns)
     rows = list(map(pack, tasks))
     # Each a RawScheduled.
     records = list(map(encode, zip(repeat("s"), keys, repeat(wall_ms), map(Raw, rows), strict=False)))

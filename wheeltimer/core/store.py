@@ -11,9 +11,9 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 
+from wheeltimer.core.row import indexed
 from wheeltimer.core.task import NS_PER_MS, Now, Task, pack, timers, unpack
 from wheeltimer.core.timers import TimeLine
 from wheeltimer.core.wheel import HashedWheelTimer
@@ -31,20 +31,6 @@ _RUNNING: Final = int(State.RUNNING)
 _FIRST_END: Final = int(State.DONE)
 _NO_TIMERS: Final = (None, None)
 _KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
-
-
-class _Glance(Struct, gc=False):
-    """The fields of a row that most timers and all indexes follow from; others are skipped unread."""
-
-    S: int = 0
-    w: int | None = None
-    y: int | None = None
-    Y: int | None = None
-    z: int = 0
-    g: str | None = None
-
-
-_glance: Final = msgspec.msgpack.Decoder(_Glance).decode
 
 
 class Queue(Struct, gc=False):
@@ -238,20 +224,27 @@ class Rows:
             keys, deadlines_ns = list[str](), list[int]()
             ended, forgotten_ns = list[str](), list[int]()
             for key, row in rows:
-                seen = _glance(row)
-                state = seen.S
+                seen = indexed(row)
+                state = seen.state
                 names[state].append(key[: key.index("/")])
+                deadline_ns = seen.deadline_ns
                 if state >= _FIRST_END:
                     ended.append(key)
-                    ended_ns = seen.z * NS_PER_MS - self.ahead_at_start_ns if seen.w is None else seen.w
-                    forgotten_ns.append(ended_ns + kept_ms[state] * NS_PER_MS)
-                elif state == _SCHEDULED and seen.w is not None and seen.y is None and seen.Y is None:
+                    if deadline_ns is None:
+                        deadline_ns = seen.ended_ms * NS_PER_MS - self.ahead_at_start_ns
+                    forgotten_ns.append(deadline_ns + kept_ms[state] * NS_PER_MS)
+                elif (
+                    state == _SCHEDULED
+                    and deadline_ns is not None
+                    and seen.expiry_ns is None
+                    and seen.expiry_ms is None
+                ):
                     keys.append(key)
-                    deadlines_ns.append(seen.w)
+                    deadlines_ns.append(deadline_ns)
                 else:
                     self._start_timers(key, *timers(unpack(row)))
-                if seen.g is not None:
-                    self.groups.setdefault(seen.g, {})[key] = None
+                if seen.group is not None:
+                    self.groups.setdefault(seen.group, {})[key] = None
             if keys:
                 self.elapsed.schedule_many(keys, deadlines_ns)
             if ended:

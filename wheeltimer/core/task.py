@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import astuple
 
+from wheeltimer.core.row import LETTERS
 from wheeltimer.protocol.retry import Rule
 from wheeltimer.protocol.success import SuccessRule
 from wheeltimer.protocol.task_view import Attempt, Poll, State
@@ -115,15 +116,11 @@ TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
 }  # fmt: skip
 
 
-class Spec(Struct, omit_defaults=True, gc=False, rename={
-    "url": "u", "method": "m", "headers": "h", "body": "b", "body_as": "B", "meta": "x", "retry": "r",
-    "timeout": "t", "connect_timeout": "T", "expires_in": "e", "expires_at": "E", "success": "s",
-    "poll": "p", "group": "g", "on_done": "o", "on_dead": "O", "delay": "d", "at": "a",
-}):  # fmt: skip
+class Spec(Struct, omit_defaults=True, gc=False, rename=LETTERS):
     """What the client asked for, as given; ``None`` is "not given".
 
     ``body`` is the bytes that are sent; ``body_as`` is ``""`` (JSON), ``"text"`` or ``"base64"``, the
-    field they came in. ``meta`` is JSON text. The one-letter names are those of the row.
+    field they came in. ``meta`` is JSON text.
     """
 
     url: str
@@ -150,13 +147,7 @@ SPEC_FIELDS: Final = Spec.__struct_fields__
 _SPEC_LENGTH: Final = len(SPEC_FIELDS)
 
 
-class Task(Spec, omit_defaults=True, gc=False, rename={
-    "created_ms": "c", "lsn": "l", "born_lsn": "L", "deadline_ns": "w", "due_given_ms": "D",
-    "next_given_ms": "n", "expiry_ns": "y", "expiry_ms": "Y", "version": "v", "state": "S",
-    "flight": "f", "revision": "R", "attempts": "k", "failures": "F", "polls": "P", "history": "H",
-    "ended_ms": "z", "stop": "q", "stop_reply": "Q", "rule": "j", "content": "C", "reason": "W",
-    "carried_lsn": "K",
-}, kw_only=True):  # fmt: skip
+class Task(Spec, omit_defaults=True, gc=False, rename=LETTERS, kw_only=True):
     """A task as the engine sees it: the request's fields and what has become of it.
 
     Times: ``*_ms`` is Unix milliseconds, ``*_ns`` is ns on the elapsed time line of this boot. A wait

@@ -17,8 +17,6 @@ from typing import Any, ClassVar, Final, cast
 
 from msgspec import Struct, defstruct
 
-from wheeltimer.core.invariants import check_wheel
-
 # Keys moved out of buckets per `expire` (about 1 us each): a crowded tick is opened in slices.
 OPEN_KEYS_MAX = 512
 # Rounds looked at per `expire` after a jump over the whole wheel (about 0.1 us each).
@@ -379,5 +377,32 @@ class HashedWheelTimer:
                 self._due_ticks.clear()
 
     def check(self) -> None:
-        """Derive everything again and compare; AssertionError names what is broken. O(keys)."""
-        check_wheel(self)
+        """Derive ticks, containers and the count again; AssertionError names what is broken. O(keys)."""
+        seen = set(self._open)
+        count = len(self._open)
+        for index, bucket in enumerate(self._buckets):
+            for round_, held in bucket.items():
+                tick = round_ << self._shift | index
+                keys = (held,) if isinstance(held, str) else tuple(held)
+                assert keys, f"tick {tick} is empty and was not dropped"
+                if isinstance(held, Chain):
+                    assert len(held) == len(keys) <= CHAIN_KEYS_MAX, f"tick {tick} is in the wrong container"
+                for key in keys:
+                    assert self._deadline_of(key) // self._tick_ns == tick, f"{key} is in the wrong tick"
+                if tick <= self._cursor_tick and tick not in self._due_ticks:
+                    assert self._scan_bucket is not None, f"tick {tick} has passed and is not due"
+                    assert index >= self._scan_bucket, f"the scan has missed tick {tick}"
+                    assert tick > self._scan_from_tick, f"tick {tick} passed before the scan and is not due"
+                seen.update(keys)
+                count += len(keys)
+        assert count == len(seen), "a key is in the wheel twice"
+        assert count == self._len, f"the count drifted: {self._len} for {count} keys"
+        for tick in self._due_ticks:
+            assert tick >> self._shift in self._buckets[tick & self._mask], f"due tick {tick} holds nothing"
+        assert self._due_ticks.issubset(self._due), "a due tick has no place in the order"
+        assert len(self._due) <= 2 * len(self._due_ticks) + STALE_MIN, "emptied ticks pile up"
+        placed = set(self._heap)
+        for key, deadline_ns in self._open.items():
+            assert (deadline_ns, key) in placed, f"{key} has no place in the order"
+            assert self._deadline_of(key) == deadline_ns, f"{key} has another deadline"
+        assert len(self._heap) <= 2 * len(self._open) + STALE_MIN, "cancelled keys pile up"

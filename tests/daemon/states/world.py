@@ -27,6 +27,7 @@ from tests.simulation.fake_environment import SimClock
 from tests.simulation.history import History
 from tests.simulation.world import LIMITS, SimDaemon, World, in_place
 from tests.simulation.world_facts import Facts
+from wheeltimer.core.invariants import check
 from wheeltimer.core.task import Now
 from wheeltimer.daemon import run
 from wheeltimer.delivery import transport
@@ -93,7 +94,7 @@ class Cell(World):
         )  # fmt: skip
 
     def _look(self, daemon: SimDaemon) -> None:
-        daemon.engine.check()
+        check(daemon.engine)
 
     # -- a life ---------------------------------------------------------------------------------
 
