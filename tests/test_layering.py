@@ -144,3 +144,17 @@ def test_the_top_level_is_what_the_plan_names() -> None:
         pytest.skip("not a git checkout")
     tops = {name.split("/")[0] for name in listed.stdout.split("\n") if name and not name.startswith(".")}
     assert tops == {"pyproject.toml", "README.md", "wheeltimer", "tests", "benchmarks", "bench.sh"}
+
+
+def test_no_file_is_in_a_circle_of_imports() -> None:
+    """Imports under ``TYPE_CHECKING`` and inside functions count too."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules()}
+    left = {
+        name: {other for other in imports_of(path) if other in files and other != name}
+        for name, path in files.items()
+        if path.name != "__init__.py"
+    }
+    while free := [name for name, others in left.items() if not others & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"one of these imports another that leads back: {sorted(left)}"

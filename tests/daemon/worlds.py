@@ -26,6 +26,8 @@ from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.dispatcher import Dispatcher
 from wheeltimer.journal import Clocks, Inline, Journal
 from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.admission import Admission
+from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.service import Requests
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
@@ -48,6 +50,7 @@ class World:
     requests: Requests
     dispatcher: Dispatcher
     subscriptions: Subscriptions
+    memory: ClientMemory
     attempts: list[str] = field(default_factory=list)
     hold: trio.Event | None = None  # attempts wait for it, where there is one
 
@@ -129,11 +132,13 @@ async def world(
     ledger.changed = changed
     turn = Turn()
     subscriptions = Subscriptions(ledger, turn, limits)
-    journal.on_durable += [turn.committed, subscriptions.committed]
+    memory = ClientMemory(limits)
+    admission = Admission(journal, turn, memory)
+    journal.on_durable += [turn.committed, memory.committed, subscriptions.committed]
     requests = Requests(
-        ledger, turn, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
+        ledger, admission, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
     )
-    made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher, subscriptions))
+    made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher, subscriptions, memory))
     made[0].hold = hold
     async with trio.open_nursery() as nursery:
         await nursery.start(journal.run)

@@ -80,8 +80,7 @@ class Threaded:
                 self.daemon.ledger.policy = Policy(check_host=AddressRule(True).check_host)
                 async with trio.open_nursery() as nursery:
                     daemon = self.daemon
-                    self.server = Server(daemon.requests, daemon.journal, daemon.subscriptions, LIMITS)
-                    daemon.journal.on_durable.append(self.server.committed)
+                    self.server = Server(daemon.requests, daemon.subscriptions, daemon.memory, LIMITS)
                     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
                     self.address = f"127.0.0.1:{listener.socket.getsockname()[1]}"
                     nursery.start_soon(trio.serve_listeners, self.server.serve, [listener])

@@ -111,10 +111,9 @@ async def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[S
     disk = SlowDisk()
     monkeypatch.setattr(worlds, "Inline", lambda: disk)
     with trio.fail_after(WITHIN_S):
-        async with world(folder) as daemon, trio.open_nursery() as nursery:
-            limits = Limits(unread_bytes_max=UNREAD_BYTES_MAX)
-            server = Server(daemon.requests, daemon.journal, daemon.subscriptions, limits)
-            daemon.journal.on_durable.append(server.committed)
+        limits = Limits(unread_bytes_max=UNREAD_BYTES_MAX)
+        async with world(folder, limits=limits) as daemon, trio.open_nursery() as nursery:
+            server = Server(daemon.requests, daemon.subscriptions, daemon.memory, limits)
             listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
             port = listeners[0].socket.getsockname()[1]
             await nursery.start(trio.serve_listeners, server.serve, listeners)
@@ -168,7 +167,7 @@ async def test_a_client_reset_while_its_reply_waits_for_the_disk_leaves_nothing_
         here.disk.slow = True
         client = await here.connect()
         await client.send(schedule("a"), schedule("b"))
-        await until(lambda: len(here.server.waiting) > 0)
+        await until(lambda: here.daemon.memory.waiting > 0)
         if last_words == "half closed":
             connection = here.only()
             await client.stream.send_eof()
@@ -180,7 +179,7 @@ async def test_a_client_reset_while_its_reply_waits_for_the_disk_leaves_nothing_
             await client.reset()
             await until(lambda: here.server.connections == 0)
         here.disk.catch_up()
-        await until(lambda: not here.server.connections and not here.server.waiting)
+        await until(lambda: not here.server.connections and not here.daemon.memory.waiting)
         await goes_on(here)
         assert (await here.daemon.ask(op="get", id="b"))["ok"], "what was asked is done, read or not"
 
@@ -204,7 +203,7 @@ async def test_a_client_reset_with_too_many_replies_waiting_for_the_disk_leaves_
         await settle()
         assert here.server.connections == 1
         here.disk.catch_up()
-        await until(lambda: not here.server.connections and not here.server.waiting)
+        await until(lambda: not here.server.connections and not here.daemon.memory.waiting)
         await goes_on(here)
 
 
@@ -224,7 +223,7 @@ async def test_a_client_gone_with_too_many_replies_unread_leaves_nothing_open(
         assert left_over(connection), "the reader does not wait"
         await goes_on(here)
         await (client.reset if how == "reset" else client.stream.aclose)()
-        await until(lambda: not here.server.connections and not here.server.waiting)
+        await until(lambda: not here.server.connections and not here.daemon.memory.waiting)
         await goes_on(here)
 
 
@@ -238,7 +237,7 @@ async def test_a_commit_answers_others_beside_clients_that_are_gone(
         clients = [await here.connect() for _ in range(10)]
         for number, client in enumerate(clients):
             await client.send(schedule(f"t{number}"))
-            await until(partial(lambda count: len(here.server.waiting) == count, number + 1))
+            await until(partial(lambda count: here.daemon.memory.waiting == count, number + 1))
         for client in clients[::2]:
             await client.reset()
         await until(lambda: here.server.connections == 5)
@@ -247,7 +246,7 @@ async def test_a_commit_answers_others_beside_clients_that_are_gone(
             reply = await client.reply()
             assert (reply["ok"], reply["id"]) == (True, f"t{2 * number + 1}")
             await client.stream.aclose()
-        await until(lambda: not here.server.connections and not here.server.waiting)
+        await until(lambda: not here.server.connections and not here.daemon.memory.waiting)
         await goes_on(here)
 
 

@@ -24,6 +24,7 @@ from tests.process.daemon import until
 from tests.server.hostile import Threaded
 from wheeltimer.runtime.ratelog import QUIET_S, Seldom
 from wheeltimer.runtime.time_slices import SLICE_NS
+from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.connection import LITTLE_VISITS
 from wheeltimer.server.server import Server
 from wheeltimer.server.service import Requests
@@ -39,14 +40,13 @@ def autojump() -> MockClock:
 
 
 @asynccontextmanager
-async def served(folder: Path, limits: Limits) -> AsyncIterator[tuple[Server, int]]:
-    """A daemon that listens, and its port."""
-    async with world(folder) as daemon, trio.open_nursery() as nursery:
-        server = Server(daemon.requests, daemon.journal, daemon.subscriptions, limits)
-        daemon.journal.on_durable.append(server.committed)
+async def served(folder: Path, limits: Limits) -> AsyncIterator[tuple[Server, ClientMemory, int]]:
+    """A daemon that listens, what it counts of its clients, and its port."""
+    async with world(folder, limits=limits) as daemon, trio.open_nursery() as nursery:
+        server = Server(daemon.requests, daemon.subscriptions, daemon.memory, limits)
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.serve, listeners)
-        yield server, listeners[0].socket.getsockname()[1]
+        yield server, daemon.memory, listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 
 
@@ -86,7 +86,7 @@ async def test_a_request_passes_the_backlog_of_forty_clients_that_pipeline(
             pass
 
     monkeypatch.setattr(Requests, "_slice", counted)
-    async with served(tmp_path, Limits()) as (_, port), trio.open_nursery() as nursery:
+    async with served(tmp_path, Limits()) as (_, _, port), trio.open_nursery() as nursery:
         quiet = await trio.open_tcp_stream("127.0.0.1", port)
         for number in range(LITTLE_VISITS):
             assert (await ask(quiet, op="ping", seq=number))["ok"]
@@ -116,7 +116,7 @@ async def test_beyond_clients_bytes_max_those_who_hold_most_are_cut_and_others_a
 ) -> None:
     """Thirty that read nothing, each well within what one client may leave unread."""
     limits = Limits(clients_bytes_max=2 << 20, unread_bytes_max=1 << 20)
-    async with served(tmp_path, limits) as (server, port):
+    async with served(tmp_path, limits) as (server, memory, port):
         reader = await trio.open_tcp_stream("127.0.0.1", port)
         assert (await ask(reader, op="schedule", id="big", url=URL, delay="1h", body_text=BIG))["ok"]
         deaf = []
@@ -128,17 +128,17 @@ async def test_beyond_clients_bytes_max_those_who_hold_most_are_cut_and_others_a
             deaf.append(trio.SocketStream(sock))
             await deaf[-1].send_all(b'{"op":"get","id":"big"}\n' * 200)
             assert (await ask(reader, op="ping"))["ok"]
-            most_bytes = max(most_bytes, server.held_bytes)
+            most_bytes = max(most_bytes, memory.held_bytes)
         while server.connections > 5:
             assert (await ask(reader, op="get", id="big"))["ok"]
-            most_bytes = max(most_bytes, server.held_bytes)
+            most_bytes = max(most_bytes, memory.held_bytes)
             await trio.sleep(0.001)
         assert most_bytes <= limits.clients_bytes_max
         for stream in deaf:
             await stream.aclose()
         while server.connections > 1:  # noqa: ASYNC110
             await trio.sleep(0.001)
-        assert server.held_bytes == 0, "what was counted in was counted out"
+        assert memory.held_bytes == 0, "what was counted in was counted out"
         await reader.aclose()
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(said) == 1

@@ -152,8 +152,7 @@ async def site(folder: Path) -> AsyncIterator[Site]:
     path = str(folder / "socket")
     (folder / "data").mkdir()
     async with world(folder / "data") as daemon, trio.open_nursery() as nursery:
-        server = Server(daemon.requests, daemon.journal, daemon.subscriptions, Limits(), tls=tls)
-        daemon.journal.on_durable.append(server.committed)
+        server = Server(daemon.requests, daemon.subscriptions, daemon.memory, Limits(), tls=tls)
         (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         (secret,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         local = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)

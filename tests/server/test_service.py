@@ -17,7 +17,7 @@ from wheeltimer.core.queries import Forecast, Listing
 from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import SLICE_LINES_MAX, SLICE_NS
-from wheeltimer.server.service import REST_FACTOR
+from wheeltimer.server.admission import REST_FACTOR
 
 TASKS = 6000
 
@@ -232,7 +232,7 @@ async def test_requests_in_one_piece_are_answered_as_requests_one_by_one(tmp_pat
 async def test_requests_in_one_piece_are_refused_in_a_drain(tmp_path: Path) -> None:
     async with world(tmp_path) as daemon:
         await daemon.ask(op="schedule", id="first", url=URL, delay=5)
-        daemon.requests.draining = True
+        daemon.requests.admission.draining = True
         asked = [{"op": "schedule", "id": f"t{n}", "url": URL, "delay": 5} for n in range(50)]
         assert {reply["error"] for reply in await daemon.ask_all(asked)} == {"draining"}
         assert daemon.engine.live == 1
@@ -264,7 +264,7 @@ def test_rubbish_takes_a_fifth_of_the_loop_and_honest_requests_do_not_wait_for_i
             async def flood() -> None:
                 for _ in range(10):
                     await daemon.requests.answer([b"rubbish"], 0)
-                    await daemon.requests.rest()
+                    await daemon.requests.admission.rest()
 
             began_s = trio.current_time()
             async with trio.open_nursery() as nursery:

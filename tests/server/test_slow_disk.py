@@ -74,7 +74,7 @@ async def test_what_waits_for_a_disk_that_hangs_is_bounded_and_nobody_is_refused
                 reply = await client.reply()
                 assert reply["ok"], reply
                 assert reply["id"] == f"{number}-{n}"
-        assert here.daemon.requests.held_bytes == 0
+        assert here.daemon.memory.uncommitted_bytes == 0
 
 
 @trio_test
@@ -91,13 +91,13 @@ async def test_replies_that_wait_for_a_disk_that_hangs_are_bounded_beyond_one_co
             await client.send(*({"op": "get", "id": "big"} for _ in range(3)))
         for _ in range(50):
             await trio.sleep(0.002)
-            assert here.daemon.requests.held_bytes <= most + 3 * (len(BODY) + 1000)
-        assert here.daemon.requests.held_bytes > 0
+            assert here.daemon.memory.uncommitted_bytes <= most + 3 * (len(BODY) + 1000)
+        assert here.daemon.memory.uncommitted_bytes > 0
         here.disk.catch_up()
         for client in clients:
             for _ in range(3):
                 assert (await client.reply())["task"]["body"] == BODY
-        assert here.daemon.requests.held_bytes == 0
+        assert here.daemon.memory.uncommitted_bytes == 0
 
 
 @trio_test
@@ -135,7 +135,7 @@ async def test_a_client_that_goes_while_it_waits_to_be_read_leaves_nothing_behin
         assert (await other.ask(op="ping"))["ok"]
         while here.server.connections > 2:  # noqa: ASYNC110
             await trio.sleep(0.002)
-        assert here.daemon.requests.held_bytes == 0
+        assert here.daemon.memory.uncommitted_bytes == 0
 
 
 @trio_test
@@ -182,11 +182,11 @@ async def test_a_commit_sends_the_replies_that_it_made_true_and_no_other(
         here.disk.slow = True
         client = await here.connect()
         await client.send(schedule("first"))
-        await until(lambda: len(here.server.waiting) == 1)
+        await until(lambda: here.daemon.memory.waiting == 1)
         await client.send(schedule("second"))
-        await until(lambda: len(here.server.waiting) == 2)
+        await until(lambda: here.daemon.memory.waiting == 2)
         here.disk.end_one()
-        await until(lambda: len(here.server.waiting) == 1)
+        await until(lambda: here.daemon.memory.waiting == 1)
         assert (await client.reply())["id"] == "first"
         assert [b"second" in replies for _, replies in here.only()._outbox._waiting] == [True]
         here.disk.catch_up()

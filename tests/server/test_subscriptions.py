@@ -22,8 +22,9 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.events import TYPES
 from wheeltimer.runtime.time_slices import SLICE_NS
-from wheeltimer.server import subscriber as subscriber_module
+from wheeltimer.server import subscriptions as subscriptions_module
 from wheeltimer.server.subscriber import Subscriber
+from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
 
 ROUNDS_S = 5.0  # of a clock that jumps: many rounds
@@ -93,11 +94,11 @@ class Reader:
         self.socket = Socket(daemon)
         self.ended = trio.Event()
         self.scope = trio.CancelScope()
-        nursery.start_soon(self._run, daemon.subscriptions.open(command))
+        nursery.start_soon(self._run, daemon.subscriptions, daemon.subscriptions.open(command))
 
-    async def _run(self, subscriber: Subscriber) -> None:
+    async def _run(self, subscriptions: Subscriptions, subscriber: Subscriber) -> None:
         with self.scope:
-            await subscriber.run(self.socket)
+            await subscriptions.serve(subscriber, self.socket)
         self.ended.set()
 
     @property
@@ -253,7 +254,7 @@ async def test_whoever_comes_and_goes_misses_nothing_and_sees_nothing_twice(
     """Many join in the middle of rounds, from their last cursors, while others are slow."""
     print(f"seed {seed}")
     chance = random.Random(seed)
-    monkeypatch.setattr(subscriber_module, "SLICE_RECORDS", 3)  # many seams
+    monkeypatch.setattr(subscriptions_module, "SLICE_RECORDS", 3)  # many seams
     async with world(tmp_path) as daemon, trio.open_nursery() as nursery:
         seen: list[list[bytes]] = [[] for _ in range(6)]
         readers = [Reader(daemon, nursery) for _ in seen]

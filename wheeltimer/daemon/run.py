@@ -46,6 +46,8 @@ from wheeltimer.runtime.clock import Clock, SystemClock
 from wheeltimer.runtime.loop_clock import LoopClock
 from wheeltimer.runtime.time_slices import Turn
 from wheeltimer.runtime.timer import open_timer
+from wheeltimer.server.admission import Admission
+from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.listeners import open_listeners
 from wheeltimer.server.overflow import Overflow
 from wheeltimer.server.scans import Bulk
@@ -169,19 +171,21 @@ class Daemon:
 
         self._turn = turn = Turn()
         self._compactor = Compactor(ledger, turn, settings.journal.history_bytes)
+        memory = ClientMemory(settings.limits)
+        admission = Admission(journal, turn, memory)
         self._requests = requests = Requests(
-            ledger, turn, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
+            ledger, admission, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=self._about,
         )  # fmt: skip
         self._subscriptions = subscriptions = Subscriptions(ledger, turn, settings.limits)
-        self._server = server = Server(
-            requests, journal, subscriptions, settings.limits, access_of(settings), self._tls, overflow,
+        self._server = Server(
+            requests, subscriptions, memory, settings.limits, access_of(settings), self._tls, overflow,
             self.share.turned_away_max,
         )  # fmt: skip
         self._recorded = Soon(ticker.poke)
         ledger.changed = self._recorded.ask
         journal.on_durable += [
-            turn.committed, server.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
+            turn.committed, memory.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
         ]  # fmt: skip
 
     async def run(self) -> int:
@@ -250,11 +254,11 @@ class Daemon:
         with trio.open_signal_receiver(*process.ENDING) as received:
             self.listening = True
             async for number in received:
-                if self._requests.draining:
+                if self._requests.admission.draining:
                     _log.warning("second signal, ending at once")
                     logging.shutdown()  # waits for the log's reader, not for long
                     os._exit(128 + number)
-                self._requests.draining = True
+                self._requests.admission.draining = True
                 self._notifier.stopping()
                 name, in_flight = signal.Signals(number).name, self._dispatcher.in_flight
                 _log.info("draining signal=%s in_flight=%d", name, in_flight)

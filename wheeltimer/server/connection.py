@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from msgspec import UNSET
@@ -19,12 +19,14 @@ from wheeltimer.errors import StorageFailed
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.farewell import RECEIVE_BYTES, send_last
 from wheeltimer.server.send_queue import Outbox
+from wheeltimer.server.service import Requests
 from wheeltimer.server.subscriber import Subscriber
-
-if TYPE_CHECKING:
-    from wheeltimer.server.server import Server
+from wheeltimer.server.subscriptions import Subscriptions
+from wheeltimer.settings import Limits
 
 DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
 DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are let come together
@@ -40,14 +42,19 @@ _received: Final = memoryview(bytearray(RECEIVE_BYTES))
 class Connection:
     """One client's stream; see the module."""
 
-    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, requests: Requests, subscriptions: Subscriptions,
+        memory: ClientMemory, limits: Limits, stalled: Seldom,
+    ) -> None:  # fmt: skip
         self._stream = stream
-        self._server = server
-        self._requests = server.requests
-        self._journal = server.journal
-        self._limits = server.limits
-        self._visitor = Visitor(server.requests.rights.access)
-        self._lines = wire.LineReader(server.limits.line_bytes_max)
+        self._requests = requests
+        self._admission = requests.admission
+        self._turn = requests.admission.turn
+        self._subscriptions = subscriptions
+        self._memory = memory
+        self._limits = limits
+        self._visitor = Visitor(requests.rights.access)
+        self._lines = wire.LineReader(limits.line_bytes_max)
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
         self._opened = False  # a byte that is no white space has come
@@ -55,7 +62,7 @@ class Connection:
         self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much
-        self._outbox = Outbox(stream, server)
+        self._outbox = Outbox(stream, subscriptions.journal, memory, limits.unread_ms, stalled)
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
         self._subscriber: Subscriber | None = None  # from when it subscribed on
@@ -68,7 +75,7 @@ class Connection:
             with self._reading:
                 await self._read()
             if self._subscriber is not None:
-                await self._subscriber.run(self)
+                await self._subscriptions.serve(self._subscriber, self)
             self._outbox.close()
         if self._last is not None and not self._outbox.gone:
             await send_last(self._stream, self._last)
@@ -104,7 +111,7 @@ class Connection:
             if drops:
                 self._little = 0
             if drops > DROPS_MAX:
-                async with self._server.drips:
+                async with self._admission.slow_lines:
                     await trio.sleep(DROPS_PAUSE_S)
             if not self._lines.partial:
                 partial_until_s = None
@@ -117,7 +124,7 @@ class Connection:
         The first slice is in the turn that was taken to read. What is not cut yet costs no more than its
         bytes: a hundred thousand requests are no hundred thousand objects.
         """
-        turn, count, slices = self._server.requests.turn, 0, 0
+        turn, count, slices = self._turn, 0, 0
         if not self._opened and not self._open_with(data):
             turn.spent(self._began_ns, light=light)
             return 0
@@ -174,7 +181,7 @@ class Connection:
                 # What a client sent before it vanished is worth no slice, and no place among those who wait.
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     break
-                self._began_ns = await self._server.requests.turn.take(light=light)
+                self._began_ns = await self._turn.take(light=light)
                 if not light and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     break
                 try:
@@ -223,15 +230,15 @@ class Connection:
             if replies:
                 self.put(replies)
                 replies = b""  # it is not kept while the client does not read
-            if self._requests.owed_ns:
-                await self._requests.rest()
+            if self._admission.owed_ns:
+                await self._admission.rest()
             if self._subscriber is not None:
                 return slices
         self._asked, self._answered = [], 0
         return slices
 
     def _subscribe(self, command: c.Subscribe) -> None:
-        self._subscriber = self._server.subscriptions.open(command, self._visitor.grant)
+        self._subscriber = self._subscriptions.open(command, self._visitor.grant)
 
     async def _send(self) -> None:
         if await self._outbox.run():
@@ -260,7 +267,7 @@ class Connection:
     def _hold(self, read_bytes: int) -> None:
         more, self._read_bytes = read_bytes - self._read_bytes, read_bytes
         if more:
-            self._server.holds(more)
+            self._memory.hold(more)
 
     @property
     def held_bytes(self) -> int:
@@ -287,7 +294,7 @@ class Connection:
     def regrant(self) -> None:
         """Tokens were reloaded; who subscribed under rights that are no more is told so, and ends."""
         before = self._visitor.grant
-        self._visitor.again(self._server.requests.rights.access)
+        self._visitor.again(self._requests.rights.access)
         if self._subscriber is not None and not self._visitor.keeps(before):
             self._subscriber.fail(wire.refusal(self._visitor.unauthorized()))
 

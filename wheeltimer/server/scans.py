@@ -7,9 +7,9 @@ touches one task, and who may ask what: ``service.py``.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import trio
@@ -24,23 +24,30 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import CancelReply, FinishReply, RedriveReply
 from wheeltimer.protocol.task_view import State
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.admission import Admission
+from wheeltimer.server.authorization import Rights
 from wheeltimer.shard.durable import Ledger
 
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 
-if TYPE_CHECKING:
-    from wheeltimer.server.service import Requests
-
 
 class Bulk:
-    """Answers those for ``requests``, which lets them in."""
+    """Answers requests that may touch any number of tasks, one time slice after the other.
 
-    def __init__(self, requests: Requests, ledger: Ledger, turn: Turn) -> None:
-        self._requests = requests
+    ``changed`` is called after each slice that may have made records; ``stats`` makes the reply of that op.
+    """
+
+    def __init__(
+        self, ledger: Ledger, admission: Admission, rights: Rights, changed: Callable[[], None],
+        stats: Callable[[c.Stats, Grant | None, Mapping[str, object] | None], object],
+    ) -> None:  # fmt: skip
+        self._admission = admission
+        self._rights = rights
+        self._changed = changed
+        self._stats_reply = stats
         self._ledger = ledger
         self._engine = ledger.engine
-        self._turn = turn
+        self._turn = admission.turn
         self._quiet = trio.Event()
         self.changing = 0  # requests under way that change tasks
         self.cut = False  # the daemon stops: those answer now, with what they have done
@@ -68,7 +75,7 @@ class Bulk:
                         return reply
             assert isinstance(command, (c.Cancel, c.Finish, c.Redrive))
             _granted(command, visitor)
-            self._requests.refuse_in_drain(command)
+            self._admission.refuse_in_drain(command)
             self.changing += 1
             try:
                 return await self._many(command, visitor)
@@ -122,7 +129,7 @@ class Bulk:
             found = queries.queues(self._engine, sees, some)
             shown |= {name: _encoded(queue) for name, queue in found.items()}
             self._turn.spent(began_ns)
-        return self._requests.stats(command, grant, shown)
+        return self._stats_reply(command, grant, shown)
 
     async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Visitor | None) -> object:
         """A group or queue at once: every member is decided by itself, at its own time.
@@ -133,7 +140,7 @@ class Bulk:
         reply = control.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
-            began_ns = await self._requests.let_in()
+            began_ns = await self._admission.let_in()
             grant = _granted(command, visitor)
             sees = None if grant is None else grant.filter
             now = self._ledger.now()
@@ -143,7 +150,7 @@ class Bulk:
                 # A member may have left the group since the keys were taken.
                 if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
-                    if records and not self._requests.rights.has_room(grant, command, now):
+                    if records and not self._rights.has_room(grant, command, now):
                         records = []
                     if records and not self._ledger.submit(records):
                         if changed or running:
@@ -159,8 +166,8 @@ class Bulk:
             self._turn.spent(began_ns)
             if self.cut:
                 break  # the rest: ask the daemon's successor
-            self._requests.changed()
-        self._requests.changed()
+            self._changed()
+        self._changed()
         return self._counted(command, changed, running)
 
     def _counted(self, command: c.Cancel | c.Finish | c.Redrive, changed: int, running: int) -> object:

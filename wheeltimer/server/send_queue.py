@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
-if TYPE_CHECKING:
-    from wheeltimer.server.server import Server
+from wheeltimer.journal import Journal
+from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.server.client_memory import ClientMemory
 
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
 
@@ -21,10 +22,19 @@ SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one 
 class Outbox:
     """``put`` replies, ``push`` when something became durable; ``run`` has patience with a slow client."""
 
-    def __init__(self, stream: trio.SocketStream, server: Server) -> None:
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        journal: Journal,
+        memory: ClientMemory,
+        unread_ms: int,
+        stalled: Seldom,
+    ) -> None:
         self._stream = stream
-        self._server = server
-        self._journal = server.journal
+        self._journal = journal
+        self._memory = memory
+        self._unread_ms = unread_ms
+        self._stalled = stalled
         self._waiting: deque[tuple[int, bytes]] = deque()  # (lsn, replies)
         self._rest = b""  # durable replies that the socket did not take
         self._stuck = trio.Event()  # there is a rest, or nothing more comes
@@ -42,8 +52,7 @@ class Outbox:
             self.push(len(replies))
         else:
             self._count(len(replies))
-            self._server.requests.held_bytes += len(replies)
-            self._server.waiting.append((lsn, len(replies), self))
+            self._memory.await_commit(lsn, len(replies), self.push)
 
     def push(self, new_bytes: int = 0) -> None:
         """Send what is durable, in order, as far as the socket takes it without waiting.
@@ -64,7 +73,7 @@ class Outbox:
             except BlockingIOError:
                 pass
             except OSError:
-                self._server.holds(new_bytes)
+                self._memory.hold(new_bytes)
                 self.vanished()
                 return
             self._rest = data[sent:]
@@ -78,7 +87,7 @@ class Outbox:
     def _count(self, more: int) -> None:
         self.unread_bytes += more
         if more:
-            self._server.holds(more)
+            self._memory.hold(more)
 
     def vanished(self) -> None:
         """The client is gone: nothing is kept for it. Whoever waits for it goes on and sees that too."""
@@ -116,7 +125,7 @@ class Outbox:
             self._stuck = trio.Event()
             while data := self._rest:
                 if not await self._send(data):
-                    self._server.deaf.say("client reads nothing, closed unread_bytes=%d", self.unread_bytes)
+                    self._stalled.say("client reads nothing, closed unread_bytes=%d", self.unread_bytes)
                     return False
                 self._rest = self._rest[len(data) :]
             if self.gone:
@@ -128,7 +137,7 @@ class Outbox:
         """Send replies; False where the client read nothing for too long."""
         for start in range(0, len(data), SEND_BYTES):
             piece = data[start : start + SEND_BYTES]
-            with trio.move_on_after(self._server.limits.unread_ms / 1000) as patience:
+            with trio.move_on_after(self._unread_ms / 1000) as patience:
                 try:
                     await self._stream.send_all(piece)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):

@@ -1,10 +1,9 @@
-"""All connections: who may stay, who is told of commits, and how they end. One of them: ``connection.py``."""
+"""All connections: which may stay, and how they end. One of them: ``connection.py``."""
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -13,48 +12,42 @@ import trio
 from wheeltimer.core.access import Access
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.errors import StorageFailed
-from wheeltimer.journal import Journal
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.connection import Connection
 from wheeltimer.server.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
 from wheeltimer.server.guests import Guests, address_of
 from wheeltimer.server.overflow import Overflow
-from wheeltimer.server.send_queue import Outbox
 from wheeltimer.server.service import Requests
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.server.tls import serve_tls
 from wheeltimer.settings import Limits
 
-RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached
 END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
 _log = logging.getLogger("wheeltimer.server")
 
 
 class Server:
-    """All connections; ``serve`` is given to Trio's listeners, ``committed`` to the journal."""
+    """All connections; ``serve`` is given to Trio's listeners."""
 
     def __init__(
-        self, requests: Requests, journal: Journal, subs: Subscriptions, limits: Limits,
+        self, requests: Requests, subs: Subscriptions, memory: ClientMemory, limits: Limits,
         access: Access | None = None, tls: ssl.SSLContext | None = None,
         overflow: Overflow | None = None, turned_away_max: int = TURNED_AWAY_MAX,
     ) -> None:  # fmt: skip
-        self.requests = requests
-        self.journal = journal
-        self.subscriptions = subs
-        self.limits = limits
-        self.waiting: deque[tuple[int, int, Outbox]] = deque()  # lsn that is waited for, bytes that wait
-        self.held_bytes = 0  # for all clients: what they have not read, what they sent and is not answered
-        self.drips = trio.Lock()  # those whose lines come in drops are read one after the other
+        self._requests = requests
+        self._subscriptions = subs
+        self._memory = memory
+        self._limits = limits
         self._open: set[Connection] = set()
         self._door = Door(turned_away_max)
         self._overflow = overflow or Overflow()
         self._guests = Guests(limits)
-        self.tls = tls
+        self._tls = tls
         requests.rights.reload(access or Access())
-        self.deaf = Seldom(_log, logging.WARNING)
-        self._cuts = Seldom(_log, logging.WARNING)
+        self._stalled = Seldom(_log, logging.WARNING)
         self._handshakes = Seldom(_log, logging.INFO)
         self._closed = trio.Event()
         self._ending = False
@@ -83,11 +76,11 @@ class Server:
         if self._guests.refusal(address) is not None:
             await trio.aclose_forcefully(stream)
             return
-        assert self.tls is not None, "a tls: listener without [tls] is refused by the settings"
-        context = self.tls
+        assert self._tls is not None, "a tls: listener without [tls] is refused by the settings"
+        context = self._tls
 
         async def behind(stream: trio.SocketStream) -> None:
-            patience_ms, turn = self.limits.hello_ms, self.requests.turn
+            patience_ms, turn = self._limits.hello_ms, self._requests.admission.turn
             await serve_tls(stream, context, patience_ms, turn, self._handshakes, self._overflow, self._talk)
 
         await self._stay(stream, address, behind)
@@ -109,8 +102,11 @@ class Server:
                 await trio.aclose_forcefully(stream)
 
     async def _talk(self, stream: trio.SocketStream) -> None:
-        connection = Connection(stream, self)
+        connection = Connection(
+            stream, self._requests, self._subscriptions, self._memory, self._limits, self._stalled
+        )
         self._open.add(connection)
+        self._memory.holders.add(connection)
         if self._ending:
             connection.end()
         try:
@@ -118,33 +114,12 @@ class Server:
         finally:
             connection.vanished()
             self._open.discard(connection)
-
-    def holds(self, more: int) -> None:
-        """So many bytes more are held for clients, or fewer; beyond the bound those with the most are cut."""
-        self.held_bytes += more
-        if more <= 0 or self.held_bytes <= self.limits.clients_bytes_max:
-            return
-        enough = self.limits.clients_bytes_max * RELIEF // 8  # so that not every byte more needs another look
-        for connection in sorted(self._open, key=lambda each: each.held_bytes, reverse=True):
-            if self.held_bytes <= enough:
-                break
-            self._cuts.say(
-                "clients held too much, closed those with the most held_bytes=%d", connection.held_bytes
-            )
-            connection.cut()
-
-    def committed(self, lsn: int) -> None:
-        """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
-        waiting = self.waiting
-        while waiting and waiting[0][0] <= lsn:
-            _, held_bytes, outbox = waiting.popleft()
-            self.requests.held_bytes -= held_bytes
-            outbox.push()
+            self._memory.holders.discard(connection)
 
     def reload(self, access: Access, tls: ssl.SSLContext | None) -> None:
         """Other tokens and rights for every connection, another certificate for who comes from here on."""
-        self.tls = tls
-        self.requests.rights.reload(access)
+        self._tls = tls
+        self._requests.rights.reload(access)
         for connection in tuple(self._open):
             connection.regrant()
 

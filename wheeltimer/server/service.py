@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
-import trio
 
 from wheeltimer import __version__
 from wheeltimer.core import access, control, queries, schedule
@@ -23,43 +22,37 @@ from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import HelloReply, PingReply
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.server.admission import Admission
 from wheeltimer.server.authorization import Rights, stats
 from wheeltimer.server.scans import Bulk, is_long
 from wheeltimer.shard.durable import Ledger
 
 PROTOCOL: Final = 1
-REST_FACTOR: Final = 4  # those who send lines that are no requests take a fifth of the loop, all together
 REPLY_BYTES_MAX: Final = 262_144  # of what may be long, in one slice: a client that reads nothing has it all
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _LONG_REPLIES: Final = (c.Get, c.Stats)
-_REFUSED_IN_DRAIN: Final = (c.Schedule, c.Reschedule, c.Redrive)
 
 
 class Requests:
     """Answers lines. ``about`` adds the shells' part of ``stats``; ``changed`` is told after each slice."""
 
     def __init__(
-        self, ledger: Ledger, turn: Turn, *, durability: str,
+        self, ledger: Ledger, admission: Admission, *, durability: str,
         about: Callable[[], dict[str, object]], changed: Callable[[], None],
         resumed: Callable[[str], None],
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._engine = ledger.engine
-        self.turn = turn
+        self.admission = admission
+        self._turn = admission.turn
         self._durability = durability
         self._about = about
         self.changed = changed
         self._resumed = resumed
         self._runs = Runs()
-        self._gate = trio.Lock()
         self._malformed = 0  # lines that were no requests
-        self._resting = trio.Lock()
-        self.owed_ns = 0  # of work on such lines; whoever had it done rests for it once it is answered
         self.rights = Rights(ledger)
-        self.bulk = Bulk(self, ledger, turn)
-        self.draining = False
-        self.held_bytes = 0  # replies that wait for a commit; counted by whoever holds them
+        self.bulk = Bulk(ledger, admission, self.rights, changed, self.stats)
 
     async def answer(
         self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None,
@@ -71,45 +64,20 @@ class Requests:
         ends the slice: its reply, and all that follows, is not ours. ``began_ns``: a turn that was taken
         for it; 0: none.
         """
-        began_ns = await self.let_in(began_ns, light=light)
+        began_ns = await self.admission.let_in(began_ns, light=light)
         replies: list[object] = []
         malformed = self._malformed
-        at, long = self._slice(lines, at, replies, began_ns + self.turn.slice_ns, visitor)
-        self.turn.spent(began_ns, light=light)
+        at, long = self._slice(lines, at, replies, began_ns + self._turn.slice_ns, visitor)
+        self._turn.spent(began_ns, light=light)
         self.changed()
         if light and (lsn := self._ledger.journal.next_lsn - 1) > self._ledger.journal.durable_lsn:
-            self.turn.hush(lsn)
+            self._turn.hush(lsn)
         if self._malformed > malformed:
-            self.owed_ns += time.perf_counter_ns() - began_ns
+            self.admission.owed_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:
             reply = await self.bulk.answer(long, subscribe, visitor)
             return at + 1, b"" if reply is None else _encode_lines([reply])
         return at, _encode_lines(replies)
-
-    async def let_in(self, began_ns: int = 0, *, light: bool = False) -> int:
-        """Wait for a turn, unless it was taken, and as long as too much waits for the disk; as ``Turn.take``.
-
-        Timers, attempts and their outcomes do not pass here: a disk that hangs is between clients and
-        their replies only. Raises StorageFailed when the disk does not come back.
-        """
-        began_ns = began_ns or await self.turn.take(light=light)
-        while self._crowded():
-            async with self._gate:  # one waits for the disk, the others for that one: each is let in alone
-                journal = self._ledger.journal
-                while self._crowded():
-                    await journal.wait_durable(journal.durable_lsn + 1)
-            began_ns = await self.turn.take(light=light)
-        return began_ns
-
-    def _crowded(self) -> bool:
-        journal = self._ledger.journal
-        return journal.unsynced_bytes + self.held_bytes >= journal.unsynced_bytes_max
-
-    async def rest(self) -> None:
-        """One after the other: however many connections flood it with rubbish, the loop is others' too."""
-        worked_ns, self.owed_ns = self.owed_ns, 0
-        async with self._resting:
-            await trio.sleep(REST_FACTOR * worked_ns / 1e9)
 
     def _slice(
         self, lines: list[bytes], at: int, replies: list[object], until_ns: int, visitor: Visitor | None
@@ -121,7 +89,7 @@ class Requests:
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
             line = lines[at]
-            if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.draining:
+            if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.admission.draining:
                 some = lines[at : at + runs.length]
                 run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if (
@@ -165,14 +133,10 @@ class Requests:
                 access.check(grant, command)
             if visitor is not None and type(command) is c.Hello:
                 visitor.show(command.token, self.rights.access)
-            self.refuse_in_drain(command)
+            self.admission.refuse_in_drain(command)
             return self._decide(command, now, grant)
         except (Refused, BadValue) as error:
             return wire.refusal(error, command.seq)
-
-    def refuse_in_drain(self, command: c.AnyCommand) -> None:
-        if self.draining and isinstance(command, _REFUSED_IN_DRAIN):
-            raise Refused("draining", "the daemon is stopping; ask its successor")
 
     def _decide(self, command: c.AnyCommand, now: Now, grant: Grant | None) -> object:
         engine, ledger = self._engine, self._ledger

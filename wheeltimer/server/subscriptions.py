@@ -2,7 +2,7 @@
 
 One reader goes along the journal behind the commits and makes each event's line once; those who want the
 same events are handed the same bytes. Who asks for what was before has a reader of its own until it has
-caught up (``subscriber.py``). So what is sent live and what is read again after a reconnect comes from the
+caught up. So what is sent live and what is read again after a reconnect comes from the
 same bytes on disk, deciding a request costs nothing for subscribers, and the journal is the buffer for all
 who are behind together.
 
@@ -14,20 +14,24 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import trio
+from msgspec import Raw
+from msgspec.structs import replace
 
 from wheeltimer.core import record_events
 from wheeltimer.core import records as r
 from wheeltimer.core.access import Grant
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.errors import Refused, StorageFailed
-from wheeltimer.journal import Follower, Journal, Trimmed
+from wheeltimer.journal import Follower, Frame, Journal, Trimmed
 from wheeltimer.protocol import requests as c
-from wheeltimer.protocol.replies import ErrorReply
+from wheeltimer.protocol import wire
+from wheeltimer.protocol.replies import ErrorReply, SubscribeReply
 from wheeltimer.runtime.time_slices import Turn
-from wheeltimer.server.subscriber import Numbered, Subscriber, numbered, unreadable
+from wheeltimer.server.subscriber import Outlet, Subscriber
 from wheeltimer.settings import Limits
 from wheeltimer.shard.durable import Ledger
 
@@ -35,7 +39,10 @@ ROUND_S: Final = 0.01  # events of so long go out together
 REST_FACTOR: Final = 4  # after work of t, at least so many t of rest: subscribers take a fifth of the loop
 REPLAYS_MAX: Final = 4  # subscribers who read the journal at once; each holds a piece of it
 STARTS_MAX: Final = 10_000  # attempts begun that wait for a round; live only, so the oldest may go
+SLICE_RECORDS: Final = 256  # records made into lines between two turns of everybody else: about 1 ms
 _log = logging.getLogger("wheeltimer.subscriptions")
+
+Numbered = list[tuple[int, Raw]]  # records with their lsns
 
 
 class Subscriptions:
@@ -65,8 +72,7 @@ class Subscriptions:
         """How many there are."""
         return len(self._open)
 
-    @property
-    def waiting_bytes_max(self) -> int:
+    def _waiting_bytes_max(self) -> int:
         """What may wait for one of them: all who want the same wait for the same bytes, others share."""
         limits = self._limits
         return min(limits.subscriber_bytes_max, limits.clients_bytes_max // max(1, len(self._channels)))
@@ -85,7 +91,7 @@ class Subscriptions:
             self._ledger.listeners[r.Started] = [self._started]
         last_lsn = self.journal.next_lsn - 1
         from_lsn = last_lsn if command.from_ is None else self.writer.lsn_of(command.from_)
-        subscriber = Subscriber(self, wanted, command.reply_seq)
+        subscriber = Subscriber(wanted, command.reply_seq, self.leave, self._waiting_bytes_max)
         self._open.add(subscriber)
         if command.from_ is None:
             subscriber.seen_lsn = last_lsn
@@ -116,6 +122,89 @@ class Subscriptions:
             self._follower = None
             self._starts.clear()
             del self._ledger.listeners[r.Started]
+
+    # -- one of them ----------------------------------------------------------------------------
+
+    async def serve(self, subscriber: Subscriber, outlet: Outlet) -> None:
+        """Reply, catch up, pass on, until it ends; what was put is then still to be sent.
+
+        Raises what the connection raises.
+        """
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._listen, subscriber, outlet, nursery.cancel_scope)
+                await self._feed(subscriber, outlet)
+                nursery.cancel_scope.cancel()
+            if subscriber.last is not None:
+                outlet.put(wire.encode(replace(subscriber.last, seq=subscriber.seq)) + b"\n", 0)
+        finally:
+            subscriber.over = True
+            self.close(subscriber)
+
+    async def _listen(self, subscriber: Subscriber, outlet: Outlet, scope: trio.CancelScope) -> None:
+        if await outlet.says_more():
+            text = "a subscribed connection takes no further request"
+            subscriber.last = ErrorReply(False, "bad_request", text)
+        scope.cancel()
+
+    async def _feed(self, subscriber: Subscriber, outlet: Outlet) -> None:
+        shelf = self.journal.shelf
+        try:
+            seen_lsn = subscriber.seen_lsn
+            if seen_lsn is None or (not subscriber.joined and seen_lsn + 1 < await shelf.oldest_lsn()):
+                subscriber.lagged = True
+            else:
+                reply = SubscribeReply(True, self.writer.cursor(seen_lsn), subscriber.seq)
+                outlet.put(wire.encode(reply) + b"\n", seen_lsn)
+                await self._catch_up(subscriber, outlet)
+                await subscriber.pass_on(outlet)
+            if subscriber.lagged:
+                subscriber.last = await self._why_lagged()
+        except Trimmed:
+            subscriber.last = await self._why_lagged()
+        except StorageFailed as error:
+            _log.warning("subscriber told storage, the journal cannot be read for it: %s", error)
+            subscriber.last = unreadable(error)
+
+    async def _why_lagged(self) -> ErrorReply:
+        oldest_lsn = await self.journal.shelf.oldest_lsn()
+        return ErrorReply(
+            False, "lagged",
+            "events are missing: the subscriber was too slow, or the journal no longer holds what comes after"
+            " its cursor; cursor is the oldest one to subscribe from",
+            cursor=self.writer.cursor(oldest_lsn - 1),
+        )  # fmt: skip
+
+    async def _catch_up(self, subscriber: Subscriber, outlet: Outlet) -> None:
+        """Read what happened since its cursor, until it has seen what the others were given."""
+        assert subscriber.seen_lsn is not None
+        while not subscriber.joined and not subscriber.over:
+            if subscriber.seen_lsn >= self.given_lsn:
+                self.join(subscriber)
+                break
+            async with self.replays:
+                await self._replay(subscriber, outlet)
+            await outlet.drained()
+
+    async def _replay(self, subscriber: Subscriber, outlet: Outlet) -> None:
+        """Pass on what is durable, as long as the socket takes it."""
+        journal = self.journal
+        assert subscriber.seen_lsn is not None
+        follower = await journal.shelf.find(subscriber.seen_lsn + 1)
+        while frames := await follower.read(journal.durable_lsn):
+            for records in numbered(frames, subscriber.seen_lsn):
+                began_ns = await self.turn.take()
+                lines = [e.line for e in self.writer.events(records) if subscriber.wanted.passes(e)]
+                if lines:
+                    outlet.put(b"".join(lines), 0)
+                subscriber.seen_lsn = records[-1][0]
+                self.turn.spent(began_ns)
+                if outlet.unread_bytes:
+                    return
+        subscriber.seen_lsn = max(subscriber.seen_lsn, follower.next_lsn - 1)
+        if subscriber.seen_lsn < self.given_lsn:
+            # It is alone so far, and what was decided before it came is not durable yet.
+            await journal.wait_durable(self.given_lsn)
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -227,3 +316,22 @@ class Subscriptions:
         while starts and starts[0].lsn <= lsn:
             both.append(starts.popleft())
         return both
+
+
+def numbered(frames: Sequence[Frame], seen_lsn: int) -> Iterator[Numbered]:
+    """The records behind ``seen_lsn`` with their lsns, ``SLICE_RECORDS`` at a time."""
+    some: Numbered = []
+    for frame in frames:
+        for lsn, raw in enumerate(record_events.split(frame.payload), frame.first_lsn):
+            if lsn > seen_lsn:
+                some.append((lsn, raw))
+                if len(some) == SLICE_RECORDS:
+                    yield some
+                    some = []
+    if some:
+        yield some
+
+
+def unreadable(error: StorageFailed) -> ErrorReply:
+    """Told where the journal cannot be read."""
+    return ErrorReply(False, "storage", f"{error}; subscribe again from the last cursor")

@@ -1,0 +1,74 @@
+"""What all clients together make the daemon hold, under one bound; and the replies that wait for a commit."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.settings import Limits
+
+RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached
+_log = logging.getLogger("wheeltimer.server")
+
+
+class Holder(Protocol):
+    """A connection, as far as its memory is concerned."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Replies that the client has not read, and requests that are not answered."""
+        ...
+
+    def cut(self) -> None:
+        """Close it and let go of what it holds."""
+        ...
+
+
+class ClientMemory:
+    """One per daemon.
+
+    ``held_bytes`` counts what all clients hold, ``uncommitted_bytes`` the replies that wait for a commit.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.held_bytes = 0
+        self.uncommitted_bytes = 0
+        self.holders: set[Holder] = set()
+        self._limits = limits
+        self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()  # lsn, bytes, what sends them
+        self._cuts = Seldom(_log, logging.WARNING)
+
+    @property
+    def waiting(self) -> int:
+        """How many pieces of replies wait for a commit."""
+        return len(self._waiting)
+
+    def hold(self, more: int) -> None:
+        """Count ``more`` bytes, or fewer if negative; beyond the bound cut the connections with the most."""
+        self.held_bytes += more
+        if more <= 0 or self.held_bytes <= self._limits.clients_bytes_max:
+            return
+        enough = self._limits.clients_bytes_max * RELIEF // 8  # so that not every byte more needs another look
+        for holder in sorted(self.holders, key=lambda each: each.held_bytes, reverse=True):
+            if self.held_bytes <= enough:
+                break
+            self._cuts.say(
+                "clients held too much, closed those with the most held_bytes=%d", holder.held_bytes
+            )
+            holder.cut()
+
+    def await_commit(self, lsn: int, size: int, send: Callable[[], None]) -> None:
+        """Call ``send`` when ``lsn`` is durable; ``size`` bytes of replies wait for that."""
+        self.uncommitted_bytes += size
+        self._waiting.append((lsn, size, send))
+
+    def committed(self, lsn: int) -> None:
+        """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= lsn:
+            _, size, send = waiting.popleft()
+            self.uncommitted_bytes -= size
+            send()
