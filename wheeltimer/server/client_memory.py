@@ -51,7 +51,8 @@ class ClientMemory:
         self.held_bytes += more
         if more <= 0 or self.held_bytes <= self._limits.clients_bytes_max:
             return
-        enough = self._limits.clients_bytes_max * RELIEF // 8  # so that not every byte more needs another look
+        # Less than the bound, so that not every further byte needs another look.
+        enough = self._limits.clients_bytes_max * RELIEF // 8
         for holder in sorted(self.holders, key=lambda each: each.held_bytes, reverse=True):
             if self.held_bytes <= enough:
                 break
