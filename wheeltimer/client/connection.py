@@ -24,6 +24,7 @@ _POLLIN: Final = getattr(select, "POLLIN", 1)
 _POLLOUT: Final = getattr(select, "POLLOUT", 4)
 _READ_BYTES: Final = 1 << 18
 _DEFAULT_PORT: Final = 8463
+_WAIT_S_MAX: Final = 86_400.0  # of one system call, whose limit is 24 days; a longer wait takes several
 
 
 class _Select:
@@ -141,7 +142,7 @@ class LineConnection:
             return self._receive()  # decrypted already: the poll does not see it
         interest = _POLLIN | (_POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
-        ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
+        ready = self._poll.poll(None if wait_s is None else math.ceil(min(wait_s, _WAIT_S_MAX) * 1000))
         self._at_home()  # a signal handler may have forked
         if not ready:
             return False
@@ -214,14 +215,14 @@ def _connect(server: str, timeout_s: float, tls: ssl.SSLContext | None) -> socke
     if server.startswith("unix:"):
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            unix.settimeout(timeout_s)
+            unix.settimeout(min(timeout_s, _WAIT_S_MAX))
             unix.connect(server.removeprefix("unix:"))
         except BaseException:
             unix.close()
             raise
         return unix
     host, port = split_host_port(server.removeprefix("tls:"))
-    tcp = socket.create_connection((host, port), timeout_s)
+    tcp = socket.create_connection((host, port), min(timeout_s, _WAIT_S_MAX))
     try:
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(tcp)

@@ -32,6 +32,9 @@ BACKOFF_FIRST_S: Final = 0.05  # before the second try to connect; doubled each 
 BACKOFF_MAX_S: Final = 1.0
 DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
 _SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
+NOT_READ: Final = (msgspec.MsgspecError, RecursionError)
+"""What msgspec raises for bytes that are no reply; RecursionError for JSON that is nested too deep."""
+
 _OK: Final = b'{"ok":true,'
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
@@ -112,7 +115,7 @@ class Call:
             raise self.error
         try:
             return _decode(self.line), self.line
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
 
     def check(self) -> Reply:
@@ -140,7 +143,7 @@ class Call:
             decode = _decoders.setdefault(kind, msgspec.json.Decoder(kind).decode)
         try:
             found: T = decode(self.line)
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
         return found
 
@@ -221,7 +224,7 @@ class Pipeline:
     def _look(self, line: bytes) -> _Head:
         try:
             head = _head(line)
-        except msgspec.DecodeError as error:
+        except NOT_READ as error:
             raise NoReply(str(error)) from error
         self.greeted = True
         return head

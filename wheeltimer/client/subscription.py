@@ -16,6 +16,7 @@ from wheeltimer.client.fields import plain
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    NOT_READ,
     PASSING,
     Call,
     Caller,
@@ -62,7 +63,7 @@ class Resume:
                 # What a slow reader was not sent is in the journal; where it is not, the next reply says so.
                 raise ConnectionError(str(reply.get("message", "")))
             event = _event(line)
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise NoReply(str(error)) from error
         self.cursor = event.cursor
         return event
