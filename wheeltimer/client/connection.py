@@ -83,9 +83,9 @@ class LineConnection:
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is of no use: asked where nothing is awaited, so all that comes is its end.
+        """Whether the daemon has hung up. Only for a connection on which no reply is awaited.
 
-        A daemon may say why it hangs up; that answers no later request.
+        Bytes that have come count too: the daemon's reason, which is no answer to a later request.
         """
         if self._in:
             return True
@@ -121,7 +121,7 @@ class LineConnection:
         return lines
 
     def _end_of_line(self, forever: bool) -> int:
-        """Where the first line ends, once it has come."""
+        """Wait for a whole line; the offset of its end in what was read."""
         scanned = 0
         quiet_since = time.monotonic()
         while (end := self._in.find(b"\n", scanned)) < 0:
@@ -147,7 +147,7 @@ class LineConnection:
         if not ready:
             return False
         _, events = ready[0]
-        if events & ~_POLLOUT:  # also an error or a hang-up: recv says which
+        if events & ~_POLLOUT:  # also an error or a hang-up: recv raises it, or returns nothing
             return self._receive()
         if events & _POLLOUT:
             # A daemon that hung up may have said why before: recv brings that, or the error.
