@@ -29,8 +29,8 @@ _log = logging.getLogger("wheeltimer")
 
 
 class Share(NamedTuple):
-    """How many each may have: attempts in flight, connections kept after them, clients, and clients that are
-    being turned away."""
+    """How many descriptors each has: attempts in flight, connections kept after them, clients, and clients
+    that are being turned away."""
 
     concurrency: int
     idle_max: int
@@ -42,7 +42,7 @@ def share(limit: int, settings: Settings) -> Share:
     """Share out ``limit`` descriptors.
 
     If they do not suffice for the settings, attempts get what they ask for up to a half, kept connections and
-    clients up to a quarter each, and what one of the three leaves is for the others.
+    clients up to a quarter each, and what one of the three does not need goes to the others.
     """
     held = HELD + PER_LISTENER * len(settings.listen)
     own = min(OWN, held + max(0, limit - held) // 4)

@@ -71,7 +71,7 @@ class Notifier:
 
 
 async def say(line: str) -> None:
-    """Write a line to standard output, in a thread: a pipe that nobody reads must not hold the loop.
+    """Write a line to standard output, in a thread: a pipe that nobody reads must not block the loop.
 
     A line that cannot be written (the disk is full, the reader has ended, the system has no thread left) is a
     warning in the log.
