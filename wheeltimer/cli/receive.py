@@ -58,7 +58,7 @@ class _Receiver(ThreadingHTTPServer):
             super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """No traceback for a connection that ends in the middle; it brought no whole request."""
+        """Print no traceback for a connection that ends within a request."""
 
     def show(self, request: dict[str, Any]) -> None:
         """Print one request, as one line."""
