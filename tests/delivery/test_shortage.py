@@ -263,12 +263,19 @@ async def test_a_trust_store_that_cannot_be_opened_is_no_bad_certificate(descrip
 
     class Refusing(ssl.SSLContext):
         def wrap_socket(self, *given: Any, **options: Any) -> Any:
-            raise ssl.SSLCertVerificationError(1, "unable to get local issuer certificate")
+            error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+            error.verify_message = "unable to get local issuer certificate"
+            raise error
 
     ours, theirs = socket.socketpair()
-    with theirs, pytest.raises(Shortage if descriptors_out else (AttemptError, AttributeError)):
+    with theirs, pytest.raises(Shortage if descriptors_out else AttemptError) as caught:
         await start_tls(ours, Refusing(ssl.PROTOCOL_TLS_CLIENT), "x.example", lambda: descriptors_out)
     assert ours.fileno() == -1
+    if descriptors_out:
+        assert getattr(caught.value, "reason", None) == "descriptors"
+    else:
+        assert getattr(caught.value, "kind", None) == "tls"
+        assert "unable to get local issuer certificate" in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOMEM])
