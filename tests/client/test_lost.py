@@ -215,6 +215,16 @@ def test_a_refused_token_says_so(run: Any) -> None:
         run(server.address, lambda c: c.ping(), token="wrong")
 
 
+@pytest.mark.parametrize("answer", [b"not json\n", b'{"no":"ok"}\n', CLOSE], ids=["text", "json", "nothing"])
+def test_a_token_that_is_shown_to_no_daemon_is_shown_once_and_the_error_says_what_is_there(
+    run: Any, answer: object
+) -> None:
+    with ScriptedServer(lambda _: answer) as server:
+        with pytest.raises(ServerUnreachable, match="does not speak wheeltimer's protocol"):
+            run(server.address, lambda c: c.ping(), token="s3cret")
+    assert [request["op"] for request in server.requests] == ["hello"], "that does not pass, so not again"
+
+
 def test_a_refusal_is_raised_as_itself_and_the_connection_goes_on(run: Any) -> None:
     refusal = {"ok": False, "error": "full", "message": "no room", "retry_after_ms": 5}
     with ScriptedServer([refusal, _answer({})]) as server:
