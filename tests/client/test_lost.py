@@ -219,9 +219,11 @@ def test_a_refused_token_says_so(run: Any) -> None:
 def test_a_token_that_is_shown_to_no_daemon_is_shown_once_and_the_error_says_what_is_there(
     run: Any, answer: object
 ) -> None:
-    with ScriptedServer(lambda _: answer) as server:
-        with pytest.raises(ServerUnreachable, match="does not speak wheeltimer's protocol"):
-            run(server.address, lambda c: c.ping(), token="s3cret")
+    with (
+        ScriptedServer(lambda _: answer) as server,
+        pytest.raises(ServerUnreachable, match="does not speak wheeltimer's protocol"),
+    ):
+        run(server.address, lambda c: c.ping(), token="s3cret")
     assert [request["op"] for request in server.requests] == ["hello"], "that does not pass, so not again"
 
 
