@@ -286,7 +286,7 @@ def test_each_duration_has_its_name_in_milliseconds_and_asks_for_a_unit() -> Non
         assert {key.removesuffix("_ms") for key in hints if key.endswith("_ms")} == spans
 
 
-RIGHT = '''
+RIGHT = """
 from datetime import datetime, timedelta, timezone
 from wheeltimer import AsyncClient, Client, NotFound, Refused
 
@@ -308,8 +308,8 @@ async def main() -> None:
         await other.schedule("http://x/", expires_in="1h", body_bytes=b"x")
         async for each in other.schedule_many([{"url": "http://x/", "group": "g"}]):
             print(each)
-'''
-WRONG = '''
+"""
+WRONG = """
 from wheeltimer import AsyncClient, Client
 
 client = Client()
@@ -320,14 +320,14 @@ client.schedule("http://x/", retry={"kind": "fixed", "evry": "30s"})
 
 async def main() -> None:
     await AsyncClient().schedule("http://x/", poll={"every": "5s", "mx": 3})
-'''
-NUMBERS_ARE_NO_DURATIONS = '''
+"""
+NUMBERS_ARE_NO_DURATIONS = """
 from wheeltimer import Client
 
 Client().schedule("http://x/", delay=30)
 Client().schedule("http://x/", timeout=1.5)
 Client().forecast(horizon=3600)
-'''
+"""
 
 
 def test_a_type_checker_finds_misspelt_fields(tmp_path: Path) -> None:
