@@ -19,7 +19,7 @@ networks and operators, translated once, in the shell that met it.
     ├── AttemptError           an exchange brought no reply (delivery/http_connection.py; becomes a value)
     ├── Shortage               an attempt could not begin: our own shortage (delivery/shortage.py)
     ├── ServerUnreachable      a client found no daemon                              exit 69
-    └── ClientMisused          a client, or an iterator of it, was entered where it cannot answer
+    └── ClientMisused          a client, or an iterator of it, was entered when it cannot answer
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ class Refused(WheeltimerError):
     """A request that the daemon refuses: ``code`` is one of the protocol's error codes.
 
     ``extra`` holds the reply's further members (``field``, ``state``, ``version``, ``due``,
-    ``retry_after_ms``) where they apply. The clients raise the subclass of the code (``REFUSALS``), and
+    ``retry_after_ms``) if they apply. The clients raise the subclass of the code (``REFUSALS``), and
     ``Refused`` itself for a code of a later daemon; their text has op, queue, id and code before the daemon's
     own ``message``.
     """
 
-    said: str | None = None  # the daemon's message, where the text has more
+    said: str | None = None  # the daemon's message, if the text has more
 
     def __init__(self, code: str, message: str, /, **extra: object) -> None:
         super().__init__(message)
@@ -106,7 +106,7 @@ class Unauthorized(RefusedWith):
 
 
 class Forbidden(RefusedWith):
-    """The token is not for this op or queue."""
+    """The token does not allow this op or queue."""
 
     CODE = "forbidden"
 
@@ -136,7 +136,7 @@ class TooLate(RefusedWith):
 
 
 class Full(RefusedWith):
-    """No room just now; ``extra["retry_after_ms"]`` where the daemon knows when to ask again."""
+    """No room just now; ``extra["retry_after_ms"]`` if the daemon knows when to ask again."""
 
     CODE = "full"
 

@@ -131,8 +131,22 @@ def test_a_body_that_is_too_long_is_refused_unread() -> None:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n")
             assert client.makefile("rb").read().startswith(b"HTTP/1.1 413 ")
         with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 5_000 + b"\r\n\r\n")
+            assert client.makefile("rb").read().startswith(b"HTTP/1.1 413 ")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
             client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
             assert client.makefile("rb").read().startswith(b"HTTP/1.1 411 ")
+
+
+def test_a_request_that_ends_within_its_body_is_neither_shown_nor_answered() -> None:
+    with receiving() as receiver:
+        host, _, port = receiver.url.removeprefix("http://").rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as client:
+            client.sendall(b"POST /cut HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf")
+            client.shutdown(socket.SHUT_WR)
+            assert client.makefile("rb").read() == b""
+        assert httpx.post(f"{receiver.url}/whole", content=b"x").status_code == 204
+        assert "/whole" in receiver.line()
 
 
 def test_connections_beyond_its_threads_are_closed_and_the_rest_goes_on() -> None:

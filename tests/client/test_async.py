@@ -63,13 +63,16 @@ def test_an_event_loop_that_ends_without_aclose_closes_the_connection(run: Any) 
     assert [len(requests) for requests in server.connections] == [1, 1]
 
 
-def test_never_used(run: Any) -> None:
+def test_a_client_that_was_never_used_connects_nowhere_and_is_closed_for_good(run: Any) -> None:
     async def main() -> None:
-        async with AsyncClient("127.0.0.1:1"):
+        async with AsyncClient(server.address) as client:
             pass
-        await AsyncClient("127.0.0.1:1").aclose()
+        with pytest.raises(ServerUnreachable, match="make a new client"):
+            await client.ping()
 
-    run(main)
+    with EchoServer() as server:
+        run(main)
+    assert server.connections == []
 
 
 @pytest.mark.parametrize("kind", ["blocking", "async"])

@@ -349,6 +349,30 @@ def test_a_type_checker_finds_misspelt_fields(tmp_path: Path) -> None:
     assert len(by["numbers"]) == 3, done.stdout
 
 
+def test_the_protocols_own_fields_may_be_of_pythons_types_also_inside_a_rule() -> None:
+    """``request``, ``request_many`` and ``schedule_plain``; rounded up: never early."""
+    second, bit = timedelta(seconds=1), timedelta(microseconds=1)
+    given: dict[str, Any] = {
+        "url": URL, "id": "a", "delay": second + bit,
+        "expires_at": datetime(2030, 1, 1, tzinfo=UTC) + bit,
+        "retry": {"kind": "list", "delays": [second, 5, "7s"]},
+        "poll": {"every": second, "cap": 2 * second, "max": 3}, "group": None,
+    }  # fmt: skip
+    wanted = {
+        "op": "schedule", "url": URL, "id": "a", "delay": 1001, "expires_at": 1_893_456_000_001,
+        "retry": {"kind": "list", "delays": [1000, 5, "7s"]}, "poll": {"every": 1000, "cap": 2000, "max": 3},
+    }  # fmt: skip
+    for call in (
+        lambda client: client.request("schedule", **given),
+        lambda client: list(client.request_many([{"op": "schedule", **given}])),
+        lambda client: list(client.schedule_plain([given])),
+    ):
+        assert sent(call) == wanted
+    error = refused(lambda client: client.request("schedule", url=URL, at=datetime(2030, 1, 1)))
+    assert error.field == "at"
+    assert "time zone" in str(error)
+
+
 # --- settings --------------------------------------------------------------------------------------
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import anyio
 import pytest
 
-from tests.client.scripted import CLOSE, SILENCE, Request, ScriptedServer, reply_line
+from tests.client.scripted import CLOSE, SEQ, SILENCE, Request, ScriptedServer, reply_line
 from wheeltimer.client import AsyncClient, Client, OutcomeUnknown
 from wheeltimer.errors import Refused, ServerUnreachable
 
@@ -160,6 +161,38 @@ def test_a_read_that_is_given_up_is_no_unknown_outcome(run: Any) -> None:
         run(server.address, lost, reconnect=0)
 
 
+DEEP = b"[" * 100_000 + b"]" * 100_000
+"""More than any parser's recursion limit."""
+
+
+@pytest.mark.parametrize("ok", [b"true", b"false"])
+def test_an_answer_nested_too_deep_is_no_reply(run: Any, ok: bytes) -> None:
+    """Never a RecursionError: in Trio one from the reader would end the whole program."""
+    # Not as the daemon writes it, so that the reader itself parses it.
+    with ScriptedServer(Flaky(2, how=b'{"deep":%b,"ok":%b,"seq":%b}\n' % (DEEP, ok, SEQ))) as server:
+        run(server.address, lambda c: c.ping(), lambda c: c.ping(), timeout=5)
+    assert [request["op"] for request in server.requests] == ["ping"] * 3, "asked again"
+
+
+def test_a_reply_with_a_value_nested_too_deep_ends_its_request_alone(run: Any) -> None:
+    def refused(client: Any) -> Any:
+        return _raised(client, lambda c: c.ping(), ServerUnreachable, "what came is no reply")
+
+    def refused_raw(client: Any) -> Any:
+        return _raised(client, lambda c: c.request("ping"), ServerUnreachable, "what came is no reply")
+
+    with ScriptedServer(Flaky(1, 2, how=b'{"ok":true,"deep":%b,"seq":%b}\n' % (DEEP, SEQ))) as server:
+        run(server.address, refused, refused_raw, lambda c: c.ping(), timeout=5)
+    assert len(server.requests) == 3
+
+
+def test_a_time_out_longer_than_one_wait_of_the_system_may_be(run: Any) -> None:
+    """poll(2) takes at most 24 days of ms."""
+    with ScriptedServer(_answer) as server:
+        (reply,) = run(server.address, lambda c: c.ping(), timeout=timedelta(days=365))
+    assert reply.now == 1
+
+
 def test_silence_is_given_up(run: Any) -> None:
     with ScriptedServer(lambda _: SILENCE) as server:
 
@@ -180,6 +213,18 @@ def test_a_refused_token_says_so(run: Any) -> None:
     refusal = {"ok": False, "error": "unauthorized", "message": "no such token"}
     with ScriptedServer([refusal]) as server, pytest.raises(Refused, match="no such token"):
         run(server.address, lambda c: c.ping(), token="wrong")
+
+
+@pytest.mark.parametrize("answer", [b"not json\n", b'{"no":"ok"}\n', CLOSE], ids=["text", "json", "nothing"])
+def test_a_token_that_is_shown_to_no_daemon_is_shown_once_and_the_error_says_what_is_there(
+    run: Any, answer: object
+) -> None:
+    with (
+        ScriptedServer(lambda _: answer) as server,
+        pytest.raises(ServerUnreachable, match="does not speak wheeltimer's protocol"),
+    ):
+        run(server.address, lambda c: c.ping(), token="s3cret")
+    assert [request["op"] for request in server.requests] == ["hello"], "that does not pass, so not again"
 
 
 def test_a_refusal_is_raised_as_itself_and_the_connection_goes_on(run: Any) -> None:

@@ -12,7 +12,7 @@ from tests.clocks import ManualClock
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.task import Task
-from wheeltimer.daemon.deaths import LINES_MAX, PAIRS_MAX, PERIOD_S, Deaths
+from wheeltimer.daemon.deaths import LAST_CHARS_MAX, LINES_MAX, PAIRS_MAX, PERIOD_S, Deaths
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.success import JsonCheck, SuccessRule, unmet
 from wheeltimer.protocol.task_view import Attempt, State
@@ -22,13 +22,16 @@ URL = "https://User.example:8443/secret/path?key=secret"
 
 def dead(
     deaths: Deaths, engine: Engine, key: str, url: str = URL, state: State = State.DEAD,
-    error: str = "connect: refused\nby a wall",
+    error: str = "connect: refused\nby a wall", status: int | None = None, attempts: int = 1,
 ) -> None:  # fmt: skip
-    """A task that ends after one attempt."""
+    """A task that ends after ``attempts`` of one kind."""
     task = Task(url, lsn=1, created_ms=0, due_given_ms=0, meta=b'"secret"', state=int(State.READY))
-    task.history = [Attempt(1, 1, 0, 0, 5, "failed", None, error, "secret reply")]
+    task.history = [
+        Attempt(n, 1, 0, 0, 5, "failed", status, error or None, "secret reply")
+        for n in range(1, attempts + 1)
+    ]
     engine.insert(key, task)
-    ended = r.Ended(key, 5, 1, int(state), 1, "attempts_used_up")
+    ended = r.Ended(key, 5, 1, int(state), attempts, "attempts_used_up")
     engine.apply(ended)
     deaths.ended(ended)
 
@@ -72,6 +75,37 @@ def test_what_a_reply_had_instead_of_success_is_not_logged(
     shown, plain = lines(caplog)
     assert 'last="success: /status" ' in shown
     assert 'last="success: the body is no JSON" ' in plain
+
+
+def test_what_the_last_attempt_brought_is_its_error_or_its_status_or_nothing(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+    dead(deaths, engine, "orders/7", error="", status=503)
+    dead(deaths, engine, "orders/8", error="reset: closed in the reply body", status=503)
+    dead(deaths, engine, "orders/9", error="x" * (LAST_CHARS_MAX + 1))
+    dead(deaths, engine, "orders/10", attempts=0)
+    answered, cut, long, none = lines(caplog)
+    assert " attempts=1 error=attempts_used_up last=503 " in answered
+    assert ' last="reset: closed in the reply body" ' in cut
+    assert f" last={'x' * LAST_CHARS_MAX} " in long
+    assert " attempts=0 error=attempts_used_up last=none " in none
+
+
+def test_as_many_deaths_as_have_a_line_leave_nothing_to_add(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    deaths = Deaths(engine)
+    for n in range(LINES_MAX):
+        dead(deaths, engine, f"orders/{n}")
+    assert len(lines(caplog)) == LINES_MAX
+
+    async def end() -> None:
+        with trio.move_on_after(0):
+            await deaths.run()
+
+    trio.run(end)
+    assert lines(caplog) == []
 
 
 def test_a_receiver_that_refuses_everything_fills_no_log(

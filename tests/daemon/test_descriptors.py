@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from wheeltimer.daemon.process import HELD, LEAST, PER_LISTENER, PER_TLS, ample, fit, share
+from wheeltimer.errors import SettingsError
 from wheeltimer.settings import Address, Limits, Settings
 
 PLAIN, TLS = Address("tcp", "127.0.0.1", 1), Address("tls", "127.0.0.1", 2)
@@ -66,6 +67,28 @@ def test_what_is_lowered_is_one_line_with_names_and_numbers(
     for part in ("descriptors=300", "concurrency=100 instead of 512", "connections_max=50 instead of 10000"):
         assert part in text, text
     assert "LimitNOFILE" in text
+
+
+@pytest.mark.parametrize("hard", [4096, 20_000, resource.RLIM_INFINITY])
+def test_the_soft_limit_is_raised_to_the_hard_one(hard: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most systems start a service with 1,024 and allow more."""
+    limits = [(1024, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda which: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda which, both: limits.append(both))
+    given = settings(512, 2000)
+    found, _ = fit(given)
+    assert limits[1:] == [(hard, hard)]
+    assert found == given, "it is shared out as far as the hard limit goes"
+
+
+def test_fewer_than_the_least_are_refused_with_what_to_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    for hard in (LEAST - 1, LEAST):
+        monkeypatch.setattr(resource, "getrlimit", lambda which, hard=hard: (hard, hard))
+        if hard < LEAST:
+            with pytest.raises(SettingsError, match="63 are allowed, 64 are needed; raise LimitNOFILE"):
+                fit(settings(1, 1))
+        else:
+            assert min(fit(settings(1, 1))[1]) >= 1
 
 
 def test_enough_for_all_changes_nothing_and_logs_nothing(

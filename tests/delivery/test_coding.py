@@ -70,6 +70,19 @@ def test_cut_short() -> None:
     assert decoded(body, "gzip", False)[1:] == (False, None)  # that it is cut is known already
 
 
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "gzip, identity"])
+def test_no_body_is_no_damaged_one(coding: str, whole: bool) -> None:
+    """As with 204, and with servers that name a coding for every reply."""
+    assert decoded(b"", coding, whole) == (b"", whole, None)
+
+
+@pytest.mark.parametrize(("coding", "body"), [("gzip", gzip.compress(BODY)), ("deflate", RAW_BODY)])
+def test_what_was_not_read_to_its_end_is_not_whole_although_the_coding_ends(coding: str, body: bytes) -> None:
+    """Another member may come."""
+    assert decoded(body, coding, False) == (BODY, False, None)
+
+
 @pytest.mark.parametrize("size", [REPLY_BYTES_MAX, REPLY_BYTES_MAX + 1])
 def test_at_the_limit_it_is_whole_and_one_byte_more_is_not(size: int) -> None:
     content, whole, why = decoded(gzip.compress(b"x" * size), "gzip", True)

@@ -248,6 +248,31 @@ def test_a_destination_that_goes_down_while_an_attempt_lapses_gives_the_task_up_
     assert world.state(key) == "dead"
 
 
+def test_tasks_that_lapse_after_their_destination_went_down_are_given_up_as_all_that_are_held() -> None:
+    """They were in flight when the others were taken in, so nobody else would give them up."""
+    world = World()
+    rule = {"kind": "fixed", "every": "10s", "attempts": 3, "jitter": 0}
+    first, *others = keys = [world.schedule(f"t{n}", retry=rule) for n in range(3)]
+    world.settle()
+    for n in range(10):
+        world.schedule(f"d{n}", retry="none")
+    world.settle()
+    while down := [flight for flight in world.flights if flight not in keys]:
+        for key in down:
+            world.end(key, no_answer())
+        world.settle()
+    assert world.window().held_ns is not None
+    for key in keys:
+        world.lapse(key)
+    world.run(HOLD_NS // MS + 1)
+    assert list(world.flights) == [first], "one of them is the probe"
+    world.end(first, no_answer())
+    world.run(20_000)
+    for key in others:
+        view = world.driver.view(key)
+        assert (view["state"], view["attempts"], view["history"]) == ("dead", 0, [])
+
+
 def test_shares_are_of_what_there_is() -> None:
     """While descriptors are short a slow destination has no more than its part of what is left."""
     world = World(concurrency=512, config=Config(hosts={"slow": (128, None)}))

@@ -250,7 +250,9 @@ def test_whether_descriptors_are_out_is_seen() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         os.close(lowest)
+    before = os.listdir("/proc/self/fd")
     assert not no_descriptors()
+    assert os.listdir("/proc/self/fd") == before, "the question itself keeps none"
 
 
 # --- TLS, epoll, the proxy ----------------------------------------------------------------------------------
@@ -263,12 +265,19 @@ async def test_a_trust_store_that_cannot_be_opened_is_no_bad_certificate(descrip
 
     class Refusing(ssl.SSLContext):
         def wrap_socket(self, *given: Any, **options: Any) -> Any:
-            raise ssl.SSLCertVerificationError(1, "unable to get local issuer certificate")
+            error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+            error.verify_message = "unable to get local issuer certificate"
+            raise error
 
     ours, theirs = socket.socketpair()
-    with theirs, pytest.raises(Shortage if descriptors_out else (AttemptError, AttributeError)):
+    with theirs, pytest.raises(Shortage if descriptors_out else AttemptError) as caught:
         await start_tls(ours, Refusing(ssl.PROTOCOL_TLS_CLIENT), "x.example", lambda: descriptors_out)
     assert ours.fileno() == -1
+    if descriptors_out:
+        assert getattr(caught.value, "reason", None) == "descriptors"
+    else:
+        assert getattr(caught.value, "kind", None) == "tls"
+        assert "unable to get local issuer certificate" in str(caught.value)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ENOMEM])
@@ -447,6 +456,20 @@ def test_a_shortage_that_stays_costs_a_lapse_a_second_and_one_that_is_over_is_fo
     assert (limit.limit, limit.until_ns) == (512, None)
     limit.lapsed(511, now_ns)
     assert limit.until_ns == now_ns + PAUSE_MIN_NS
+
+
+def test_a_new_shortage_begins_with_a_short_pause_however_long_the_last_one_was() -> None:
+    limit, now_ns = InFlightLimit(4, lambda: 0.0), 0
+    for _ in range(10):  # the pause is doubled up to its most
+        limit.lapsed(0, now_ns)
+        assert limit.until_ns is not None
+        now_ns = limit.until_ns
+        assert limit.look(now_ns) == 1
+    assert limit.until_ns == now_ns + PAUSE_MAX_NS
+    now_ns += 2 * PAUSE_MAX_NS
+    assert (limit.look(now_ns), limit.until_ns) == (4, None)
+    limit.lapsed(3, now_ns)
+    assert (limit.limit, limit.until_ns) == (3, now_ns + PAUSE_MIN_NS)
 
 
 def test_lapses_of_attempts_that_began_together_are_one_pause() -> None:

@@ -207,6 +207,43 @@ def test_sockets_that_take_what_was_closed_are_outlasted_as_long_as_there_is_one
     spare.let_go()
 
 
+def test_too_few_descriptors_at_the_start_are_an_error_that_keeps_none() -> None:
+    for left in range(COUNT + 1):  # one for /dev/null, and one less than are wanted
+        with none_left() as taken:
+            for _ in range(left):
+                os.close(taken.pop())
+            before = open_now()
+            with pytest.raises(OSError, match="Too many open files"):
+                SpareDescriptors()
+            assert open_now() == before
+
+
+def open_now() -> list[int]:
+    """Without a descriptor to list them by."""
+    found = []
+    for fd in range(resource.getrlimit(resource.RLIMIT_NOFILE)[0]):
+        with suppress(OSError):
+            os.fstat(fd)
+            found.append(fd)
+    return found
+
+
+def test_a_descriptor_in_hand_keeps_no_file_open(tmp_path: Path) -> None:
+    """Else the space of a segment that was removed would not come back, and its lock would be held."""
+    before = os.listdir("/proc/self/fd")
+    spare, path = SpareDescriptors(), tmp_path / "segment"
+    with none_left():
+        for _ in range(2 * COUNT):
+            spare.close(spare.call(os.open, path, os.O_RDWR | os.O_CREAT))
+    opened = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in spare._fds}
+    assert opened == {os.devnull}
+    assert not any(map(os.get_inheritable, spare._fds))
+    fd = os.open(path, os.O_RDONLY)
+    spare.let_go()
+    spare.close(fd)
+    assert os.listdir("/proc/self/fd") == before, "once they are given back a file is just closed"
+
+
 def test_changes_of_a_folder_are_synced_without_any_descriptor(held: Disk, tmp_path: Path) -> None:
     with none_left():
         fds = [held.create(tmp_path / f"{number}") for number in range(COUNT)]

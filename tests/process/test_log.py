@@ -48,6 +48,7 @@ def connect(home: Home) -> Connection:
 def test_output_that_nobody_reads_holds_neither_callbacks_nor_replies_nor_the_end(
     home: Home, receiver: Receiver, number: int
 ) -> None:
+    """And once somebody reads, what waited is there."""
     path, fd = stuck_pipe(home.folder)
     daemon = launch(home, f"{number}>>{path}")
     with connect(home) as client:
@@ -55,6 +56,13 @@ def test_output_that_nobody_reads_holds_neither_callbacks_nor_replies_nor_the_en
             daemon.signal(signal.SIGHUP)
             client.done("schedule", id=f"{turn}", url=receiver.url())
             receiver.wait_for(f"{turn}")
+        came = b""
+        for _ in until():
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    came += os.read(fd, 65_536)
+            if {1: b" ready ", 2: b" settings reloaded"}[number] in came:
+                break
     daemon.stop()
     os.close(fd)
 

@@ -10,6 +10,7 @@ import pytest
 from wheeltimer.core.outcome import ERROR_CHARS_MAX
 from wheeltimer.errors import BadValue
 from wheeltimer.protocol.limits import REPLY_BYTES_MAX
+from wheeltimer.protocol.replyjson import parsed, shown
 from wheeltimer.protocol.success import (
     CHECKS_MAX,
     DEFAULT_SUCCESS,
@@ -223,6 +224,25 @@ def test_a_reason_is_short_and_visible() -> None:
         assert len(why) < ERROR_CHARS_MAX - len("success: ")
     half = rule(json=[{"pointer": "/a", "equals": "\u5931"}])
     assert unmet(half, 200, b'{"a":"\\ud83d"}', False) == '/a is "\\ud83d", "\u5931" expected'
+
+
+@pytest.mark.parametrize(
+    ("text", "chars_max", "want"),
+    [
+        ('{"a":[1,null,true,false,"x"],"b":{}}', 60, '{"a": [1, null, true, false, "x"], "b": {}}'),
+        ("1.50", 9, "1.50"),
+        ("1e99999999999999999999", 99, "1e99999999999999999999"),
+        ('"1e5"', 9, '"1e5"'),
+        ('"abc"', 5, '"abc"'),
+        ('"abc"', 4, '"abc...'),
+        ("[1,2,3]", 4, "[1, ..."),
+        ('{"abc":1}', 3, '{"a...'),
+        ('"\\u0007\\"\\\\"', 20, '"\\u0007\\"\\\\"'),
+        ("[" * 60 + "]" * 60, 5, "[[[[[..."),
+    ],
+)  # fmt: skip
+def test_a_value_is_shown_as_json_up_to_a_length(text: str, chars_max: int, want: str) -> None:
+    assert shown(parsed(text, exactly=True), chars_max) == want
 
 
 MARK = b"\xef\xbb\xbf"

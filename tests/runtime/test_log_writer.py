@@ -65,13 +65,15 @@ def test_a_reader_that_stands_still_costs_lines_and_they_are_counted(pipe: tuple
 def test_the_number_of_lost_lines_stands_where_they_are_missing(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
     writer = LogWriter(writing, ROOM)
-    fill(writer)
-    for _ in range(8):  # as the reader goes on, lines are taken again
-        os.read(reading, 4096)
-    threading.Event().wait(0.05)
+    written = fill(writer)
+    data = b""
+    while writer._bytes > ROOM // 2:  # as the reader goes on, half is free, and lines are taken again
+        data += os.read(reading, 4096)
     writer.write(b"back\n")
-    data = read_to(reading, b"back\n")
-    assert data.splitlines()[-2].endswith(b"its reader took none")
+    *whole, note, _ = (data + read_to(reading, b"back\n")).splitlines(keepends=True)
+    assert set(whole) == {LINE}
+    (dropped,) = re.findall(rb"dropped=(\d+) lines, its reader took none\n", note)
+    assert len(whole) + int(dropped) == written
 
 
 def test_a_reader_that_is_gone_and_a_full_disk_raise_nothing() -> None:
@@ -114,12 +116,38 @@ def test_a_descriptor_that_others_made_non_blocking_loses_nothing(pipe: tuple[in
 
 
 def test_flush_waits_for_nobody_until_the_end(pipe: tuple[int, int]) -> None:
+    """Not for the reader of a pipe that is full, with lines that wait behind it."""
     reading, writing = pipe
-    stream = io.TextIOWrapper(LogWriter(writing, ROOM), encoding="utf-8", line_buffering=True)
-    stream.write("x" * 70_000)  # more than the pipe holds, and than may wait
-    print("line\n" * 20_000, file=stream, flush=True)
-    assert os.read(reading, 1), "something is written meanwhile"
+    writer = LogWriter(writing, ROOM)
+    written = fill(writer)
+    stream = io.TextIOWrapper(writer, encoding="utf-8", line_buffering=True)
+    flushed = threading.Event()
+
+    def print_a_line() -> None:
+        print("line", file=stream, flush=True)
+        flushed.set()
+
+    threading.Thread(target=print_a_line, daemon=True).start()
+    assert flushed.wait(10), "it waits for the reader"
     stream.detach()
+    data = read_to(reading, b"took none\n")
+    assert data.count(LINE) < written
+
+
+def test_the_end_waits_for_a_reader_that_reads(pipe: tuple[int, int]) -> None:
+    """Else the reason of an end would be lost with the process."""
+    reading, writing = pipe
+    writer = LogWriter(writing, 1 << 20)
+    for _ in range(2_000):  # more than the pipe holds
+        writer.write(LINE)
+    writer.write(b"end\n")
+    data = bytearray()
+    reader = threading.Thread(target=lambda: data.extend(read_to(reading, b"end\n")), daemon=True)
+    reader.start()
+    writer.end()
+    assert writer._bytes == 0, "all is in the pipe, or read"
+    reader.join(10)
+    assert data == LINE * 2_000 + b"end\n"
 
 
 def line_of(text: str, *values: object) -> str:

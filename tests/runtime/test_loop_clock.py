@@ -151,6 +151,22 @@ def test_after_a_pause_deadlines_wait_for_the_grace_and_no_longer() -> None:
     assert hand.after(GRACE_EVERY_S) < before + 0.6, "stood still while it worked: no wait was planned"
 
 
+def test_in_a_grace_the_loop_waits_no_longer_than_the_grace() -> None:
+    """For a deadline that is still ahead by the time that is shown, and over by the real one."""
+    hand = ByHand()
+    hand.clock.deadline_to_sleep_time(101.0)
+    assert hand.after(5.0) == pytest.approx(100.0)  # stood still
+    assert 0 < hand.clock.deadline_to_sleep_time(101.0) <= GRACE_S
+    assert hand.after(GRACE_S) < 101.0
+    assert hand.after(0) > 105
+
+
+def test_a_deadline_that_is_over_before_the_wait_is_no_pause() -> None:
+    hand = ByHand()
+    assert hand.clock.deadline_to_sleep_time(100.0 - 2 * STILL_S) <= 0
+    assert hand.after(0.01) == pytest.approx(100.01)
+
+
 @pytest.mark.parametrize("run_s", [0.0005, 0.05, 0.09])
 @pytest.mark.parametrize("still_s", [0.11, 0.2, 2.0])
 def test_a_processor_that_is_throttled_all_the_time_postpones_a_deadline_by_a_grace(

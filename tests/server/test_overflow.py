@@ -125,7 +125,9 @@ async def test_kept_connections_go_before_a_client_is_turned_away() -> None:
 
 
 @trio_test
-async def test_a_client_that_cannot_even_be_told_is_looked_at_ten_times_a_second(autojump: MockClock) -> None:
+async def test_a_client_that_cannot_even_be_told_is_looked_at_ten_times_a_second(
+    autojump: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     """Another thread took the descriptor in hand; nothing may spin until there is one again."""
     listener, address = await listening([EMFILE] * 1_000)
     overflow = Overflow()
@@ -137,6 +139,8 @@ async def test_a_client_that_cannot_even_be_told_is_looked_at_ten_times_a_second
             assert 2 <= listener.accepts <= 40
         nursery.cancel_scope.cancel()
     overflow.close()
+    (record,) = caplog.records  # Trio itself would log each error, with a traceback
+    assert (record.name, record.exc_info) == ("wheeltimer.server", None)
 
 
 @trio_test

@@ -40,7 +40,7 @@ def import_(session: Session, file: IO[bytes]) -> int:
       generate | wheeltimer import - --json
     """
     work = _Import()
-    session.place.connect().close()  # no daemon, a token that is none: said before all begins
+    session.place.connect().close()  # so that a missing daemon or a wrong token is an error first
     with session.connect(reconnect_s=30) as client, _bar(file) as told:
         for result in client.schedule_plain(work.tasks(file, told)):
             work.took(result)
@@ -66,7 +66,7 @@ def import_(session: Session, file: IO[bytes]) -> int:
 def _task_of(line: bytes) -> dict[str, Any]:
     """The fields of the task on a line, each but the id as its own bytes.
 
-    Refused with BadValue is what the daemon could not see any more: the fields are sent in another line.
+    Raises BadValue for mistakes that the daemon cannot see: the fields are sent in another line.
     """
     if line.startswith(b"["):
         raise BadValue(f"{_OBJECT}, no array")

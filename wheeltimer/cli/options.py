@@ -49,7 +49,7 @@ def delay(context: click.Context, parameter: click.Parameter, texts: tuple[str, 
 
 
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
-    """RFC 3339, or Unix milliseconds where the number can be no other, as the daemon takes it.
+    """RFC 3339, or Unix milliseconds if the number cannot be seconds, as the daemon takes it.
 
     On a machine whose clock has not been set yet any number may be milliseconds; the daemon decides then.
     """
@@ -90,7 +90,7 @@ def json(_context: click.Context, _parameter: click.Parameter, text: str | None)
 
 
 def _no_json(raw: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> str:
-    """As the daemon refuses such a line; with the commonest mistake if nothing is recognised."""
+    """Why ``raw`` is no JSON, in the daemon's words; with the commonest mistake if nothing is recognised."""
     half = foreign.half_pair(b'{"":%b}' % raw)
     if half is not None:
         return f"{half[0]} is half of a surrogate pair: send whole characters"

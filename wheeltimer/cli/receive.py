@@ -27,6 +27,7 @@ from wheeltimer.protocol.units import parse_duration_ms
 from wheeltimer.settings.values import parse_secret
 
 BODY_BYTES_MAX: Final = 1 << 20  # a task's body has at most 64 KiB unless the daemon's settings raise that
+LENGTH_CHARS_MAX: Final = 20  # of a content-length; int() refuses thousands of digits
 BODY_CHARS_SHOWN: Final = 200
 DELAY_MS_MAX: Final = 600_000  # the longest time-out that an attempt may have
 CONNECTIONS_MAX: Final = 256  # at a time, each with a thread; a destination's window is 128 unless set
@@ -58,7 +59,7 @@ class _Receiver(ThreadingHTTPServer):
             super().process_request(request, client_address)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """No traceback for a connection that ends in the middle; it brought no whole request."""
+        """Print no traceback for a connection that ends within a request."""
 
     def show(self, request: dict[str, Any]) -> None:
         """Print one request, as one line."""
@@ -77,9 +78,12 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal()) or "transfer-encoding" in self.headers:
             return self._answer(411)
-        if int(length) > BODY_BYTES_MAX:
+        if len(length) > LENGTH_CHARS_MAX or int(length) > BODY_BYTES_MAX:
             return self._answer(413)
         body = self.rfile.read(int(length))
+        if len(body) < int(length):  # the connection ended within the body
+            self.close_connection = True
+            return None
         headers = {name.lower(): value for name, value in self.headers.items()}
         sound = _verified(self.server.keys, headers, body, at_ms / 1000) if self.server.keys else None
         status = self.server.status if sound is not False else 401

@@ -93,8 +93,8 @@ def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]
 def schedule(session: Session, url: str, **fields: Any) -> int:
     """Call URL later, or now.
 
-    Without --in or --at it is called at once. Where the task is known already and is dead or expired nothing
-    runs: a warning says so, and the exit code is 1.
+    Without --in or --at it is called at once. If the task is known already and is dead or expired nothing
+    runs: you get a warning, and the exit code is 1.
 
     \b
     Examples:

@@ -1,8 +1,8 @@
 """``AsyncChannel``: an ``AsyncClient``'s connection in one event loop, the calls on it, and their reader.
 
-Requests of all tasks go out on one connection, each as it comes; one task reads the replies and gives each
-to its call. It is started by the first request, as a task of the event loop itself, so that no block has to
-be open around a client. A task that is cancelled leaves its call behind, whose reply is read and dropped.
+Requests of all tasks go out on one connection, each as it comes; one task, the reader, takes the replies and
+gives each to its call. The first request starts the reader, as a task of the event loop itself, so that
+no block has to be open around a client. If a task is cancelled its call stays; its reply is read and dropped.
 What is sent again after a lost connection is decided in ``pipeline.py``.
 """
 
@@ -25,7 +25,7 @@ from wheeltimer.errors import BadValue, ClientMisused, Refused, ServerUnreachabl
 
 
 class AsyncChannel:
-    """The connection and the calls of one event loop; safe between tasks, and where they are cancelled."""
+    """The connection and the calls of one event loop; safe between tasks, also if they are cancelled."""
 
     def __init__(self, place: Place, ended: Callable[[], None]) -> None:
         self.pid = os.getpid()
@@ -150,7 +150,7 @@ class AsyncChannel:
         self._pipeline.lost(why)
 
     async def _connect(self) -> None:
-        """Try once; where it took too long, all that waits ends. The next request tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
         now_s = anyio.current_time()
         if self._lost_s is None:
             self._lost_s = now_s
@@ -179,7 +179,7 @@ class AsyncChannel:
 
 
 def event_loop() -> object:
-    """Trio's token or asyncio's loop: what a connection belongs to."""
+    """The event loop that runs now, as Trio's token or asyncio's loop: a connection belongs to one."""
     if _in_trio():
         import trio
 
@@ -195,7 +195,10 @@ def _in_trio() -> bool:
 
 
 def _spawn(run: Callable[[], Any]) -> object:
-    """Start a task of the event loop itself; it is cancelled when the loop ends. Keep what comes back."""
+    """Start a task of the event loop itself; it is cancelled when the loop ends.
+
+    Keep the result: asyncio has only a weak reference to a task.
+    """
     if _in_trio():
         import trio
 

@@ -50,8 +50,8 @@ class AsyncClient:
     """The daemon as methods, for Trio and asyncio: see ``Client`` for the arguments and what is raised.
 
     It connects at first use: making one does no I/O. ``async with`` or ``aclose`` closes it. Tasks may share
-    one, each event loop and each process has its own connection, and a task that is cancelled leaves the
-    others' replies where they belong.
+    one, each event loop and each process has its own connection, and a task that is cancelled does not
+    shift the replies of others.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ OF_THE_PARENT: Final = (
 
 
 def may_pass(error: ServerUnreachable | Refused, pipeline: Pipeline) -> bool:
-    """Whether another try to connect can help, as far as an error of one tells."""
+    """Whether another try to connect can help after one that failed with ``error``."""
     if isinstance(error, Refused):
         return error.code in PASSING
     return pipeline.greeted or not error.lasting
@@ -55,7 +55,7 @@ class OwnedLock:
     """A lock that a thread or greenlet cannot wait for while it holds it: that is an error, not a deadlock.
 
     A signal handler may call the client at any bytecode, so ``enter`` notes the caller before the lock is
-    taken, and ``leave`` forgets it after the lock was released. Lock and owners are of one kind: where gevent
+    taken, and ``leave`` forgets it after the lock was released. Lock and owners are of one kind: if gevent
     has replaced both, owners are greenlets.
     """
 
@@ -66,7 +66,7 @@ class OwnedLock:
         self._owner = 0  # of those, the one that holds it; 0 also just before and just after that
 
     def enter(self) -> int:
-        """Before the lock is taken: what to hand to ``leave``. Raises ClientMisused."""
+        """Call before the lock is taken, and hand the result to ``leave``. Raises ClientMisused."""
         ident = self._ident()
         if ident not in self._inside:
             self._inside.add(ident)
@@ -76,7 +76,7 @@ class OwnedLock:
         return 0  # a signal handler while the thread waits; it entered already
 
     def leave(self, entered: int) -> None:
-        """After the lock was released."""
+        """Call after the lock was released, with what ``enter`` returned."""
         self._inside.discard(entered)
 
     def begin(self) -> None:
@@ -84,7 +84,7 @@ class OwnedLock:
         self._owner = self._ident()
 
     def end(self) -> None:
-        """The lock is released next."""
+        """Call just before the lock is released."""
         self._owner = 0
 
 
@@ -164,7 +164,7 @@ class Channel:
             self._owned.leave(entered)
 
     def _exchange_alone(self, call: Call) -> None:
-        """The same, with the lock held."""
+        """`_exchange` with the lock held."""
         try:
             self._owned.begin()
             if self._busy:
@@ -245,7 +245,7 @@ class Channel:
         self._pipeline.lost("another request on it was interrupted")
 
     def _connect(self) -> None:
-        """Try once; where it took too long, all that waits ends. The next request tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
         now_s = time.monotonic()
         if self._lost_s is None:
             self._lost_s = now_s

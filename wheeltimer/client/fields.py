@@ -188,7 +188,7 @@ def _span_ms(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _rule(name: str, value: Any) -> tuple[str, Any]:
-    """A retry or poll rule; a name, or what is no mapping, is the daemon's to judge."""
+    """A retry or poll rule. A name, or a value that is no mapping, is not checked here but by the daemon."""
     if not isinstance(value, Mapping):
         return name, value
     rule: dict[str, Any] = {}
@@ -279,17 +279,17 @@ _FORMS: Final[dict[str, Callable[[str, Any], tuple[str, Any]]]] = {
 
 
 def with_id(task: Mapping[str, Any]) -> dict[str, Any]:
-    """``typed`` fields of a ``schedule``, with an id made here where none is given."""
+    """``typed`` fields of a ``schedule``, with an id made here if none is given."""
     return with_new_id(typed(task))
 
 
 def with_new_id(fields: dict[str, Any]) -> dict[str, Any]:
-    """The same dict, with an id made here where none is given."""
+    """The same dict, with an id made here if none is given."""
     if "id" not in fields:
         fields["id"] = new_id()
     return fields
 
 
 def new_id() -> str:
-    """For a task whose caller gives none: only with an id can the request be sent again."""
+    """An id for a task whose caller gives none: only with an id can the request be sent again."""
     return make_id(time.time_ns() // 1_000_000, random.getrandbits(48), random.getrandbits(32))

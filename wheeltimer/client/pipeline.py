@@ -1,4 +1,5 @@
-"""The protocol as both clients speak it, without a socket: lines, whose reply one is, what is sent again.
+"""The protocol for both clients, without a socket: the lines, the call each reply belongs to, and which
+requests are sent again.
 
 A connection answers in the order of the requests, and each request carries a ``seq`` that its reply must
 bring back: a reply with another one ends the connection. When it is lost, calls whose request does no harm
@@ -31,7 +32,10 @@ PASSING: Final = ("full", "storage", "unavailable")  # refusals of a connection 
 BACKOFF_FIRST_S: Final = 0.05  # before the second try to connect; doubled each time
 BACKOFF_MAX_S: Final = 1.0
 DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
-_SEQ_BITS: Final = 31  # where counting begins: two processes that shared a socket would not agree on it
+_SEQ_BITS: Final = 31  # of the random first seq: if two processes shared a socket, theirs would differ
+NOT_READ: Final = (msgspec.MsgspecError, RecursionError)
+"""What msgspec raises for bytes that are no reply; RecursionError for JSON that is nested too deep."""
+
 _OK: Final = b'{"ok":true,'
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
 _NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
@@ -65,7 +69,7 @@ class NoReply(Exception):
 
 
 class Caller:
-    """For whom calls are made: one request (``single``), or a stream of them.
+    """Who made a call: one request (``single``), or a stream of them.
 
     ``left``: the caller was interrupted, or its generator closed; its calls are not sent again.
     """
@@ -97,7 +101,7 @@ class Call:
         self.ok = False
         self.line = b""
         self.error: Exception | None = None
-        self.told: Callable[[], None] | None = None  # called once it is done
+        self.told: Callable[[], None] | None = None  # called when the call is done
         self.answered: Any = None  # what its waiter waits for
 
     def end(self, error: Exception | None = None) -> None:
@@ -112,7 +116,7 @@ class Call:
             raise self.error
         try:
             return _decode(self.line), self.line
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
 
     def check(self) -> Reply:
@@ -140,7 +144,7 @@ class Call:
             decode = _decoders.setdefault(kind, msgspec.json.Decoder(kind).decode)
         try:
             found: T = decode(self.line)
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise ServerUnreachable(f"{self.op}: what came is no reply: {error}") from error
         return found
 
@@ -193,14 +197,14 @@ class Pipeline:
         return b"".join(lines)
 
     def take(self, line: bytes) -> Call | None:
-        """The call that a line answers; None where the daemon said that its storage failed, so it is open.
+        """The call that a line answers; None if its storage failed: then the call stays open.
 
-        A refusal without ``seq`` is of a request that could not be read, or of the connection: it is the
-        answer of the oldest call. Raises NoReply.
+        A refusal without ``seq`` is of a request that could not be read, or of the connection: it answers
+        the oldest call. Raises NoReply.
         """
         call = self.calls[0] if self.calls else None
         if call is not None and line.startswith(_OK) and line.endswith(mark := b',"seq":%d}' % call.seq):
-            # As the daemon writes it. Whether all between is JSON is seen where the call's caller reads it.
+            # The daemon's own spelling. If the rest is no JSON, `Call.raw` and `Call.result` refuse it.
             self.greeted = True
             call.line, call.ok = _with_seq(line[: -len(mark)], call.given), True
         else:
@@ -221,7 +225,7 @@ class Pipeline:
     def _look(self, line: bytes) -> _Head:
         try:
             head = _head(line)
-        except msgspec.DecodeError as error:
+        except NOT_READ as error:
             raise NoReply(str(error)) from error
         self.greeted = True
         return head
@@ -240,7 +244,7 @@ class Pipeline:
     def lost(self, why: object) -> None:
         """The connection is lost: what went out and must not go out twice ends, the rest is to be sent again.
 
-        May be called again where it was interrupted.
+        If the call is interrupted it may be made again.
         """
         waiting = set(self.fresh)
         again = []
@@ -261,9 +265,9 @@ class Pipeline:
                 call.caller.left = True
 
     def give_up(self, why: object, final: Exception | None = None, unsent: Exception | None = None) -> None:
-        """No connection is to be had: end all calls, with ``final`` where it is given.
+        """There is no connection and none can be made: end all calls, with ``final`` if it is given.
 
-        ``unsent``: why there was none for the calls that were never sent.
+        ``unsent``: the error of the calls that were never sent.
         """
         for queue in (self.calls, self.fresh):
             while queue:
@@ -285,10 +289,10 @@ class Pipeline:
 
 
 def _without_seq(line: bytes, call: Call) -> bytes:
-    """The reply's own bytes without our ``seq``, and with that of the caller where one was given.
+    """The reply's own bytes without our ``seq``, and with that of the caller if one was given.
 
-    The daemon writes it last. The end of the line tells: a quote that a comma precedes opens a name, so it
-    cannot be the inside of a string.
+    The daemon writes ``seq`` last, so the end of the line is compared. It cannot be the inside of a string:
+    there a backslash would stand between the comma and the quote.
     """
     mark = b',"seq":%d}' % call.seq
     if line.endswith(mark):
@@ -299,7 +303,7 @@ def _without_seq(line: bytes, call: Call) -> bytes:
 
 
 def _with_seq(line: bytes, given: bytes | None) -> bytes:
-    """A line that lacks its end, with the ``seq`` of the caller where there is one."""
+    """A line that lacks its closing brace, completed, with the ``seq`` of the caller if there is one."""
     return line + b"}" if given is None else line + b',"seq":' + given + b"}"
 
 

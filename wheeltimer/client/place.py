@@ -60,18 +60,18 @@ class Place(Struct, frozen=True):
         return connection
 
     def over(self) -> ServerUnreachable:
-        """What is raised where nothing can be asked any more."""
+        """The error of every request after the client was closed or gave up."""
         return ServerUnreachable(f"the connection to {self.server} is closed; make a new client")
 
 
 def reached(server: str, token: str | None, ca_file: str | None, cert_file: str | None) -> Place:
-    """A place by names of files. Raises BadValue."""
+    """A place whose certificates are given as names of files. Raises BadValue."""
     tls = tls_context(ca_file, cert_file) if server.startswith("tls:") else None
     return Place(server, token, tls)
 
 
 def from_environment() -> Place:
-    """What the command line takes from the environment; an empty variable is not set. Raises BadValue."""
+    """The place that the environment names; an empty variable counts as not set. Raises BadValue."""
     given = {name: os.environ.get(name) or None for name in (SERVER, TOKEN, CA_FILE, CERT_FILE)}
     return reached(given[SERVER] or SERVER_DEFAULT, given[TOKEN], given[CA_FILE], given[CERT_FILE])
 

@@ -1,6 +1,6 @@
 """What the clients give back: one struct for each kind of reply, with the fields of the protocol's page.
 
-Where the daemon has a struct for a reply it is that one; what a later daemon adds is left out. Instants are
+If the daemon has a struct for a reply it is that one; what a later daemon adds is left out. Instants are
 Unix ms as in the protocol; beside each stands its ``datetime`` in UTC, whose name ends in ``_at``.
 """
 
@@ -145,7 +145,7 @@ class TaskList(Struct, kw_only=True):
 class Stats(Struct, kw_only=True):
     """Counts, journal, lateness, what was short.
 
-    A token of some queues is not told ``attempts connections journal lapsed``.
+    For a token that is limited to some queues the daemon leaves out ``attempts connections journal lapsed``.
     """
 
     tasks: dict[str, int]

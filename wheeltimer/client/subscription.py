@@ -15,6 +15,7 @@ from wheeltimer.client.fields import plain
 from wheeltimer.client.pipeline import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
+    NOT_READ,
     PASSING,
     Call,
     Caller,
@@ -62,7 +63,7 @@ class Resume:
                 # What a slow reader was not sent is in the journal; where it is not, the next reply says so.
                 raise ConnectionError(str(reply.get("message", "")))
             event = _event(line)
-        except msgspec.MsgspecError as error:
+        except NOT_READ as error:
             raise NoReply(str(error)) from error
         self.cursor = event.cursor
         return event
@@ -72,10 +73,11 @@ class Subscription:
     """Yields every event once and in order, over lost connections and restarts of the daemon.
 
     Ends only by ``close``. Raises ``Refused`` (``lagged``: what comes next is no longer kept; its
-    ``extra["cursor"]`` is where to begin anew) and ``ServerUnreachable`` where no connection is to be had
-    for ``reconnect``. ``cursor`` is that of the last event that was yielded. Where ``next`` is left by an
-    exception, the next one connects anew and goes on behind the last event that was yielded. Threads that
-    share one get each event once. Of the process that made it: in a child it raises ``ClientMisused``.
+    ``extra["cursor"]`` is where to begin anew) and ``ServerUnreachable`` if no connection can be made
+    for ``reconnect``. ``cursor`` is that of the last event that was yielded. If ``next`` is left by an
+    exception, the next call connects anew and goes on behind the last event that was yielded. Threads that
+    share one get each event once. It belongs to the process that made it: in a child it raises
+    ``ClientMisused``.
     """
 
     def __init__(self, place: Place, fields: dict[str, Any], cursor: str | None) -> None:

@@ -24,6 +24,7 @@ _POLLIN: Final = getattr(select, "POLLIN", 1)
 _POLLOUT: Final = getattr(select, "POLLOUT", 4)
 _READ_BYTES: Final = 1 << 18
 _DEFAULT_PORT: Final = 8463
+_WAIT_S_MAX: Final = 86_400.0  # of one system call, whose limit is 24 days; a longer wait takes several
 
 
 class _Select:
@@ -82,9 +83,9 @@ class LineConnection:
 
     @property
     def gone(self) -> bool:
-        """Whether the connection is of no use: asked where nothing is awaited, so all that comes is its end.
+        """Whether the daemon has hung up. Only for a connection on which no reply is awaited.
 
-        A daemon may say why it hangs up; that answers no later request.
+        Bytes that have come count too: the daemon's reason, which is no answer to a later request.
         """
         if self._in:
             return True
@@ -120,7 +121,7 @@ class LineConnection:
         return lines
 
     def _end_of_line(self, forever: bool) -> int:
-        """Where the first line ends, once it has come."""
+        """Wait for a whole line; the offset of its end in what was read."""
         scanned = 0
         quiet_since = time.monotonic()
         while (end := self._in.find(b"\n", scanned)) < 0:
@@ -141,12 +142,12 @@ class LineConnection:
             return self._receive()  # decrypted already: the poll does not see it
         interest = _POLLIN | (_POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
-        ready = self._poll.poll(None if wait_s is None else math.ceil(wait_s * 1000))
+        ready = self._poll.poll(None if wait_s is None else math.ceil(min(wait_s, _WAIT_S_MAX) * 1000))
         self._at_home()  # a signal handler may have forked
         if not ready:
             return False
         _, events = ready[0]
-        if events & ~_POLLOUT:  # also an error or a hang-up: recv says which
+        if events & ~_POLLOUT:  # also an error or a hang-up: recv raises it, or returns nothing
             return self._receive()
         if events & _POLLOUT:
             # A daemon that hung up may have said why before: recv brings that, or the error.
@@ -214,14 +215,14 @@ def _connect(server: str, timeout_s: float, tls: ssl.SSLContext | None) -> socke
     if server.startswith("unix:"):
         unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            unix.settimeout(timeout_s)
+            unix.settimeout(min(timeout_s, _WAIT_S_MAX))
             unix.connect(server.removeprefix("unix:"))
         except BaseException:
             unix.close()
             raise
         return unix
     host, port = split_host_port(server.removeprefix("tls:"))
-    tcp = socket.create_connection((host, port), timeout_s)
+    tcp = socket.create_connection((host, port), min(timeout_s, _WAIT_S_MAX))
     try:
         tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         keep_alive(tcp)

@@ -66,7 +66,7 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
         return other is not None and (self.scopes, self.queues) == (other.scopes, other.queues)
 
 
-STRANGER: Final = Grant()  # of a connection that has shown no token where one is asked for
+STRANGER: Final = Grant()  # of a connection that has shown no token although one is needed
 MISTAKEN: Final = Grant(name="?")  # of one whose token is not among those that are set, or no longer
 
 
@@ -84,7 +84,7 @@ class Access:
     def grant_of(self, digest: bytes | None) -> Grant | None:
         """What a token of this digest allows; ``STRANGER`` for none, ``MISTAKEN`` for one that is not known.
 
-        It is compared with every stored hash, in constant time: how long it takes tells nothing.
+        It is compared with every stored hash, in constant time, so that the time tells nothing of a hash.
         """
         if not self.grants:
             return None

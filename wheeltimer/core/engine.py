@@ -76,9 +76,10 @@ class Engine(Rows):
     def replay(
         self, records: Iterable[r.RawRecord], rebase: Rebase | None, ahead_ns: int | None = None
     ) -> list[str]:
-        """Apply what an earlier run wrote; ``rebase`` for records of another boot, else None. Keys of tasks
-        that a stored cancel or finish was seen for. Only rows change: call ``replayed`` before anything else.
-        ``ahead_ns``: wall time of an end in them, minus its elapsed time on this boot's line.
+        """Apply what an earlier run wrote. Returns the keys of tasks with a stored cancel or finish.
+
+        ``rebase``: for records of another boot, else None. ``ahead_ns``: the wall time of an end in them,
+        minus its elapsed time on this boot's line. Only rows change: call ``replayed`` before anything else.
 
         Volatile records were never written; what they must have done between is supplied. A record
         of a task that is not there is passed over: what made the task was given up by compaction, so it was
@@ -209,7 +210,7 @@ class Engine(Rows):
             (key, task), self._leaving = self._leaving, None
             assert key == record.key, f"the attempt that ended was of {key}"
         states.check_end(task, record.state)
-        self.superseded.pop(record.key, None)  # where an attempt that lapsed ends a task
+        self.superseded.pop(record.key, None)  # if an attempt that lapsed ends a task
         self.remove(record.key, task)
         states.end(task, record)
         task.deadline_ns = self._ended_apart(record.state, record.time_ms)
@@ -271,13 +272,13 @@ class Engine(Rows):
         wall_ns = ended_ms * NS_PER_MS
         ended_ns = wall_ns - self.ahead_ns if ended_ns is None else ended_ns
         if self._rebase is not None:
-            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock of that boot said
+            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock of that boot was
         error_ns = abs(wall_ns - self.ahead_at_start_ns - ended_ns)
         tolerance_ns = max(KEPT_TICK_NS, self.kept_ms(state) * NS_PER_MS // KEPT_EXACT)
         return ended_ns if error_ns > tolerance_ns else None
 
     def _copy_of_now(self, row: bytes, copy: Copied) -> bytes:
-        """A copied row with its elapsed times on this boot's line; as it is where it has none."""
+        """A copied row with its elapsed times on this boot's line; unchanged if it has none."""
         if copy.state < _DONE:
             return row if self._rebase is None else pack(rebased(unpack(row), self._rebase))
         ended_ns = copy.deadline_ns

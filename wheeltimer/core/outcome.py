@@ -37,7 +37,7 @@ class Answer(Struct, frozen=True, gc=False):
     ``undecoded``: why ``body`` is still in its content coding.
 
     ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
-    an answer final; ``given_ms`` is the time-out that ran out, None where none did. Times are ms;
+    an answer final; ``given_ms`` is the time-out that ran out, None if none did. Times are ms;
     ``started`` is Unix time.
     """
 
@@ -87,7 +87,7 @@ def start(key: str, task: Task, now: Now) -> r.Started:
 
 def lapsed(engine: Engine, key: str, now: Now, lsn: int) -> r.Records | r.Lapsed:
     """The attempt in flight was not made after all: the task goes back to ``ready``, with the same number of
-    the attempt; to its newer version, where one waits; or to the end that a stored cancel or finish asks for.
+    the attempt; to its newer version, if one waits; or to the end that a stored cancel or finish asks for.
     """
     task = engine.get(key)
     assert task is not None
@@ -149,9 +149,9 @@ def attempt_ended(
 
 
 def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> Answer:
-    """``answer``, with an error if the rule needs a body that cannot be compared; a hook has it too.
+    """``answer``, with an error if the rule needs a body that cannot be compared; a hook gets that error too.
 
-    That the body is another one than expected is in the history alone: the hook has the body itself.
+    If the body is another one than expected, only the history has an error: the hook has the body itself.
     """
     problem = unread(
         rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max
@@ -302,8 +302,8 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> r.Reco
 
 
 def stopped(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
-    """The end that a stored cancel or finish asks for, where the attempt it waited for has no outcome: a
-    crash ended it, or it was not made.
+    """The end that a stored cancel or finish asks for, if the attempt it waited for has no outcome: a crash
+    ended it, or it was not made.
     """
     if task.stop == STOP_CANCEL:
         return end(engine, key, task, State.CANCELLED, now, lsn)

@@ -52,7 +52,7 @@ class Policy:
     def check_target(self, url: str, field: str = "url") -> None:
         """Refuse a URL that is none or whose host cannot be (BadValue), or may not be called (TargetBlocked).
 
-        0.5 us where scheme, host and port were seen before.
+        0.5 us if scheme, host and port were seen before.
         """
         visible = url.isascii() and url.isprintable() and " " not in url and "#" not in url
         if visible and len(url) <= URL_BYTES_MAX and _origin(url) in self._origins:

@@ -39,7 +39,7 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
         value = getattr(task, name)
         if value is not None:
             shown[name] = value
-    if task.poll is not None:  # with its defaults, which are left out where it is kept
+    if task.poll is not None:  # with its defaults, which are not stored
         poll = task.poll
         growth = {} if poll.factor == 1 else {"factor": poll.factor, "cap": poll.cap}
         shown["poll"] = {"every": poll.every, **growth, "max": poll.max}

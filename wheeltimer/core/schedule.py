@@ -156,7 +156,7 @@ def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, n
 
 
 def _check_task(policy: Policy, command: c.TaskFields, task: Task) -> None:
-    """What can only be said of the whole task; and of the hooks, where the request brings them."""
+    """Check what depends on the whole task; and the hooks, if the request brings them."""
     if task.method == "GET" and task.body is not None:
         raise Refused("bad_request", "body: none with GET", field="body")
     if command.on_done is not None:

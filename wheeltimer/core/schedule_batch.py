@@ -124,7 +124,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     if whole.count(b",") != _commas(names, bodies, seqs) and (
         b"\\" in whole or whole.count(b",") != _commas(names, bodies, seqs) + _text_commas(urls, text)
     ):
-        return None  # perhaps a field stands twice
+        return None  # a field may stand twice
     longest = max(map(len, raws))
     if longest > limits.body_bytes_max or (
         longest > c.FLAT_BYTES_MAX and any(map(c.too_deep, filter(None, bodies)))

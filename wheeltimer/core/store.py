@@ -55,7 +55,7 @@ class Rows:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
-        # Ended tasks, on elapsed time; in a wheel of their own, so that many delay no task that is due.
+        # Ended tasks, by elapsed time. They have a wheel of their own, so that many delay no due task.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()
         # Wall time minus elapsed time: at the start, and at the last `see`.
@@ -96,17 +96,17 @@ class Rows:
         return self.ended_ns(task) + self.kept_ms(task.state) * NS_PER_MS
 
     def ended_ns(self, task: Task) -> int:
-        """When the task ended, in ns of elapsed time: as its row has it, else by its wall time; see `see`."""
+        """When the task ended, in ns of elapsed time: from its row, else from its wall time; see `see`."""
         if task.deadline_ns is not None:
             return task.deadline_ns
         assert task.ended_ms is not None
         return task.ended_ms * NS_PER_MS - self.ahead_at_start_ns
 
     def see(self, now: Now) -> None:
-        """Call before an end is applied: where the wall clock stands to elapsed time now.
+        """Note what the wall clock is ahead of elapsed time. Call before an end is applied.
 
-        The row of an ended task has the wall time of its end; where the wall clock was set between that and
-        the start, it has the elapsed time too, as ``deadline_ns``.
+        The row of an ended task has the wall time of its end. If the wall clock was set between the start and
+        the end, the row has the elapsed time of the end too, as ``deadline_ns``.
         """
         self.ahead_ns = now.wall_ns - now.elapsed_ns
 

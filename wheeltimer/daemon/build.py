@@ -31,7 +31,7 @@ _RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken
 
 
 def check_served(settings: Settings) -> None:
-    """Refuse what is configured and not there yet, rather than run without it."""
+    """Refuse a setting for a part that this version does not have, rather than run without it."""
     if settings.http:
         raise SettingsError(f"http: not served by wheeltimer {__version__}; leave it out")
 
@@ -45,7 +45,7 @@ def reload_line(given: Settings, before: Settings, now: Settings) -> str:
 
 
 def _some(keys: list[str]) -> str:
-    """A line stays readable where a file with a thousand tokens comes."""
+    """At most `KEYS_MAX` keys, so that a file with a thousand tokens still gives a readable line."""
     more = f",and {len(keys) - KEYS_MAX} more" if len(keys) > KEYS_MAX else ""
     return ",".join(keys[:KEYS_MAX]) + more if keys else "none"
 
@@ -107,8 +107,8 @@ def address_rule(settings: Settings) -> AddressRule:
 
 
 def transport_of(settings: Settings, rule: AddressRule, idle_max: int) -> Transport | ProxyTransport:
-    """What callbacks go out by. Through a proxy, whose names and connections they are, ``rule`` holds for
-    the addresses that stand in URLs alone. A system that trusts no authority is a warning."""
+    """The transport of callbacks. With a proxy, which looks names up itself, ``rule`` is applied only to the
+    addresses that stand in URLs. If the system trusts no authority, that is a warning."""
     trust = ssl.create_default_context()
     if (problem := no_authorities(trust, os.environ)) is not None:
         _log.warning("%s", problem)

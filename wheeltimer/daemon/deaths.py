@@ -1,4 +1,4 @@
-"""One log line for each task that ends ``dead``: which, after how many attempts, why, and where it went.
+"""One log line for each task that ends ``dead``: its id, attempts, reason and destination.
 
 Clients decide how many tasks die, so the lines for each queue and destination are limited, and so is the
 number of such pairs; what was not written is counted. No body, header, meta or path of a URL is written.
@@ -53,7 +53,7 @@ class Deaths:
             )  # fmt: skip
 
     async def run(self) -> None:
-        """Begin a new period again and again; until cancelled."""
+        """Begin a new period every `PERIOD_S`, until cancelled."""
         try:
             while True:
                 await trio.sleep(PERIOD_S)
@@ -72,7 +72,7 @@ class Deaths:
 
 
 def _last(task: Task) -> str:
-    """What the last attempt brought; "none" where there was none."""
+    """The status or error of the last attempt; "none" if there was no attempt."""
     if not task.history:
         return "none"
     attempt = task.history[-1]
@@ -84,6 +84,6 @@ def _last(task: Task) -> str:
 
 
 def _word(text: str) -> str:
-    """As it is where it is one word, else quoted: a space in an id must not look like the next field."""
+    """``text``, quoted unless it is one plain word: a space in an id must not look like the next field."""
     plain = text.isprintable() and text and not any(c in ' "=\\' for c in text)
     return text if plain else json.dumps(text, ensure_ascii=False)

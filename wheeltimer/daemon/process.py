@@ -72,14 +72,14 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.setblocking(False)  # a manager that does not listen must not hold the loop
+                sock.setblocking(False)  # a manager that does not listen must not block the loop
                 sock.sendto(text.encode(), self._address)
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
             _log.warning("service manager not told state=%s: %s", text.partition("\n")[0], error)
 
 
 async def say(line: str) -> None:
-    """Write a line to standard output, in a thread: a pipe that nobody reads must not hold the loop.
+    """Write a line to standard output, in a thread: a pipe that nobody reads must not block the loop.
 
     A line that cannot be written (the disk is full, the reader has ended, the system has no thread left) is a
     warning in the log.
@@ -144,8 +144,8 @@ _log = logging.getLogger("wheeltimer")
 
 
 class Share(NamedTuple):
-    """How many each may have: attempts in flight, connections kept after them, clients, and clients that are
-    being turned away."""
+    """How many descriptors each has: attempts in flight, connections kept after them, clients, and clients
+    that are being turned away."""
 
     concurrency: int
     idle_max: int
@@ -157,7 +157,7 @@ def share(limit: int, settings: Settings) -> Share:
     """Share out ``limit`` descriptors.
 
     If they do not suffice for the settings, attempts get what they ask for up to a half, kept connections and
-    clients up to a quarter each, and what one of the three leaves is for the others.
+    clients up to a quarter each, and what one of the three does not need goes to the others.
     """
     held = HELD + PER_LISTENER * len(settings.listen)
     own = min(OWN, held + max(0, limit - held) // 4)

@@ -256,7 +256,7 @@ class Daemon:
             async for number in received:
                 if self._requests.admission.draining:
                     _log.warning("second signal, ending at once")
-                    logging.shutdown()  # waits for the log's reader, not for long
+                    logging.shutdown()  # writes what the log's queue holds, within END_S
                     os._exit(128 + number)
                 self._requests.admission.draining = True
                 self._notifier.stopping()

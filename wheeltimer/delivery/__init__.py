@@ -1,5 +1,5 @@
 """Outgoing HTTP: which attempt may go, what it sends, how it gets there. No state of a task is kept
-here: that an attempt begins, and its outcome as a value, is told to the ledger (``ports.py``).
+here: the ledger (``ports.py``) gets the begin of an attempt, and its outcome as a value.
 
 A callback goes down this list, and its answer back up::
 

@@ -104,8 +104,8 @@ class Sender:
         return await Sending(self, key, task, self.now()).request()
 
     def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
-        """``attempt`` without a nursery task, where a connection is kept: None, ``landed`` tells of its end.
-        Otherwise what is to be done in one. `flush` after a few of them. Raises Shortage."""
+        """Begin an attempt. On a kept connection it needs no nursery task: None, and ``landed`` is called at
+        its end. Otherwise the function to run in one. `flush` after a few of them. Raises Shortage."""
         try:
             sending = Sending(self, key, task, now)
             return None if sending.fly(landed) else sending.request
@@ -265,7 +265,7 @@ def _visible(text: str) -> bytes:
 
 
 def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool, str]:
-    """Of the head: (ms to wait or None, whether it forbids another attempt, the content coding)."""
+    """From a reply's head: (ms to wait or None, whether it forbids another attempt, the content coding)."""
     wait_ms, stop, coding = None, False, ""
     for name, value in reply.headers:
         name = name.lower()

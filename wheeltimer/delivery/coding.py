@@ -1,7 +1,7 @@
 """Content codings of replies (RFC 9110 section 8.4): gzip and deflate, within bounds.
 
 No coding is asked for, but some receivers compress whatever they send. A body that would grow a thousandfold
-costs no more than any other: no more bytes are made than are read of a reply without a coding.
+costs no more than any other: at most `REPLY_BYTES_MAX` bytes are decoded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's ``wbits``
 
 
 def decoded(body: bytes, coding: str, whole: bool) -> tuple[bytes, bool, str | None]:
-    """(content, whether it is all there is, None), or (``body``, ``whole``, why it cannot be decoded).
+    """(content, whether it is whole, None), or (``body``, ``whole``, why it cannot be decoded).
 
-    ``coding`` is the value of content-encoding, a list: ``identity`` in it means nothing, and of what is left
-    at most one is undone. ``whole``: all of the body is there. The content is at most `REPLY_BYTES_MAX` long.
+    ``coding`` is the value of content-encoding, a list: ``identity`` in it is left out, and of the others one
+    at most is decoded. ``whole``: all of the body is there. The content is at most `REPLY_BYTES_MAX` long.
     At most 1 ms, and 5 ms for a list of 64 KiB.
     """
     names = [name for part in coding.split(",") if (name := part.strip().lower()) not in ("", "identity")]

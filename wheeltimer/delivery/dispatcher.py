@@ -180,7 +180,7 @@ class Dispatcher:
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
 
     def _wake_due(self, now_ns: int) -> None:
-        """What waited for an instant that has come may try, and so may what lapsed."""
+        """Let lanes try again that waited for an instant that has come, and tasks whose attempts lapsed."""
         self._no_room_until_ns = 0
         for gate in self._alarms.due(now_ns):
             self._lanes.wake(gate)

@@ -19,7 +19,7 @@ class Entry:
         self._concurrency = concurrency
 
     def gates_open(self, lane: Lane, now_ns: int) -> bool:
-        """Whether the lane may start something; else it is put in the line of what it waits for."""
+        """Whether the lane may start something; if not, it is put in the line of the gate that is shut."""
         if self._book.engine.paused(lane.name):
             self._held.paused(lane.name, now_ns)
             self._lanes.wait(lane, lane.queue)
@@ -35,8 +35,9 @@ class Entry:
         return True
 
     def has_share(self, lane: Lane, in_flight: int, limit: int) -> bool:
-        """Whether the lane's destination has as many permits as it may have now. ``limit``: how many there
-        are while something is short; an attempt on a kept connection may be one more.
+        """Whether the lane's destination has all the permits that it may have now. ``limit``: the permits of
+        all destinations during a shortage. Attempts on kept connections may exceed it: then ``concurrency``
+        is the number to share.
         """
         mine = lane.target.window.in_flight
         permits = limit if in_flight < limit else self._concurrency

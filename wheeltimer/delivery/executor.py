@@ -54,7 +54,7 @@ class Arrivals:
         self._sleep: trio.CancelScope | None = None
 
     def add(self, flight: Flight, connection: Connection) -> None:
-        """Wait for what arrives at a connection from now on. O(1). OSError where epoll takes no more."""
+        """Wait for what arrives at a connection from now on. O(1). Raises OSError if epoll takes no more."""
         if self._epoll.closed:  # whoever starts attempts may learn of the end a moment later
             flight.cut()
             return

@@ -61,7 +61,7 @@ class Connection:
         return self._reader.wire_bytes > 0
 
     def so_far(self) -> Reply | None:
-        """What has come of a reply that is not whole; None where its status line has not."""
+        """What has come of a reply that is not whole; None if its status line has not come."""
         return self._reader.so_far()
 
     def is_quiet(self) -> bool:
@@ -155,7 +155,7 @@ class Connection:
 
 
 def show_cut_streams(context: ssl.SSLContext) -> None:
-    """Have an end of the stream without TLS's own end (close_notify) be an error, not an end.
+    """Make an end of the stream without TLS's own end (close_notify) an error.
 
     Python 3.11.0 to 3.11.3 set the option in every context, and then a reply that was cut off looks whole.
     """
@@ -174,7 +174,7 @@ async def start_tls(
     """Shake hands on a connected socket; the certificate must be for ``host``, whatever address it has.
 
     Takes the socket over: it is closed on any error. Raises AttemptError("tls"), or Shortage: of memory, or
-    of descriptors where the trust store could not be opened.
+    of descriptors if the trust store could not be opened.
     """
     tls: ssl.SSLSocket | None = None
     try:

@@ -239,7 +239,7 @@ class Lanes:
         self._drop_queue(lane.name, lane.queue)
 
     def pass_over(self, lane: Lane) -> bool:
-        """The lane's gates are open, and it cannot go: another of its queue may try. True: there is one."""
+        """The lane's gates are open but it cannot start: let another of its queue try. True: there is one."""
         waited = bool(lane.queue.line)
         self.wake(lane.queue)
         self._go(lane)

@@ -1,7 +1,7 @@
 """Attempts that were not made because of a shortage of our own: how they end, and when the next may start.
 
-The dispatcher's part in a shortage; what is a shortage, and how many attempts may be in flight, is
-``shortage.py``.
+This is the dispatcher's part. ``shortage.py`` decides what is a shortage and how many attempts may be in
+flight.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from wheeltimer.delivery.ports import Book
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
 from wheeltimer.protocol.task_view import State
 
-LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; about 30 us where one starts
+LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; one that starts takes about 30 us
 BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
 
 
 class Lapses:
-    """``keeps(destination)``: whether an attempt there probably needs no new connection."""
+    """Ends attempts that lapsed and puts their tasks back. ``keeps(destination)``: whether an attempt there
+    probably needs no new connection.
+    """
 
     def __init__(
         self, book: Book, lanes: Lanes, held: Held, concurrency: int, keeps: Callable[[Destination], bool]
@@ -36,8 +38,8 @@ class Lapses:
         self.waiting: list[tuple[int, str]] = []  # (when it started, key) of what is ready again
 
     def end(self, key: str, reason: Reason, lane: Lane, started_ns: int, now: Now, in_flight: int) -> bool:
-        """An attempt was not made: the window learns nothing, tokens are given back, and so is the task;
-        ``in_flight`` others are left. False: no port was free for too long, so that it has failed after all.
+        """An attempt was not made: the window is unchanged, rate tokens and the task are given back;
+        ``in_flight`` others are left. False: no port was free for too long, so the attempt counts as failed.
         """
         window = lane.target.window
         if reason != "ports":
@@ -53,7 +55,7 @@ class Lapses:
         return True
 
     def put_back(self) -> None:
-        """What is ready again goes to the heads of its lanes, in the order in which it had started.
+        """Put tasks that are ready again at the heads of their lanes, in the order in which they had started.
 
         At most `LOOKS_MAX` of them, the youngest first: all that waited for one lookup lapse together.
         """
@@ -70,7 +72,8 @@ class Lapses:
                 self._held.lapsed(key, task, lane.target, started_ns, now.elapsed_ns)
 
     def wait_until_ns(self, lane: Lane, may_open: bool, now_ns: int) -> int:
-        """0: the lane may start something; else until when it waits, as a new connection takes what is short.
+        """0: the lane may start something; else until when it waits, as it needs a new connection during a
+        shortage.
 
         ``may_open``: whether `in_flight_limit` allows one more connection.
         """

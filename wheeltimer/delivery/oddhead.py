@@ -10,10 +10,10 @@ fail. A head with a sound status line is read here field by field and written an
 * white space after the size of a chunk, any character in a chunk extension, a length in a trailer.
 
 Only the fields that a decision depends on are kept. The connection is closed after such a reply, so what
-follows it is never taken for another one. Where the end of the body would be a guess there is no reply: two
+follows it is never taken for another one. If the end of the body would be a guess there is no reply: two
 different lengths, a length that is no number, a length beside a transfer coding, a coding other than chunked,
 a damaged chunk. A limit alone makes no reply fail: beyond `CHUNKS_MAX` and `CHUNK_LINE_BYTES_MAX` no more of
-the body is read, and beyond `FIELDS_MAX` no more fields are kept but those that say where the body ends.
+the body is read, and beyond `FIELDS_MAX` no more fields are kept but those that tell where the body ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Final, Protocol
 
 import httptools
 
-FIELDS_MAX: Final = 64  # that are kept and do not say where the body ends
+FIELDS_MAX: Final = 64  # that are kept, beside those that tell where the body ends
 CHUNKS_MAX: Final = 1_024  # 1.5 us each, all in one go
 CHUNK_LINE_BYTES_MAX: Final = 4_096
 

@@ -113,7 +113,7 @@ class Pool:
             self._evict(oldest)
 
     def give_up(self, count: int) -> int:
-        """Close up to ``count`` connections, idle longest first; how many that were."""
+        """Close up to ``count`` connections, those idle longest first; returns how many were closed."""
         closed = min(count, len(self._order))
         for _ in range(closed):
             self._evict(next(iter(self._order)))

@@ -79,7 +79,7 @@ class ProxyTransport:
         """As ``Transport.flush``: nothing was begun."""
 
     def keeps(self, destination: Destination) -> bool:
-        """As ``Transport.keeps``; httpx does not say."""
+        """As ``Transport.keeps``; httpx does not tell, so the answer is always the same."""
         return False
 
     def give_up_idle(self, count: int) -> int:

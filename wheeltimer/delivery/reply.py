@@ -26,8 +26,8 @@ Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol
 
 
 class AttemptError(WheeltimerError):
-    """An exchange that brought no whole reply; ``kind`` is one of a closed set, ``str()`` says what happened.
-    ``reply`` is what had come of one, None where no final status line had.
+    """An exchange that brought no whole reply; ``kind`` is one of a closed set, ``str()`` is what happened.
+    ``reply`` is what had come of one, None if no final status line had come.
 
     ``blocked``: the address is not allowed. ``dns``, ``connect``, ``tls``: no connection. ``timeout``: none
     in time (a limit on the whole attempt is the caller's). ``reset``: closed or reset before the reply
@@ -89,7 +89,7 @@ class ReplyReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._fault = ""
-        self._seen: bytearray | None = None  # what came, where more is to come and may not be by the book
+        self._seen: bytearray | None = None  # what came; kept while more is to come that llhttp may refuse
 
     def close(self) -> None:
         """Break the cycle of reader and parser, so that neither waits for the collector."""
@@ -125,7 +125,7 @@ class ReplyReader:
                 self._cut_head()
         elif self._body_bytes > BODY_BYTES_MAX or self.wire_bytes > WIRE_BYTES_MAX:
             self.full = True
-        elif self._codings:  # of bodies only a chunked one can be no reply
+        elif self._codings:  # only a chunked body can still be refused
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
@@ -136,9 +136,9 @@ class ReplyReader:
             self._seen += data
 
     def _read_again(self, text: str, data: bytes) -> None:
-        """Read all that came of this reply once more, as what is not by the book; ``data`` came last.
+        """Read all that came of this reply once more, with ``OddParser``; ``data`` came last.
 
-        Raises AttemptError("protocol"), with ``text`` where nothing better is known.
+        Raises AttemptError("protocol"), with ``text`` unless the second reading has a better reason.
         """
         seen = self._seen or bytearray()
         if isinstance(self._parser, OddParser) or len(seen) > SEEN_BYTES_MAX:
@@ -170,14 +170,14 @@ class ReplyReader:
         self.full = not clean
 
     def so_far(self) -> Reply | None:
-        """What has come of a reply that is not whole; None where its status line has not."""
+        """What has come of a reply that is not whole; None if its status line has not come."""
         status = self._status if self._final else status_of(self._seen or b"")
         if status is None:
             return None
         return Reply(status, tuple(self._headers), b"".join(self._body)[:BODY_BYTES_MAX], True)
 
     def _error(self, kind: Kind, text: str, data: bytes = b"") -> AttemptError:
-        """``data``: what came last, where it is not kept yet."""
+        """The error with what had come of a reply. ``data``: what came last, if it is not kept yet."""
         if data and not self._final:
             self._keep(data)
         return AttemptError(kind, text, self.so_far())

@@ -85,7 +85,7 @@ class Resolver:
     async def lookup(self, host: str, port: int) -> list[Address]:
         """Every address of ``host``, at least one. Literals cost no thread.
 
-        Raises AttemptError("dns"), or Shortage where there was no thread, descriptor or memory to ask with.
+        Raises AttemptError("dns"), or Shortage if there was no thread, descriptor or memory for the lookup.
         """
         literal = _literal(host, port)
         if literal is not None:
@@ -98,14 +98,14 @@ class Resolver:
             await self._waiting.park()
         await lookup.ended.wait()
         if isinstance(lookup.answer, Shortage):
-            # One for each that waits: a traceback grows where an error is raised again.
+            # A new error for each waiter: a traceback grows each time that an error is raised again.
             raise Shortage(lookup.answer.reason, str(lookup.answer))
         if isinstance(lookup.answer, str):
             raise AttemptError("dns", f"lookup of {host}: {lookup.answer}")
         return lookup.answer
 
     def _start(self, key: tuple[str, int]) -> _Lookup:
-        """A lookup in a thread of its own. Raises Shortage where there can be no more threads."""
+        """Start a lookup in a thread of its own. Raises Shortage if no thread can be started."""
         lookup = _Lookup()
         token = trio.lowlevel.current_trio_token()
 
@@ -178,7 +178,7 @@ async def connect(
 
     Families take turns, each address gets STAGGER_S before the next is tried beside it, and a refusal
     passes the turn on at once (RFC 8305). Cancelled or not, no socket but the returned one stays open.
-    ``make_room`` frees descriptors where there is none for a socket; True: there may be one now. Why each
+    ``make_room`` frees descriptors if there is none for a socket; True: there may be one now. Why each
     address failed goes to ``failures``, for a caller whose time limit comes first. Raises AttemptError
     ("connect") when none answers, or Shortage (see `raise_if_short`); the time limit is the caller's.
     """
@@ -219,7 +219,7 @@ async def connect(
 
 
 def raise_if_short(failures: list[OSError]) -> None:
-    """Raise Shortage where an address was not tried for a shortage of ours: it might have answered.
+    """Raise Shortage if an address was not tried because of a shortage of ours: it might have answered.
 
     A shortage of ports counts only if no address refused: which of them has none to it may be its choice.
     """
@@ -271,7 +271,7 @@ def _has_route(address: Address, new_socket: NewSocket) -> bool:
         with new_socket(address.family, socket.SOCK_DGRAM) as sock:
             sock.connect(address.sockaddr)
     except OSError as error:
-        return reason_of(error) is not None and error.errno != errno.EADDRNOTAVAIL  # could not be asked
+        return reason_of(error) is not None and error.errno != errno.EADDRNOTAVAIL  # the test itself failed
     return True
 
 

@@ -70,7 +70,7 @@ def reason_of(error: BaseException) -> Reason | None:
 
 
 def reason_within(error: BaseException) -> Reason | None:
-    """`reason_of` an error, its causes and the members of groups; the first that is one."""
+    """The first `reason_of` among an error, its causes and the members of groups; None if there is none."""
     waiting, seen = [error], 0
     while waiting and seen < 64:
         error, seen = waiting.pop(0), seen + 1
@@ -85,8 +85,10 @@ def reason_within(error: BaseException) -> Reason | None:
 
 
 def no_descriptors(count: int = LOOKUP_DESCRIPTORS) -> bool:
-    """Whether the system gives no ``count`` descriptors now. About 2 us; for libraries that do not say so:
-    getaddrinfo calls a name unknown and OpenSSL a certificate untrusted where they cannot open their files.
+    """Whether the system has fewer than ``count`` descriptors left. About 2 us.
+
+    For libraries that do not report it: if they cannot open their files, getaddrinfo calls a name unknown and
+    OpenSSL a certificate untrusted.
     """
     opened: list[int] = []
     try:
@@ -102,7 +104,7 @@ def no_descriptors(count: int = LOOKUP_DESCRIPTORS) -> bool:
 
 @contextmanager
 def no_memory_is_a_shortage() -> Iterator[None]:
-    """For what comes before the first byte of a request."""
+    """Turns MemoryError into Shortage, for code that runs before the first byte of a request."""
     try:
         yield
     except MemoryError as error:
@@ -112,10 +114,10 @@ def no_memory_is_a_shortage() -> Iterator[None]:
 class InFlightLimit:
     """How many attempts may be in flight while something of our own is short. Time: an argument, elapsed ns.
 
-    A lapse sets ``limit`` to what is in flight, where it stays for a pause. Then one more may go: where it
-    lapses too the pause is twice as long, up to `PAUSE_MAX_NS`; where it does not, twice as many may go after
-    half the pause. So a shortage that stays costs about one lapse a second, and one that is over is forgotten
-    within two. ``until_ns``: the end of the pause, None where nothing is short.
+    A lapse sets ``limit`` to the number in flight, for one pause. Then one more may go. If it lapses too the
+    next pause is twice as long, up to `PAUSE_MAX_NS`; if it does not, twice as many more may go after half
+    the pause. So a shortage that lasts costs about one lapse a second, and ``limit`` is back at
+    ``concurrency`` within two seconds of its end. ``until_ns``: the end of the pause; None: nothing is short.
     """
 
     def __init__(self, concurrency: int, clock_s: Callable[[], float] = trio.current_time) -> None:
@@ -143,7 +145,7 @@ class InFlightLimit:
         elif self._calm:
             self._pause_ns = min(2 * self._pause_ns, PAUSE_MAX_NS)
         else:
-            return  # it began before the pause
+            return  # an attempt from before the pause
         self._calm, self._step = False, 1
         self.until_ns = now_ns + self._pause_ns
 

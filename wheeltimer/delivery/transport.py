@@ -42,7 +42,7 @@ from wheeltimer.errors import BadValue, TargetBlocked
 # again: waking it costs 6 us of 12. The first waits for the others, about 0.2 ms; beside many that go out on
 # fresh connections, until the dispatcher's slice is over, at most 2 ms.
 BURST = 8
-GIVE_UP = 8  # idle connections that are closed at once where there is no descriptor for a new one
+GIVE_UP = 8  # idle connections that are closed together if there is no descriptor for a new one
 _METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
 _TARGET = re.compile(rb"[!-~]+")
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -80,7 +80,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     ``check`` is asked for every address of every new connection. ``ssl_context`` is by default the system's
     trust store with names verified. Connections in use are not limited here: the dispatcher's permits are.
-    Idle ones are, to ``idle_max``, and they are given up where there is no descriptor for a new one.
+    Idle ones are, to ``idle_max``, and they are given up if there is no descriptor for a new one.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Transport(httpx.AsyncBaseTransport):
         handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
         caller's. A request goes out twice only when a kept connection closed before the first reply byte:
         once, on a fresh connection, counted, ``resent`` in the reply. If the caller cancels,
-        ``partial`` holds what had come. Raises AttemptError, or Shortage where it could not be sent.
+        ``partial`` holds what had come. Raises AttemptError, or Shortage if it could not be sent.
         """
         message = _message(destination, method, target, fields, body)
         return await self._exchange(destination, message, connect_timeout_ms / 1000, partial)
@@ -129,7 +129,7 @@ class Transport(httpx.AsyncBaseTransport):
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
     ) -> Kept | None:
-        """``request`` on a kept connection, for who waits for many; None where none is kept.
+        """``request`` on a kept connection, for a caller that awaits many replies; None if none is kept.
 
         It is sent with a few others: by the next `flush`, or by the next ``begin`` when `BURST` of them are
         there. Until then nothing of it was sent, so it can still be cut without having been made.
@@ -229,8 +229,8 @@ class Transport(httpx.AsyncBaseTransport):
         return self.give_up_idle(GIVE_UP) > 0
 
     def give_up_idle(self, count: int) -> int:
-        """Close up to ``count`` kept connections, idle longest first, where descriptors are wanted elsewhere;
-        how many that were. The next exchange with their receivers connects anew."""
+        """Close up to ``count`` kept connections, those idle longest first, to free descriptors; returns how
+        many were closed. The next exchange with their receivers connects anew."""
         return self._pool.give_up(count)
 
     def keeps(self, destination: Destination) -> bool:

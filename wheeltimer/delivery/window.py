@@ -4,7 +4,7 @@ Time is an argument, in ns of elapsed time; nothing here waits or starts anythin
 ``dispatcher.py``.
 
 The window opens by one for each success and is halved at most once per time of one attempt when the
-receiver says that it is too much or cannot be reached (additive increase, multiplicative decrease, after
+receiver answers that it is too much, or cannot be reached (additive increase, multiplicative decrease, after
 Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: nothing goes for ``HOLD_NS``, then
 one real attempt at a time, until one is answered.
 
@@ -77,7 +77,7 @@ class Bucket:
         self._whole_ns = max(self._whole_ns, now_ns * self._count) + self._period_ns
 
     def give_back(self) -> None:
-        """A token was taken for nothing."""
+        """Undo `take`: the attempt was not made."""
         self._whole_ns -= self._period_ns
 
 
@@ -151,7 +151,7 @@ class Window:
         elif answer.error is None and answer.status is not None and answer.status < 300:
             self.size = min(self.size + 1, self.size_max)
         if down is None:
-            if self.held_ns is not None:  # another may try, but not as often as such tasks come
+            if self.held_ns is not None:  # the next probe waits: such tasks may come often
                 self._probe_at_ns = max(self._probe_at_ns, now_ns + TIMEOUT_TELLS_MS * 1_000_000)
         elif not down:
             self._in_a_row = 0

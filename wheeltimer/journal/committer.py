@@ -298,13 +298,13 @@ class Committer(Room):
         """A folder that was deleted or replaced ends the journal, also while nothing is committed."""
         while True:
             await trio.sleep(LOOK_S)
-            if not self._looking:  # on a disk that hangs, one look waits
+            if not self._looking:  # if the disk hangs, no second look is queued
                 self._looking = True
                 self._chores.append((0, self._look))
                 self.flush()
 
     def _look(self) -> None:
-        """In the hand's thread: there the open segment does not change meanwhile."""
+        """Runs in the hand's thread, so that the open segment does not change meanwhile."""
         self._looking = False
         self._writer.look()
 

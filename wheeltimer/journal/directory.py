@@ -155,7 +155,7 @@ class Directory:
 
 
 def _lock(path: Path, disk: Disk) -> tuple[int, list[int]]:
-    """The lock file's descriptor, with our pid in the file for the next to come; and what else is held."""
+    """The lock file's descriptor, with our pid in it for a second process to read; and the other locks."""
     file = path / LOCK
     fds: list[int] = []
     try:

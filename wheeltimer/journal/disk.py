@@ -231,7 +231,7 @@ class Disk:
     def lock_folder(self, path: Path) -> list[int]:
         """Descriptors that hold the folder, and its path, against every other process until they are closed.
 
-        Fewer where the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
+        Fewer if the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
         """
         held: list[int] = []
         try:

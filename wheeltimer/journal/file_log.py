@@ -173,7 +173,7 @@ class Journal(Committer):
 
     @property
     def lacks(self) -> str:
-        """What the system had none of for the segment asked for last; empty if it was made."""
+        """What the system lacked when a segment was last asked for; empty if it was made."""
         return self._spares.lacks
 
     @property

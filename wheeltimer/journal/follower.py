@@ -87,7 +87,7 @@ class Shelf:
         return found[0]
 
     async def _patiently(self, work: Callable[[], bool]) -> None:
-        """Does it aside, and again where the process has no descriptor left: readers can wait for one.
+        """Does ``work`` aside, and again if the process has no descriptor left: readers can wait for one.
 
         Raises the last :class:`OSError`.
         """

@@ -1,7 +1,7 @@
 """Locks that keep a second process off a folder, beside the lock file in it.
 
 The lock file can be deleted while a daemon runs. A lock on the folder itself cannot, and a name that is
-made of the path is still held where the folder was deleted and made again. Either may be missing: some file
+made of the path is still held if the folder was deleted and made again. Either may be missing: some file
 systems lock no folders, and a process in another network or mount namespace does not see the name. The lock
 file is then alone. A copy of a folder that is in use has another inode and another path: it is free.
 """
@@ -20,16 +20,16 @@ from typing import Final
 NO_LOCKS: Final = frozenset(
     {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EACCES}
 )
-"""What flock(2) fails with where folders cannot be locked."""
+"""Errors of flock(2) on a file system that cannot lock folders."""
 _CREDENTIALS: Final = struct.Struct("=3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 
 
 def hold_path(path: Path) -> int | None:
-    """A descriptor that holds the path's name, an abstract Unix socket, until it is closed; None where there
-    are no such names.
+    """A descriptor that holds the path's name, an abstract Unix socket, until it is closed; None if the
+    system has no such names.
 
-    Raises :class:`BlockingIOError` when a process of the same user holds it. Such names have no permissions:
-    one that another user holds keeps no daemon from starting.
+    Raises :class:`BlockingIOError` when a process of the same user holds it. Such names have no permissions,
+    so a name that another user holds does not keep the daemon from starting.
     """
     name = _name_of(path)
     if name is None:
@@ -50,7 +50,8 @@ def hold_path(path: Path) -> int | None:
 
 
 def _name_of(path: Path) -> bytes | None:
-    """Of the path and of what gives paths their meaning: containers may share a network and no files."""
+    """The name of a path: a hash of it, of the mount namespace and of the root. Containers may share a
+    network but no files."""
     try:
         root = os.stat("/")
         where = f"{os.readlink('/proc/self/ns/mnt')} {root.st_dev} {root.st_ino} {os.path.realpath(path)}"

@@ -33,7 +33,7 @@ LACKS: Final = {
     **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),
     errno.ENOMEM: "memory",
 }
-"""What the system had none of; all of them may come back."""
+"""By errno: what the system lacks. Each may become available again."""
 _FOLDER_SEGMENTS: Final = 6
 """A folder has room for segments of a size when this many fit: open, spares, one made anew, one over."""
 _log = logging.getLogger("wheeltimer.journal")
@@ -61,7 +61,7 @@ class Spares:
         self._lock = threading.Lock()
         self._last_number = 0
         self.lacks = ""
-        """What there was none of for the segment asked for last: a value of ``LACKS``, or empty."""
+        """What the system lacked for the segment asked for last: a value of ``LACKS``; else empty."""
 
     @property
     def full(self) -> bool:
@@ -74,10 +74,11 @@ class Spares:
         return len(self._all)
 
     def adopt(self) -> None:
-        """Takes over the files that an earlier run left; of another size or not to be read, they are removed.
+        """Takes over the files that an earlier run left; a file of another size, or one that cannot be read,
+        is removed.
 
-        They are read, 20 ms for 64 MiB, and zeroed where they are not zero: what a segment's frames do not
-        overwrite must be zeros when it is read again.
+        They are read, 20 ms for 64 MiB, and zeroed from the first byte that is not zero: what a segment's
+        frames do not overwrite must be zeros when it is read again.
         """
         wrong = []
         for number, name in self.directory.spares():
@@ -208,7 +209,7 @@ class Spares:
 
 
 def first_nonzero(disk: Disk, path: Path, size: int) -> int:
-    """Offset of the first of the file's ``size`` bytes that is not zero; -1 where all are. Raises OSError."""
+    """Offset of the first of the file's ``size`` bytes that is not zero; -1 if all are. Raises OSError."""
     start = 0
     while start < size and (data := disk.read_at(path, start, min(ZERO_CHUNK_BYTES, size - start))):
         if not only_zeros(data, 0):

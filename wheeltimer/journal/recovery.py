@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class Part:
-    """A segment that was verified: where it is, what its header says, how far its frames go.
+    """A segment that was verified: its place, its header, and how far its frames go.
 
     ``head`` is None for a last segment that was zeroed from inside its header on.
     """

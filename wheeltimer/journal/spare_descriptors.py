@@ -1,8 +1,8 @@
 """Descriptors kept for the journal, so that it can open a file when the process has none left.
 
 They are open on /dev/null. One is closed just before a file is opened, and a file of the journal that is
-closed becomes one again if there are too few. Sockets of other threads may take what was closed in the
-moment between: so there are several, and if all are lost in that way the error is the caller's.
+closed becomes one again if there are too few. Another thread may take the freed descriptor before
+the file is opened: so there are several, and if all are lost in that way the caller gets the error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, ParamSpec, TypeVar
 
 COUNT: Final = 4
-"""For a spare, for two readers, and one more for the race."""
+"""One for a spare segment, two for readers, one more in case another thread takes one."""
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 """None left for the process, or for the whole system."""
 _P = ParamSpec("_P")

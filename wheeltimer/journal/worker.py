@@ -90,7 +90,8 @@ class Thread:
             raise error
 
     async def aside(self, work: Callable[[], bool]) -> bool:
-        """Not cancelled half-way: what it writes to belongs to the caller. In the loop after :meth:`stop`."""
+        """Does ``work`` in a thread; after :meth:`stop`, in the loop. It is never cancelled half-way: what it
+        writes to belongs to the caller."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             return work()
@@ -101,7 +102,7 @@ class Thread:
         def job() -> None:
             try:
                 result.append(work())
-            except BaseException as error:  # noqa: BLE001 -- raised again where it was asked for
+            except BaseException as error:  # noqa: BLE001 -- raised again in the caller's task
                 failure.append(error)
             with suppress(trio.RunFinishedError):
                 token.run_sync_soon(ended.set)

@@ -89,7 +89,7 @@ class Writer:
         page_rest = -(segment.offset + len(frame)) % PAGE_BYTES
         self.disk.write(segment.fd, frame + _PAGE_ZEROS[:page_rest], segment.offset)
         self._sync()
-        self.disk.need_name(segment.fd)  # nothing is acknowledged that is in no file any more
+        self.disk.need_name(segment.fd)  # a record in a deleted file must not be acknowledged
         segment.offset += extent
         segment.crc = crc
         segment.slot_boot = clocks.boot_id
@@ -117,7 +117,7 @@ class Writer:
         self._sync()
 
     def look(self) -> None:
-        """The folder and its files are still there, and ours; an error else."""
+        """Raises :class:`OSError` unless the folder, its lock and the open segment are there, and ours."""
         self.directory.need_here()
         name = segment_name(self.segment.number)
         self.disk.need_at(self.segment.fd, self.directory.path / name)
@@ -212,7 +212,7 @@ def restore(directory: Directory, spares: Spares, found: Scan) -> Open:
     if state.torn:
         offset, length = state.torn
         directory.set_aside(tail.number, offset, found.tail_data[offset : offset + length])
-    if head is None:  # zeroed inside its header: only its place is known
+    if head is None:  # its header is zeroed: only its place is known
         crc = found.parts[-2].walk.crc
         head = SegmentHeader(FORMAT, found.journal_id, tail.number, found.next_lsn, 0, salt, crc)
     size = max(head.size, spares.segment_bytes)

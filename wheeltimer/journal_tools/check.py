@@ -116,7 +116,7 @@ def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
 
 
 def _nonzero(folder: Path, disk: Disk) -> list[tuple[str, int]]:
-    """Spare segments that are not zero, with the first offset where."""
+    """Spare segments that are not zero, each with the offset of its first byte that is not."""
     found = []
     for _, name in spares_in(disk, folder):
         with suppress(FileNotFoundError):  # a segment by now

@@ -15,7 +15,7 @@ from msgspec import Raw
 BLANK: Final = b" \t\r\n"
 """White space as JSON has it (RFC 8259, section 2)."""
 
-HALVES_MAX: Final = 256  # of a line; of one with more, the field is not looked for
+HALVES_MAX: Final = 256  # in a line; if there are more, the field is not looked for
 _LOOKED_AT_BYTES: Final = 4096  # of what came: enough for a request line
 _METHOD: Final = re.compile(
     rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE|CONNECT|PRI)(?![!-~])|[!#-~]+ [!-~]+ HTTP/"
@@ -40,7 +40,7 @@ _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def named(data: bytes) -> str | None:
-    """What ``data`` is, in a sentence without a full stop; None where it begins like nothing known here."""
+    """What ``data`` is, in a sentence without a full stop; None if it begins like nothing known here."""
     for beginning, sentence in _BEGINNINGS:
         if data.startswith(beginning):
             return sentence
@@ -55,10 +55,10 @@ def opening(data: bytes) -> str:
 
 
 def half_pair(line: bytes) -> tuple[str, str] | None:
-    """Half of a surrogate pair in a line that is JSON but for it: (as it is written, the field it is in).
+    """Half of a surrogate pair in a line that is JSON otherwise: (its escape, the field it is in).
 
     JavaScript that cuts a string between two halves sends ``"\\ud83d"``, which is no character (RFC 8259,
-    section 8.2). The field is "" where the half is in a name. None: that is not what is wrong with the line.
+    section 8.2). The field is "" if the half is in a name. None: the line has another fault.
     """
     if _SURROGATE.search(line) is None:
         return None

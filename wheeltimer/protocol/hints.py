@@ -1,7 +1,7 @@
 """What a misspelt word was probably meant to be: "did you mean delay?"
 
-Asked for lines that are refused already. A word is compared with at most some dozens of others, and not at
-all where it is longer than any of them could be misspelt to.
+Called only for lines that are refused already. A word is compared with some dozens of others at most; one
+that is longer than `WORD_CHARS_MAX` is not compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BY_KIND: Final = {rule.__struct_config__.tag: rule for rule in get_args(Rule)}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"``, or nothing where no known word is like it. Case does not count."""
+    """``"; did you mean X?"``, or "" if no known word is like it. Case does not count."""
     if len(word) > WORD_CHARS_MAX:
         return ""
     by_lower = {name.lower(): name for name in known if name != word}
@@ -37,7 +37,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def fields_at(line: bytes, path: str) -> Sequence[str]:
-    """The fields of the object at ``path`` ("" is the request), as far as the line tells; else none.
+    """The fields of the object at ``path`` ("" is the request), or none if the line does not show its kind.
 
     ``path`` is the parser's: ``retry``, ``success.json[0]``.
     """

@@ -1,7 +1,7 @@
 """Which hosts a URL may have, and what to write instead of others.
 
 Pure, as the address guard in ``core/addresses.py`` is. Only what a request brings is checked: a stored URL is
-called as it is, and the attempt's error shows what came of it.
+called as it is, and the attempt's error shows the problem.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NOT_SENT: Final = re.compile(r"[^!-~]|#").search
 
 
 def host_problem(host: str) -> str | None:
-    """Why this host (ASCII, as `split_url` gives it) can be no receiver's; None if it may be one's.
+    """Why this host (ASCII, as `split_url` gives it) cannot be that of a receiver; None if it can.
 
     Underscores, one closing dot, names of one label and punycode are fine: resolvers take them. So are the
     short and hexadecimal spellings of IPv4. IPv6 is left to `addresses.parse_literal`.
@@ -80,7 +80,7 @@ def url_problem(url: str, field: str, url_bytes_max: int) -> str:
 
 
 def _scheme_problem(url: str, scheme: str) -> str:
-    """What is wrong in front of the host; ``scheme`` is what stands before "://", if anything does."""
+    """What is wrong in front of the host; ``scheme`` is what stands before "://", or ""."""
     if _PLAIN(url) and len(url) <= _SHOWN_CHARS_MAX and not url.lower().startswith(("http:", "https:")):
         return f"; write http://{url}"
     if not scheme and url.lower().startswith(("http:", "https:")):
@@ -91,7 +91,7 @@ def _scheme_problem(url: str, scheme: str) -> str:
 
 
 def _authority_problem(authority: str) -> str | None:
-    """What is wrong with host and port; None where the URL's mistake comes behind them."""
+    """What is wrong with host and port; None if the URL's mistake is in its path or query."""
     host, closed, port = authority.partition("]")
     bracketed = host.startswith("[")
     if (bracketed and not (closed and _IPV6(host[1:]))) or _IPV6(authority):
@@ -133,9 +133,9 @@ def _no_char(char: str) -> str:
 
 
 def _punycode(host: str) -> str | None:
-    """The name in ASCII, None where Python's codec does not give one that reads back as the same name.
+    """The name in ASCII; None if Python's codec gives none that decodes to the same name.
 
-    The codec is that of IDNA 2003, which takes "straße" for "strasse": another name by now (RFC 5891).
+    The codec is that of IDNA 2003, which encodes "straße" as "strasse": in IDNA 2008 another name (RFC 5891).
     """
     if len(host) > HOST_CHARS_MAX:
         return None  # the codec's time grows faster than the length

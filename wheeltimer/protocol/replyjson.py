@@ -1,4 +1,5 @@
-"""JSON as receivers write it: parsed so that no value spoils its neighbours, and shown in a few characters.
+"""JSON as receivers write it: parsed so that one odd value does not make the rest unreadable, and shown in a
+few characters.
 
 msgspec parses nearly all of it. What it refuses although the grammar of RFC 8259 allows it (a number beyond
 a double, an integer of thousands of digits, half of a surrogate pair) is parsed once more by the standard
@@ -21,7 +22,7 @@ _decode_exactly: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class NoJson(ValueError):
-    """``str()`` says what the text is instead, for a sentence that begins with "the body is"."""
+    """``str()`` is what the text is instead, for a sentence that begins with "the body is"."""
 
 
 class Far(str):
@@ -95,7 +96,7 @@ def _escape(c: str) -> str:
 
 
 def _parts(value: Any, chars_max: int) -> Iterator[str]:
-    """Lazily: a reply may be wide and deep, and only its beginning is shown."""
+    """The pieces of `shown`, made lazily: a reply may be wide and deep, and only its beginning is shown."""
     if isinstance(value, dict):
         yield "{"
         for n, (name, member) in enumerate(value.items()):

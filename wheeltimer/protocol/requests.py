@@ -285,7 +285,7 @@ def is_plain(command: TaskFields) -> bool:
 
 
 def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
-    """Everything types cannot say of the task fields, except body, url and names of retry rules.
+    """Check what types do not express of the task fields, except body, url and names of retry rules.
 
     ``now_ms`` is the daemon's wall clock.
     """

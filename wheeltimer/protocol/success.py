@@ -91,7 +91,7 @@ def unmet(
     rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None,
     bytes_max: int = REPLY_BYTES_MAX, shown_chars_max: int = SHOWN_CHARS_MAX,
 ) -> str | None:  # fmt: skip
-    """None when the reply meets the rule, else why it does not; "" where the status alone says so.
+    """None when the reply meets the rule, else why it does not; "" if the status alone does not meet it.
 
     ``truncated``: there was more than ``body``; ``undecoded``: why ``body`` is not the content.
     ``shown_chars_max``: how much of a value of the reply may stand in the reason.
@@ -132,7 +132,7 @@ def unmet(
 
 
 def _other(what: str, found: Any, expected: Any, shown_chars_max: int) -> str:
-    """`OTHER_END` is its end, " is " stands before what came from the reply."""
+    """The reason. It ends in `OTHER_END`; " is " stands before what came from the reply."""
     came = shown(found, min(shown_chars_max, SHOWN_CHARS_MAX)) if shown_chars_max else "another value"
     return f"{what} is {came}, {shown(expected, SHOWN_CHARS_MAX)}{OTHER_END}"
 
@@ -141,7 +141,7 @@ def unread(
     rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None,
     bytes_max: int = REPLY_BYTES_MAX,
 ) -> str | None:  # fmt: skip
-    """Why ``text`` and ``json`` cannot be compared with this reply; None where they can, or need not be."""
+    """Why ``text`` and ``json`` cannot be compared with this reply; None if they can, or need not be."""
     if rule.text is None and rule.json is None:
         return None
     if status not in rule.status and f"{status // 100}xx" not in rule.status:

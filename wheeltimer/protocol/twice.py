@@ -3,10 +3,10 @@
 JSON leaves open which of the two counts, so the sender made a mistake (RFC 8259, section 4). Names inside of
 ``body``, ``meta``, ``reply`` and ``equals`` are the client's own and are not looked at.
 
-The parser keeps the last value of a name and gives no sign. So commas are counted: one stands between two
-members of an object, a value has its own, and a member that stands twice adds at least one. If a line has no
-more of them than the members that were read account for, no name stands twice. Nothing can hide one: a comma
-inside of a string only adds to the line's count, and then the names are read one by one.
+The parser keeps the last value of a name and raises no error. So commas are counted: one stands between two
+members of an object, a value may contain some, and a member that stands twice adds at least one. If the line
+has exactly the commas of the members that were parsed, no name stands twice. No line evades this: a comma
+inside of a string only makes the line have more, and then the names are read one by one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
     other lines, as long as parsing them.
     """
     if type(command) is c.Schedule or type(command) is c.Get or type(command) is c.Cancel:
-        # Of the fields that most requests have. Any other only makes the line have more.
+        # Only the fields that most requests have are counted. With any other the line has more commas.
         commas = 0  # behind the first, which may be "op"
         if command.id is not None:
             commas += 1
@@ -73,7 +73,7 @@ def _check_object(raw: bytes, path: str) -> None:
 def tag_twice(line: bytes, path: str) -> BadValue | None:
     """The refusal of a name that stands twice in a line that the parser refused at ``path``; else None.
 
-    ``path`` is "op" or "retry.kind": of a second one that differs, the parser says that it is no valid value.
+    ``path`` is "op" or "retry.kind": a second one that differs is for the parser an invalid value.
     """
     try:
         members = check_names(line)

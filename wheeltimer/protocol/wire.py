@@ -95,7 +95,7 @@ def decode(line: bytes) -> requests.AnyCommand:
 
 
 def no_json(line: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> BadValue:
-    """The refusal of bytes that are no JSON: the parser's sentence, or a better one for what is known."""
+    """The refusal of bytes that are no JSON: a sentence of ``foreign.py``, else the parser's."""
     if isinstance(error, RecursionError):
         return BadValue(f"nested deeper than {requests.DEPTH_MAX}")
     what = foreign.named(line)
@@ -169,7 +169,7 @@ def _fraction_refused(line: bytes, path: str) -> BadValue | None:
 
 
 def _fraction_of(line: bytes, field: str) -> float:
-    """The fraction that stands in ``field``; one that is no second where the line cannot be read on."""
+    """The fraction in ``field``; if it cannot be read `SECONDS_BELOW`, which is no number of seconds."""
     try:
         return float(bytes(getattr(_instants_of(line), field)))
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):

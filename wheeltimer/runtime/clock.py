@@ -102,7 +102,7 @@ def read_boot_id(proc: Path = _PROC) -> bytes:
     """What names this process's elapsed clock, 16 bytes: the id of the boot and, in a time namespace whose
     clock is another one, a hash of the id and what that clock is ahead by (time_namespaces(7)).
 
-    A random one where the system does not tell: this process is then a boot of its own.
+    A random one if the system has none: this process is then a boot of its own.
     """
     try:
         text = (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii")

@@ -1,16 +1,17 @@
-"""Trio's clock, for a process that may stand still: SIGSTOP, a virtual machine that moves, a throttled CPU.
+"""Trio's clock, for a process that may be stopped: SIGSTOP, a virtual machine that moves, a throttled CPU.
 
-When such a process goes on, deadlines have passed while replies and lines lie unread in its sockets. Trio
-reads before it looks at deadlines, but not then: a wait for events that a signal interrupts (SIGCONT is one),
-and whose time is over, comes back from Python's ``epoll.poll`` without a look at any socket (PEP 475). So
+When such a process continues, deadlines have passed while replies and lines lie unread in its sockets. Trio
+normally reads sockets before it looks at deadlines. After a stop it does not: if a signal (SIGCONT is one)
+interrupts ``epoll.poll`` and its time is over, Python returns no events, without another system call (PEP
+475). So
 
-* the first reading of the clock after a wait is never past the deadline that was waited for; the next pass of
-  the loop reads the sockets without waiting, and only then is the deadline over,
-* after the process stood still the clock shows the time before that for `GRACE_S` more: a reply of several
-  reads or a TLS handshake takes some passes of the loop. It does so at most once in `GRACE_EVERY_S`, and not
-  twice in a row: on a processor that is throttled all the time no deadline is postponed by more.
+* the first reading of the clock after a wait is never past the deadline of that wait; the next pass of the
+  loop reads the sockets without waiting, and the deadline is over only after that,
+* after a stop the clock shows the time from before it for `GRACE_S` more: a reply of several reads or a TLS
+  handshake takes some passes of the loop. There is at most one such grace in `GRACE_EVERY_S`, never two
+  in a row: on a processor that is throttled all the time no deadline is postponed by more.
 
-This clock is for limits on waiting alone. When a task is due is the wheel's, by the clocks of ``clock.py``.
+This clock serves only limits on waiting. The wheels decide when a task is due, by the clocks of ``clock.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Final
 
 import trio
 
-STILL_S: Final = 0.1  # longer than planned between two readings: a slice of work takes a millisecond
+STILL_S: Final = 0.1  # between two readings, beyond the planned wait, is a stop: a slice of work takes 1 ms
 GRACE_S: Final = 0.1
 GRACE_EVERY_S: Final = 1.0
 _JUST_BEFORE_S: Final = 1e-6
@@ -36,7 +37,7 @@ class LoopClock(trio.abc.Clock):
         self._read_s = source()  # the last reading of ``source``
         self._plain_until_s = -math.inf  # a reading before that is shown as it is
         self._shown_s = -math.inf  # the least that is shown: time never goes back
-        self._held_until_s = -math.inf  # as long as ``source`` is before that, nothing more is shown
+        self._held_until_s = -math.inf  # the end of a grace: until then the shown time stands
         self._next_hold_s = -math.inf
         self._waits = False  # the loop waits for events ...
         self._until_s = math.inf  # ... until this deadline
@@ -57,9 +58,9 @@ class LoopClock(trio.abc.Clock):
         return now_s
 
     def _examined(self, now_s: float) -> float:
-        """What is shown at a grace, past the deadline that was waited for, or long after the last reading."""
+        """The time to show during a grace, past the deadline of a wait, or long after the last reading."""
         until_s = self._until_s if self._waits else math.inf
-        if self._read_s >= self._held_until_s:  # else it has shown nothing new since the last grace
+        if self._read_s >= self._held_until_s:  # else the shown time has not moved since the last grace
             self._shown_s = max(self._shown_s, self._read_s)
             still = now_s - (until_s if self._waits else self._read_s) > STILL_S
             if still and now_s >= self._next_hold_s:
@@ -79,7 +80,7 @@ class LoopClock(trio.abc.Clock):
         if wait_s <= 0:
             return wait_s
         self._waits, self._until_s = True, deadline
-        if self._read_s < self._held_until_s:  # what is shown jumps then, and the deadline may be over
+        if self._read_s < self._held_until_s:  # at its end the shown time jumps
             return min(wait_s, self._held_until_s - self._read_s)
         self._plain_until_s = deadline
         return wait_s

@@ -54,16 +54,16 @@ class Seldom:
 
 # -- log_writer ------------------------------------------------------------------------------------------
 
-WAITING_BYTES_MAX: Final = 262_144  # lines that wait for their reader: about 2,000
-END_S: Final = 1.0  # what the end of the process gives the reader for all of them
+WAITING_BYTES_MAX: Final = 262_144  # in the queue: about 2,000 lines
+END_S: Final = 1.0  # how long the end of the process waits for the queue to be written
 _LIBRARIES: Final = ("httpx", "httpcore")  # which log each request
 
 
 class LogWriter(io.RawIOBase):
     """A descriptor that is written by a thread; `write` never waits. Safe to use from any thread.
 
-    What finds no room in the queue, or cannot be written, is lost. The next text that is written begins
-    with a line that has the number of lines lost before it.
+    Text for which the queue has no room, or that cannot be written, is lost. The next text that is written
+    begins with a line that has the number of lines lost before it.
     """
 
     def __init__(self, fd: int, waiting_bytes_max: int = WAITING_BYTES_MAX) -> None:
@@ -104,19 +104,19 @@ class LogWriter(io.RawIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Nothing while the process runs: that would be to wait. See `end`."""
+        """Does nothing while the process runs, as it would have to wait. See `end`."""
         if self._end_s is not None:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting, max(0.0, self._end_s - time.monotonic()))
 
     def end(self) -> None:
-        """The process is about to end: from now on `flush` waits for the reader, `END_S` in all."""
+        """Call at the end of the process: from now on `flush` waits for the queue, `END_S` in all."""
         if self._end_s is None:
             self._end_s = time.monotonic() + END_S
         self.flush()
 
     def _work(self) -> None:
-        """Write what waits, in order; the last line of all may be the number of those lost after it."""
+        """The thread: write the queue in order. If it is empty and lines were lost, write their number."""
         last = b"\n"
         while True:
             with self._changed:
@@ -138,7 +138,7 @@ class LogWriter(io.RawIOBase):
                     self._changed.notify_all()
 
     def _written(self, data: bytes) -> bool:
-        """False where the reader is gone, the disk is full, the descriptor leads nowhere."""
+        """False if it cannot be written: the reader is gone, the disk is full, the descriptor is closed."""
         try:
             write_all(self._fd, data)
         except OSError:
@@ -147,9 +147,9 @@ class LogWriter(io.RawIOBase):
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write ``data``, however long that takes; for threads that may wait. Raises OSError.
+    """Write all of ``data``; blocks for as long as that takes. Raises OSError.
 
-    Also if another process that shares the descriptor made it non-blocking.
+    It blocks even if another process that shares the open file made it non-blocking.
     """
     left = memoryview(data)
     while left:
@@ -193,7 +193,7 @@ class LineFormatter(logging.Formatter):
 
 
 class _Present:
-    """``sys.stderr`` as it is now: while a progress bar is drawn, that puts lines above it."""
+    """Writes to the present ``sys.stderr``: a progress bar replaces it, to put lines above the bar."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -213,9 +213,9 @@ class _Handler(logging.StreamHandler[_Present]):
 
 
 def begin() -> None:
-    """From here on standard error never waits for its reader, and has the log. Once in a process.
+    """Make writes to standard error non-blocking and send the log there. Call once in a process.
 
-    Does nothing where standard error is no descriptor of the system, as in tests.
+    Does nothing if standard error is no descriptor of the system, as in tests.
     """
     stderr = sys.stderr
     try:

@@ -1,4 +1,4 @@
-"""No descriptor for a new client: kept connections go first, then clients are turned away one at a time.
+"""No descriptor for a new client: kept connections are closed, then clients are turned away one at a time.
 
 A client that cannot be accepted stays in the listener's queue and keeps it readable, so the loop would spin.
 One descriptor is kept in reserve: once it is closed one client can be accepted, which gets ``full``.
@@ -21,7 +21,7 @@ from wheeltimer.runtime.ratelog import Seldom
 from wheeltimer.server.farewell import send_last
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-PAUSE_S: Final = 0.1  # what one client that is turned away may take, and the pause where none can be
+PAUSE_S: Final = 0.1  # for one client that is turned away; also the pause if none can be
 GIVEN_UP: Final = 4  # kept connections at once: one client behind TLS takes three
 FULL: Final = wire.encode(
     ErrorReply(
@@ -35,7 +35,7 @@ _log = logging.getLogger("wheeltimer.server")
 
 
 class Overflow:
-    """One per daemon. ``give_up_idle(count)`` closes up to ``count`` kept connections: how many it closed."""
+    """One per daemon. ``give_up_idle(count)`` closes kept connections and returns how many."""
 
     def __init__(self, give_up_idle: Callable[[int], int] = lambda count: 0) -> None:
         self._give_up_idle = give_up_idle
@@ -52,7 +52,7 @@ class Overflow:
         return True
 
     def close(self) -> None:
-        """Give it back."""
+        """Close the reserved descriptor."""
         if self._spare_fd >= 0:
             os.close(self._spare_fd)
             self._spare_fd = -1

@@ -134,7 +134,7 @@ class Bulk:
     async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Visitor | None) -> object:
         """A group or queue at once: every member is decided by itself, at its own time.
 
-        Raises Refused in the middle where the token allows it no more; what was done stays.
+        Raises Refused in the middle if the token allows it no more; what was done stays.
         """
         keys = self._members(command)
         reply = control.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
@@ -228,7 +228,7 @@ def _encoded(shown: dict[str, object]) -> msgspec.Raw:
 
 def is_long(command: c.AnyCommand, queues: int) -> bool:
     """Whether a command may touch any number of tasks, or of so many queues."""
-    if type(command) is c.Schedule:  # what most are
+    if type(command) is c.Schedule:  # most commands
         return False
     if isinstance(command, c.Stats):
         return queues > SHORT_STATS_QUEUES

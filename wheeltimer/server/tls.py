@@ -56,8 +56,8 @@ async def serve_tls(
 ) -> None:
     """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over.
 
-    A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` is told where it fails.
-    Without descriptors for the plain side there is none, and the client is closed.
+    A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` logs one that
+    fails. Without descriptors for the plain side the client is closed before the handshake.
     """
     pair = _pair(overflow)
     if pair is None:
@@ -106,7 +106,7 @@ class _HalfClosing(trio.abc.Stream):
 
 
 def _pair(overflow: Overflow) -> tuple[trio.socket.SocketType, trio.socket.SocketType] | None:
-    """Both ends of the plain side; None if there are no descriptors, also after kept connections went."""
+    """Both plain ends; None if there are no descriptors even after kept connections were closed."""
     while True:
         try:
             return trio.socket.socketpair()
@@ -139,9 +139,9 @@ async def _inwards(
     inside: trio.SocketStream,
     last: trio.Event,
 ) -> None:
-    """What the client says; its end, or its absence, is the end of the stream.
+    """Pass the client's bytes on to the plain side; their end, or a broken connection, ends the plain side.
 
-    From ``last`` on it is read and dropped, as ``farewell.py`` does, and for as long.
+    After ``last`` is set, bytes are read and dropped, as in ``farewell.py``, with the same limit.
     """
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await secure.receive_some(PIECE_BYTES):

@@ -1,9 +1,9 @@
 """Settings of the daemon: frozen, checked once, explained in one place.
 
-Four layers, the first that speaks wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
-``definitions.py`` says what can be set, ``values.py`` how one value is read, ``load.py`` how the layers
-become one ``Settings``, ``changes.py`` what differs between two. What a retry rule means is in
-``protocol/retry.py``; what a limit protects, where it is used.
+Four layers, the first that has a value wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
+``definitions.py`` has what can be set, ``values.py`` reads one value, ``load.py`` makes one ``Settings`` of the
+layers, ``changes.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is explained in
+the file that applies it.
 """
 
 from __future__ import annotations

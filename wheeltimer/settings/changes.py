@@ -15,7 +15,8 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")  # what TOML takes as a key without
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """As ``tick``, ``limits.keep_done``, ``queues.orders.rate``; the table's name where it came or went."""
+    """Keys as ``tick``, ``limits.keep_done``, ``queues.orders.rate``; of a table that was added or removed,
+    its name."""
     return [key for key in _changed("", old, new) if key != "config_file"]
 
 

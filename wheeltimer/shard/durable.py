@@ -164,7 +164,7 @@ class Ledger:
     def lapsed(self, key: str, now: Now) -> bool:
         """The attempt in flight was not made: its room is given back. True: the task is ready again.
 
-        Where a cancel or finish is stored the task ends, which is written into that room.
+        If a cancel or finish is stored the task ends, and that record is written into the room.
         """
         what = outcome.lapsed(self.engine, key, now, self.journal.next_lsn)
         reserved = self._held.pop(key)

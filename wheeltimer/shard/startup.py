@@ -46,7 +46,7 @@ def recover(
         rebase, ahead_ns = None, _ahead_ns(frame.clocks)
         if frame.clocks.boot_id != boot_id:
             written = frame.clocks
-            # Ends of other boots go by the wall clock, but for what it was set by later in their boot.
+            # Ends of other boots go by the wall clock, corrected by what it was set later in their boot.
             ahead_ns += engine.ahead_at_start_ns - _ahead_ns(journal.boots[written.boot_id].last)
             if written.boot_id not in between_ns:
                 between_ns[written.boot_id] = _between_ns(journal.boots, written.boot_id, boot_id, now)
