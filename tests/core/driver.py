@@ -15,11 +15,11 @@ import msgspec
 
 from wheeltimer.core import control, outcome, queries, schedule
 from wheeltimer.core import records as r
-from wheeltimer.core.copies import copy_of, leftovers, stands_at
+from wheeltimer.core.copies import copies_beside_tasks, copy_of, newest_full_lsn
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.schedule_batch import take_run
+from wheeltimer.core.schedule_batch import decide_batch
 from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.errors import BadValue, Refused, TargetBlocked
 from wheeltimer.journal import Boot, Clocks
@@ -115,7 +115,7 @@ class Driver:
 
     def run(self, lines: list[bytes]) -> list[dict[str, Any]]:
         """The replies to these lines as a run of plain schedules; none: they are no run."""
-        run = take_run(self.engine, self.policy, lines, self.now, self.journal.next_lsn)
+        run = decide_batch(self.engine, self.policy, lines, self.now, self.journal.next_lsn)
         if run is None:
             return []
         self.engine.insert_fresh(run.homes, run.keys, run.rows, run.deadlines_ns, run.queues)
@@ -270,7 +270,7 @@ class Driver:
     def carry(self, upto_lsn: int, at_most: int) -> list[str]:
         """Copies of ``at_most`` tasks that stand at ``upto_lsn`` or before; their keys."""
         rows = self.engine.table.items()
-        keys = [key for key, row in rows if stands_at(row) <= upto_lsn][:at_most]
+        keys = [key for key, row in rows if newest_full_lsn(row) <= upto_lsn][:at_most]
         if keys:
             lsn, now_ms = self.journal.next_lsn, self.now.wall_ms
             copies = [
@@ -282,9 +282,9 @@ class Driver:
 
     def trim(self, upto_lsn: int) -> None:
         """What ends the compaction of all frames up to ``upto_lsn``, once no task stands there."""
-        assert all(stands_at(row) > upto_lsn for _, row in self.engine.table.items())
+        assert all(newest_full_lsn(row) > upto_lsn for _, row in self.engine.table.items())
         while True:
-            records = leftovers(self.engine, upto_lsn, self.now.wall_ms, self.journal.next_lsn, 1)
+            records = copies_beside_tasks(self.engine, upto_lsn, self.now.wall_ms, self.journal.next_lsn, 1)
             self.submit(records)
             if isinstance(records[-1], r.Counted):
                 break

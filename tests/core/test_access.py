@@ -10,13 +10,13 @@ import pytest
 from wheeltimer.core import access
 from wheeltimer.core.access import (
     ALLOWED,
-    MISTAKEN,
     SCOPES,
-    STRANGER,
+    UNAUTHENTICATED,
+    WRONG_TOKEN,
     Access,
+    Credentials,
     Grant,
     Quota,
-    Visitor,
     digest_of,
 )
 from wheeltimer.core.engine import Engine
@@ -74,8 +74,8 @@ def test_every_command_with_every_scope_in_its_own_queue_and_in_a_foreign_one(ki
     for queue in ("theirs", "mine2", "my", "", "m"):
         assert refusal(grant, made(kind, queue=queue)) == (allowed if op in NO_QUEUE else "forbidden"), queue
     want = None if op == "hello" else "unauthorized"
-    assert refusal(STRANGER, made(kind, queue="mine")) == want
-    assert refusal(MISTAKEN, made(kind, queue="mine")) == want
+    assert refusal(UNAUTHENTICATED, made(kind, queue="mine")) == want
+    assert refusal(WRONG_TOKEN, made(kind, queue="mine")) == want
 
 
 @pytest.mark.parametrize("op", FIELDS)
@@ -105,24 +105,24 @@ def test_every_stored_hash_is_compared_whichever_fits(monkeypatch: pytest.Monkey
     for name in "abcd":
         seen.clear()
         found = Access(grants).grant_of(digest_of(name))
-        assert found is (MISTAKEN if name == "d" else grants["abc".index(name)])
+        assert found is (WRONG_TOKEN if name == "d" else grants["abc".index(name)])
         assert seen == [grant.sha256 for grant in grants]
 
 
 def test_a_visitor_keeps_its_token_over_reloads() -> None:
     one = Access([Grant(name="a", sha256=digest_of("a"), scopes=frozenset({"read"}), queues=("*",))])
-    visitor = Visitor(Access())
+    visitor = Credentials(Access())
     assert visitor.grant is None
     visitor.show("a", Access())
     visitor.again(one)
     assert visitor.grant is one.grants[0]
     visitor.again(Access([Grant(name="b", sha256=digest_of("b"), scopes=frozenset({"read"}))]))
-    assert visitor.grant is MISTAKEN
+    assert visitor.grant is WRONG_TOKEN
     for wrong in ("A", "", "a "):
         with pytest.raises(Refused) as refused:
             visitor.show(wrong, one)
         assert refused.value.code == "unauthorized"
-        assert visitor.grant is MISTAKEN
+        assert visitor.grant is WRONG_TOKEN
     visitor.show("a", one)
     visitor.show(None, one)  # hello without a token asks only
     assert visitor.grant is one.grants[0]
@@ -160,7 +160,7 @@ def test_a_quota_over_very_many_queues_counts_once_in_a_second() -> None:
 
 def test_a_token_that_is_not_known_is_told_apart_from_none() -> None:
     one = Access([Grant(name="a", sha256=digest_of("a"), scopes=frozenset({"read"}), queues=("*",))])
-    visitor = Visitor(one)
+    visitor = Credentials(one)
 
     def said() -> str:
         assert visitor.unknown

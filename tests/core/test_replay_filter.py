@@ -10,13 +10,13 @@ from tests.core.driver import MemoryFrame
 from tests.core.side_by_side import STEPS, Play
 from wheeltimer.core import records as r
 from wheeltimer.core.invariants import check
-from wheeltimer.core.replay_filter import Known
+from wheeltimer.core.replay_filter import ReplayFilter
 
 SEED = 4
 
 
-def fitted(frames: list[MemoryFrame], lost: range) -> tuple[list[MemoryFrame], Known]:
-    known, out = Known(), []
+def fitted(frames: list[MemoryFrame], lost: range) -> tuple[list[MemoryFrame], ReplayFilter]:
+    known, out = ReplayFilter(), []
     for number, frame in enumerate(frames):
         if number in lost:
             continue
@@ -64,7 +64,7 @@ def test_what_is_left_after_a_loss_can_be_started_on(thorough: bool) -> None:
 
 
 def test_a_task_whose_last_record_is_before_the_loss_is_uncertain() -> None:
-    known = Known()
+    known = ReplayFilter()
     for lsn, queue in ((1, "a"), (9, "b")):
         known.fit(lsn, msgspec.msgpack.decode(r.encode(r.Paused(queue, 1, True)), type=r.Replayed))
     known.tasks = {"q/old": (1, 0, 3), "q/new": (1, 0, 8)}

@@ -12,7 +12,7 @@ import pytest
 from tests.core.driver import Driver
 from wheeltimer.core.invariants import check
 from wheeltimer.core.policy import Policy, QueuePolicy
-from wheeltimer.core.schedule_batch import RUN_BYTES_MAX, RUN_MAX, Runs, take_run
+from wheeltimer.core.schedule_batch import RUN_BYTES_MAX, RUN_MAX, BatchSize, decide_batch
 from wheeltimer.core.task import Task, unpack
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.retry import BUILT_IN
@@ -52,7 +52,7 @@ def make() -> Driver:
 
 def by_run(driver: Driver, lines: list[bytes]) -> list[dict[str, Any]]:
     replies: list[dict[str, Any]] = []
-    runs = Runs()
+    runs = BatchSize()
     while left := lines[len(replies) :]:
         if runs.length == 1:
             replies.append(driver.line(left[0]))
@@ -136,7 +136,7 @@ def test_a_run_keeps_to_its_bounds() -> None:
     assert driver.run(big) == []  # more than RUN_BYTES_MAX
     assert len(driver.run([line(2010, body="x" * 60_000)])) == 1
     assert driver.run([line(2011, body="x" * 65_530)]) == []
-    run = take_run(driver.engine, driver.policy, big[:2], driver.now, 1)
+    run = decide_batch(driver.engine, driver.policy, big[:2], driver.now, 1)
     assert run is not None
     assert run.keys == ["default/n2000", "default/n2001"]
     assert run.size == sum(map(len, run.records))

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import random
 
-from wheeltimer.core.timers import OVERDUE_NS, TimeLine
+from wheeltimer.core.timers import OVERDUE_NS, TimerPair
 
 START_NS = 10**15
 TICK_NS = 10_000_000
 LIMIT = 64
 
 
-def line(deadlines_ns: dict[str, int]) -> TimeLine:
-    made = TimeLine(TICK_NS, 64, deadlines_ns.__getitem__, START_NS)
+def line(deadlines_ns: dict[str, int]) -> TimerPair:
+    made = TimerPair(TICK_NS, 64, deadlines_ns.__getitem__, START_NS)
     made.schedule_many(list(deadlines_ns), list(deadlines_ns.values()))
     made.check()
     return made
 
 
-def handed_over(wheels: TimeLine, now_ns: int, slices: int) -> list[str]:
+def handed_over(wheels: TimerPair, now_ns: int, slices: int) -> list[str]:
     keys: list[str] = []
     for _ in range(slices):
         keys += wheels.expire(now_ns, LIMIT)

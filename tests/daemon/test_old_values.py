@@ -21,7 +21,7 @@ from tests.settings.files import load_toml
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.daemon.build import window_of
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.shard.compactor import Compactor
 
 SECONDS: Final = 1_796_002_145
@@ -195,7 +195,7 @@ async def test_compaction_copies_old_values(folder: Folder) -> None:
                 [{"op": "schedule", "id": f"c{n}", "url": URL, "delay": "1h", "on_conflict": "replace"}
                  for n in range(100)]
             )  # fmt: skip
-        compactor = Compactor(daemon.ledger, Turn())
+        compactor = Compactor(daemon.ledger, TimeSlices())
         with trio.move_on_after(60):
             await compactor.work()
         assert compactor.done, "segments with the old records are gone"

@@ -24,14 +24,14 @@ from wheeltimer.core.policy import Policy
 from wheeltimer.core.records import Due
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
 from wheeltimer.delivery.dispatcher import Dispatcher
-from wheeltimer.journal import Clocks, Inline, Journal
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.journal import Clocks, InlineWorker, Journal
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.admission import Admission
 from wheeltimer.server.client_memory import ClientMemory
-from wheeltimer.server.service import Requests
+from wheeltimer.server.service import Service
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.durable import DurableEngine
 from wheeltimer.shard.startup import end_stopped, recover
 from wheeltimer.shard.ticker import Ticker
 
@@ -45,9 +45,9 @@ class World:
     clock: ManualClock
     engine: Engine
     journal: Journal
-    ledger: Ledger
+    ledger: DurableEngine
     ticker: Ticker
-    requests: Requests
+    requests: Service
     dispatcher: Dispatcher
     subscriptions: Subscriptions
     memory: ClientMemory
@@ -112,10 +112,12 @@ async def world(
         now = clock.now()
         return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
 
-    journal = Journal.open(folder, clock=clocks, segment_bytes=segment_bytes, fsync=False, hand=Inline())
+    journal = Journal.open(
+        folder, clock=clocks, segment_bytes=segment_bytes, fsync=False, hand=InlineWorker()
+    )
     engine = Engine(limits, clock.now(), tick_ms * NS_PER_MS, 64)
     stopping = recover(journal, engine, clock.boot_id, clock.now()).stopping
-    ledger = Ledger(engine, journal, clock, Policy())
+    ledger = DurableEngine(engine, journal, clock, Policy())
     timer = ManualTimer(clock)
     made: list[World] = []
     dispatcher = Dispatcher(
@@ -130,12 +132,12 @@ async def world(
         ticker.poke()
 
     ledger.changed = changed
-    turn = Turn()
+    turn = TimeSlices()
     subscriptions = Subscriptions(ledger, turn, limits)
     memory = ClientMemory(limits)
     admission = Admission(journal, turn, memory)
     journal.on_durable += [turn.committed, memory.committed, subscriptions.committed]
-    requests = Requests(
+    requests = Service(
         ledger, admission, durability="group", about=dict, changed=changed, resumed=dispatcher.resumed
     )
     made.append(World(clock, engine, journal, ledger, ticker, requests, dispatcher, subscriptions, memory))

@@ -23,7 +23,7 @@ from wheeltimer.delivery.dispatcher import CROWD_TRIES, Dispatcher
 from wheeltimer.delivery.lanes import Lane, Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.shortage import Reason, Shortage
-from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.delivery.window import TokenBucket, Window
 from wheeltimer.protocol.task_view import State
 
 NS_PER_S: Final = 1_000_000_000
@@ -50,13 +50,13 @@ class Config:
 
     def queue_of(self, name: str) -> Queue:
         concurrency, rate = self.queues.get(name, (None, None))
-        return Queue(concurrency, Bucket(*rate) if rate else None)
+        return Queue(concurrency, TokenBucket(*rate) if rate else None)
 
     def window_of(self, destination: Destination) -> Window:
         if destination.host not in self.hosts:
             return Window()
         size_max, rate = self.hosts[destination.host]
-        return Window(size_max, Bucket(*rate) if rate else None)
+        return Window(size_max, TokenBucket(*rate) if rate else None)
 
 
 class FakeBook:

@@ -268,7 +268,7 @@ def test_flight_to_a_silent_receiver_ends_with_its_timeout_and_no_other_does() -
 async def test_bug_in_one_flight_fails_it_alone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    judged = callback_module._wishes
+    judged = callback_module.reply_directives
 
     def wishes(reply: Any, now: Any) -> tuple[int | None, bool, str]:
         if reply.status == 418:

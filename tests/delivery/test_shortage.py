@@ -21,7 +21,7 @@ from trio.testing import trio_test
 
 from tests.delivery.servers import OK, allow_all, answering, arena, deaf_listener, post
 from tests.delivery.test_executor import Runway, runway
-from wheeltimer.delivery.executor import Arrivals
+from wheeltimer.delivery.executor import ReplyPoller
 from wheeltimer.delivery.http_connection import start_tls
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
@@ -295,7 +295,7 @@ async def test_a_kept_connection_that_cannot_be_watched_is_no_failed_attempt(cod
         server = await here.serve(answering(OK))
         run = Runway(here.transport())
         await run.warm(server)
-        run.sender.arrivals = Arrivals(Full)  # type: ignore[arg-type]
+        run.sender.arrivals = ReplyPoller(Full)  # type: ignore[arg-type]
         with pytest.raises(Shortage) as caught:
             run.begin("a", server)
         run.sender.flush()

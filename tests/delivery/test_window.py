@@ -15,7 +15,7 @@ from wheeltimer.delivery.window import (
     SHORT_MAX_NS,
     WINDOW_FIRST,
     WINDOW_MAX,
-    Bucket,
+    TokenBucket,
     Window,
 )
 
@@ -213,7 +213,7 @@ def test_opened_it_begins_to_count_anew() -> None:
      (999_999_937, 1000, 999_999_937), (10_007, 3_600_000, 2)],
 )  # fmt: skip
 def test_burst_is_one_second(count: int, period_ms: int, burst: int) -> None:
-    bucket = Bucket(count, period_ms)
+    bucket = TokenBucket(count, period_ms)
     taken, most = 0, min(burst, 500)
     while bucket.wait_ns(10**18) == 0 and taken < 600:
         bucket.take(10**18)
@@ -229,7 +229,7 @@ def test_rate_is_exact_over_a_long_time(count: int, period_ms: int) -> None:
 
     Rounding adds up only where no burst makes up for it, 1 ns each time.
     """
-    bucket, now_ns = Bucket(count, period_ms), 5
+    bucket, now_ns = TokenBucket(count, period_ms), 5
     burst = max(1, count * 1000 // period_ms)
     for _ in range(burst):
         assert bucket.wait_ns(now_ns) == 0
@@ -249,7 +249,7 @@ def test_no_span_has_more_than_burst_and_rate() -> None:
     chance = random.Random(seed)
     for _ in range(12):
         count, period_ms = chance.randint(1, 50), chance.choice((1000, 60_000))
-        bucket, now_ns, taken = Bucket(count, period_ms), 0, list[int]()
+        bucket, now_ns, taken = TokenBucket(count, period_ms), 0, list[int]()
         for _ in range(200):
             now_ns += chance.choice((0, 0, 1, MS, NS_PER_S // 7, 3 * NS_PER_S))
             if bucket.wait_ns(now_ns) == 0:
@@ -263,11 +263,11 @@ def test_no_span_has_more_than_burst_and_rate() -> None:
 
 
 def test_reload_with_the_same_rate_gives_no_second_burst() -> None:
-    window = Window(8, Bucket(1, 1000))
+    window = Window(8, TokenBucket(1, 1000))
     window.start(0)
-    window.limit(Window(4, Bucket(1, 1000)))
+    window.limit(Window(4, TokenBucket(1, 1000)))
     assert (window.size_max, window.size, window.wait_ns(0)) == (4, 4, NS_PER_S)
-    window.limit(Window(4, Bucket(2, 1000)))
+    window.limit(Window(4, TokenBucket(2, 1000)))
     assert window.wait_ns(0) == 0
 
 

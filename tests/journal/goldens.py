@@ -33,11 +33,11 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
-from wheeltimer.journal import Clocks, Inline, Journal
+from wheeltimer.journal import Clocks, InlineWorker, Journal
 from wheeltimer.journal.frame import Kind, encode, payload_of
 from wheeltimer.journal.segment import FORMAT, SECTOR_BYTES, decode_header, encode_header, headers, walk
 from wheeltimer.protocol.limits import Limits
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.shard.compactor import Compactor
 from wheeltimer.shard.startup import recover
 
@@ -53,7 +53,7 @@ def open_on(folder: Path, clock: ManualClock) -> Journal:
         now = clock.now()
         return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
 
-    return Journal.open(folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=Inline())
+    return Journal.open(folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=InlineWorker())
 
 
 def state_of(folder: Path, clock: ManualClock) -> dict[str, Any]:
@@ -229,7 +229,7 @@ async def trimmed(folder: Path, clock: ManualClock) -> None:
             )
         daemon.journal._writer.drop = lambda below: None  # type: ignore[method-assign]
         with trio.move_on_after(60):  # it waits for the files to go
-            await Compactor(daemon.ledger, Turn()).work()
+            await Compactor(daemon.ledger, TimeSlices()).work()
         await daemon.ask(op="cancel", id="c1")
 
 

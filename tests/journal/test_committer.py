@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock, trio_test, wait_all_tasks_blocked
 
 from wheeltimer.errors import StorageFailed
-from wheeltimer.journal import Disk, Inline, Journal, Thread
+from wheeltimer.journal import Disk, InlineWorker, Journal, WorkerThread
 from wheeltimer.journal.capacity import charge
 from wheeltimer.journal.committer import SETTLE_S
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Kind, header_at
@@ -36,7 +36,7 @@ from .worlds import (
 FIRST = FOLDER / "0000000001.segment"
 
 
-class Slow(Inline):
+class Slow(InlineWorker):
     """A hand whose jobs are done when the test says so; submitting is all that happens before."""
 
     def __init__(self) -> None:
@@ -163,11 +163,13 @@ async def fail_and_collect(journal: Journal, waiting: int) -> list[str]:
     return told
 
 
-@pytest.mark.parametrize("hand", [Inline, Thread])
+@pytest.mark.parametrize("hand", [InlineWorker, WorkerThread])
 @pytest.mark.parametrize(
     ("call", "code"), [("fdatasync", errno.EIO), ("pwrite", errno.EIO), ("pwrite", errno.ENOSPC)]
 )
-def test_a_failed_sync_is_never_tried_again(hand: type[Inline | Thread], call: str, code: int) -> None:
+def test_a_failed_sync_is_never_tried_again(
+    hand: type[InlineWorker | WorkerThread], call: str, code: int
+) -> None:
     """beanstalkd 1.12 answers INSERTED after a failed fsync; and a second sync may lie."""
 
     async def main() -> None:

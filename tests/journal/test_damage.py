@@ -32,7 +32,7 @@ from tests.campaign import tried
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal.file_log import Journal
 from wheeltimer.journal.frame import HEADER_BYTES, SECTOR_BYTES, Clocks, Kind, encode, extent_bytes
-from wheeltimer.journal.recovery import Judge, Part, Scan, scan
+from wheeltimer.journal.recovery import Verified, VerifiedSegment, Verifier, scan
 from wheeltimer.journal.segment import headers
 
 from .worlds import BOOT, FOLDER, SEGMENT, MemoryDisk, open_journal, raw, running
@@ -65,7 +65,7 @@ class Image:
     state: str
     number: int
     data: bytes
-    before: Part | None
+    before: VerifiedSegment | None
     after: tuple[int, bytes] | None
     pieces: tuple[Piece, ...]
     bare: bool = False
@@ -112,7 +112,7 @@ async def build(seed: int, *, forged: bool, known_salt: bool) -> MemoryDisk:
     return disk
 
 
-def parts_of(disk: MemoryDisk) -> Scan:
+def parts_of(disk: MemoryDisk) -> Verified:
     names = [(int(path.name[:10]), path.name) for path in sorted(disk.files) if path.suffix == ".segment"]
     return scan(FOLDER, names, lambda name: disk.read(FOLDER / name))
 
@@ -138,7 +138,7 @@ def images(disk: MemoryDisk, chance: random.Random, *, known_salt: bool, lasts: 
             yield from last_images(image, part, slots[-1])
 
 
-def last_images(image: Image, part: Part, slot: int) -> Iterator[Image]:
+def last_images(image: Image, part: VerifiedSegment, slot: int) -> Iterator[Image]:
     """A sealed segment as the last one: sealed; without its seal and marked, stopped, bare; only begun."""
     yield replace(image, state="last, sealed")
     data = bytearray(image.data)
@@ -201,9 +201,9 @@ def flipped_bits(image: Image) -> Iterator[Damage]:
         data[at] = byte
 
 
-def recovered(image: Image, data: bytes) -> Part | None:
+def recovered(image: Image, data: bytes) -> VerifiedSegment | None:
     """What recovery makes of the segment in its place; None when it refuses to start."""
-    judge = Judge(FOLDER)
+    judge = Verifier(FOLDER)
     judge.before = image.before
     judge.result.trim_below = image.number
     judge.segment(image.number, "this.segment", data, last=image.after is None)

@@ -18,7 +18,7 @@ from trio.testing import MockClock, trio_test
 
 from wheeltimer.core.records import Paused, encode
 from wheeltimer.errors import JournalDamaged, JournalInUse, StorageFailed
-from wheeltimer.journal import Disk, Inline, Journal
+from wheeltimer.journal import Disk, InlineWorker, Journal
 from wheeltimer.journal.holding import hold_path
 from wheeltimer.journal.preallocation import SPARES_WANTED
 from wheeltimer.journal_tools.check import check
@@ -248,6 +248,6 @@ async def test_a_segment_that_is_cut_is_damage(size: int, frames: int) -> None:
             check(FOLDER, disk)
         assert told.value.file == path.name
         with pytest.raises(JournalDamaged):
-            open_journal(disk, hand=Inline())
+            open_journal(disk, hand=InlineWorker())
         disk.files[path][:] = whole
     assert check(FOLDER, disk).state == "stopped"

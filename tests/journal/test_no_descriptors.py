@@ -20,7 +20,7 @@ from wheeltimer.errors import StorageFailed
 from wheeltimer.journal import Journal
 from wheeltimer.journal.disk import Disk
 from wheeltimer.journal.spare_descriptors import COUNT, SpareDescriptors
-from wheeltimer.journal.worker import Thread
+from wheeltimer.journal.worker import WorkerThread
 
 RECORDS = 32  # five segments, each a spare before
 OPENS = ("create", "read_at")  # what opens a file while the journal runs
@@ -286,7 +286,7 @@ def no_thread(thread: threading.Thread) -> None:
 async def test_a_journal_that_runs_needs_no_new_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal = open_journal(Disk(), path=tmp_path, hand=Thread())
+    journal = open_journal(Disk(), path=tmp_path, hand=WorkerThread())
     with trio.fail_after(30):
         async with running(journal):
             monkeypatch.setattr(threading.Thread, "start", no_thread)
@@ -302,7 +302,7 @@ async def test_a_start_without_threads_says_so_and_leaves_nothing_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = os.listdir("/proc/self/fd")
-    journal = open_journal(Disk(), path=tmp_path, hand=Thread())
+    journal = open_journal(Disk(), path=tmp_path, hand=WorkerThread())
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.RaisesGroup(pytest.RaisesExc(StorageFailed, match="thread")):
         await journal.run()

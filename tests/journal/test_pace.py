@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from wheeltimer.journal import Inline, writer
+from wheeltimer.journal import InlineWorker, writer
 from wheeltimer.journal.worker import Job
 
 from .worlds import MemoryDisk, open_journal, put, raw, running
@@ -73,7 +73,7 @@ def test_a_storm_of_slow_syncs_is_counted_each_and_warned_of_once_a_minute(
     trio.run(main)
 
 
-class Stuck(Inline):
+class Stuck(InlineWorker):
     """Once it is ``stuck``, nothing that is handed over is done before ``go_on``."""
 
     def __init__(self) -> None:

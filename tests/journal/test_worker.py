@@ -9,7 +9,7 @@ import trio
 from trio.testing import trio_test
 
 from wheeltimer.journal import worker as worker_module
-from wheeltimer.journal.worker import Thread
+from wheeltimer.journal.worker import WorkerThread
 
 WITHIN_S = 10.0
 
@@ -24,7 +24,7 @@ def die() -> None:
 
 @trio_test
 async def test_the_disk_is_idle_once_after_the_last_job() -> None:
-    hand, idle, done = Thread(), threading.Semaphore(0), list[int]()
+    hand, idle, done = WorkerThread(), threading.Semaphore(0), list[int]()
     hand.start(idle.release)
     with trio.fail_after(WITHIN_S):
         for n in range(3):
@@ -39,7 +39,7 @@ async def test_the_disk_is_idle_once_after_the_last_job() -> None:
 @trio_test
 async def test_after_an_error_nothing_is_done_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker_module, "IDLE_S", 0.0)
-    hand, idle = Thread(), threading.Event()
+    hand, idle = WorkerThread(), threading.Event()
     hand.start(idle.set)
     with trio.fail_after(WITHIN_S):
         hand.submit(fail)
@@ -51,7 +51,7 @@ async def test_after_an_error_nothing_is_done_that_nobody_asked_for(monkeypatch:
 
 @trio_test
 async def test_an_error_of_the_idle_disk_is_told() -> None:
-    hand = Thread()
+    hand = WorkerThread()
     hand.start(fail)
     with trio.fail_after(WITHIN_S):
         hand.submit(lambda: None)
@@ -64,7 +64,7 @@ async def test_an_error_of_the_idle_disk_is_told() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @trio_test
 async def test_a_thread_that_died_is_noticed_however_busy_the_loop_was() -> None:
-    hand = Thread()
+    hand = WorkerThread()
     hand.start(die)
     with trio.fail_after(WITHIN_S):
         hand.submit(lambda: None)

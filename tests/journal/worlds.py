@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from wheeltimer.journal import Clocks, Disk, Inline, Journal
+from wheeltimer.journal import Clocks, Disk, InlineWorker, Journal
 
 FOLDER = Path("/journal")
 BOOT = b"boot-of-the-test"
@@ -184,7 +184,7 @@ class MemoryDisk(Disk):
 
 def open_journal(disk: Disk, clock: Clock | None = None, **options: Any) -> Journal:
     """A journal of small segments, without threads unless a hand is given."""
-    options = {"segment_bytes": SEGMENT, "hand": Inline()} | options
+    options = {"segment_bytes": SEGMENT, "hand": InlineWorker()} | options
     return Journal.open(options.pop("path", FOLDER), disk=disk, clock=clock or Clock(), **options)
 
 

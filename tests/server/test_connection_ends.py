@@ -26,7 +26,7 @@ from trio.testing import trio_test
 from tests.daemon import worlds
 from tests.daemon.worlds import URL, World, settle, world
 from wheeltimer.errors import StorageFailed
-from wheeltimer.journal import Inline
+from wheeltimer.journal import InlineWorker
 from wheeltimer.journal.worker import Job
 from wheeltimer.server import connection
 from wheeltimer.server.server import Server
@@ -37,7 +37,7 @@ UNREAD_BYTES_MAX = 1000
 BIG = "x" * 60_000
 
 
-class SlowDisk(Inline):
+class SlowDisk(InlineWorker):
     """Commits are done at once, or, while it is ``slow``, not before ``catch_up``."""
 
     def __init__(self) -> None:

@@ -22,12 +22,12 @@ from trio.testing import MockClock, trio_test
 from tests.daemon.worlds import URL, Stopwatch, world
 from tests.process.daemon import until
 from tests.server.hostile import Threaded
-from wheeltimer.runtime.ratelog import QUIET_S, Seldom
+from wheeltimer.runtime.ratelog import QUIET_S, RateLimitedLog
 from wheeltimer.runtime.time_slices import SLICE_NS
 from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.connection import LITTLE_VISITS
 from wheeltimer.server.server import Server
-from wheeltimer.server.service import Requests
+from wheeltimer.server.service import Service
 from wheeltimer.settings import Limits
 
 PING = b'{"op":"ping"}\n'
@@ -68,9 +68,9 @@ async def test_a_request_passes_the_backlog_of_forty_clients_that_pipeline(
 ) -> None:
     """Also one on a connection of its own, as the command line makes it."""
     decided: list[int] = []
-    slice_ = Requests._slice
+    slice_ = Service._slice
 
-    def counted(self: Requests, lines: list[bytes], at: int, *rest: Any) -> Any:
+    def counted(self: Service, lines: list[bytes], at: int, *rest: Any) -> Any:
         upto, long = slice_(self, lines, at, *rest)
         decided.append(upto - at)
         return upto, long
@@ -85,7 +85,7 @@ async def test_a_request_passes_the_backlog_of_forty_clients_that_pipeline(
         while await stream.receive_some():
             pass
 
-    monkeypatch.setattr(Requests, "_slice", counted)
+    monkeypatch.setattr(Service, "_slice", counted)
     async with served(tmp_path, Limits()) as (_, _, port), trio.open_nursery() as nursery:
         quiet = await trio.open_tcp_stream("127.0.0.1", port)
         for number in range(LITTLE_VISITS):
@@ -210,7 +210,7 @@ async def test_what_clients_can_have_logged_is_said_once_and_counted(
     autojump: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    line = Seldom(logging.getLogger("test"), logging.INFO)
+    line = RateLimitedLog(logging.getLogger("test"), logging.INFO)
     for number in range(1000):
         line.say("no handshake: %s", f"reason {number}")
     await trio.sleep(QUIET_S)

@@ -15,8 +15,8 @@ import trio
 from trio.testing import MockClock, trio_test
 
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.runtime.ratelog import Seldom
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.ratelog import RateLimitedLog
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.listeners import Paced
 from wheeltimer.server.overflow import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.server.tls import serve_tls
@@ -55,7 +55,7 @@ async def listening(script: list[OSError | None]) -> tuple[Scripted, tuple[str, 
 
 
 def paced(listener: Scripted, overflow: Overflow) -> Paced:
-    return Paced(cast("trio.SocketListener", listener), Turn(), overflow)
+    return Paced(cast("trio.SocketListener", listener), TimeSlices(), overflow)
 
 
 async def served(listener: Paced, nursery: trio.Nursery) -> None:
@@ -164,11 +164,11 @@ async def test_a_client_behind_tls_without_descriptors_is_closed_and_leaks_none(
     listener, address = await listening([])
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(trio.socket, "socketpair", none_left)
-    failed, overflow = Seldom(logging.getLogger("wheeltimer.server"), logging.INFO), Overflow(give_up)
+    failed, overflow = RateLimitedLog(logging.getLogger("wheeltimer.server"), logging.INFO), Overflow(give_up)
     for _ in range(CLIENTS):
         async with await trio.open_tcp_stream(*address) as client:
             stream = await listener.accept()
-            await serve_tls(stream, context, 1000, Turn(), failed, overflow, talk)
+            await serve_tls(stream, context, 1000, TimeSlices(), failed, overflow, talk)
             assert await client.receive_some() == b""
     assert os.listdir("/proc/self/fd") == before
     await listener.aclose()

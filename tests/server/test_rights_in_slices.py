@@ -16,7 +16,7 @@ import trio
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
-from wheeltimer.core.access import Access, Grant, Visitor, digest_of
+from wheeltimer.core.access import Access, Credentials, Grant, digest_of
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Task
 from wheeltimer.protocol.task_view import State
@@ -42,7 +42,7 @@ class Client:
     def __init__(self, daemon: World, access: Access) -> None:
         self.daemon = daemon
         daemon.requests.rights.reload(access)
-        self.visitor = Visitor(access)
+        self.visitor = Credentials(access)
         self.visitor.show("a", access)
 
     def reload(self, access: Access) -> None:

@@ -18,7 +18,7 @@ from wheeltimer.runtime.time_slices import (
     SHORT_FACTOR,
     SLICE_LINES_MAX,
     SLICE_NS,
-    Turn,
+    TimeSlices,
 )
 from wheeltimer.server.listeners import Paced
 from wheeltimer.server.overflow import Overflow
@@ -35,7 +35,7 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wheeltimer.runtime.time_slices.HUSH_NS", 60_000_000_000)
 
 
-async def _works(turn: Turn, name: str, said: list[str], *, light: bool = False) -> None:
+async def _works(turn: TimeSlices, name: str, said: list[str], *, light: bool = False) -> None:
     """Uses one slice after the other."""
     while True:
         began_ns = await turn.take(light=light)
@@ -47,7 +47,7 @@ async def _works(turn: Turn, name: str, said: list[str], *, light: bool = False)
 
 @trio_test
 async def test_those_who_bring_much_go_round_in_turn(stopwatch: Stopwatch) -> None:
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     stopwatch.step_ns = SLICE_NS
     async with trio.open_nursery() as nursery:
         for name in "abcde":
@@ -61,7 +61,7 @@ async def test_those_who_bring_much_go_round_in_turn(stopwatch: Stopwatch) -> No
 
 @trio_test
 async def test_who_asks_for_little_waits_for_a_pass_or_two_and_not_for_fifty(stopwatch: Stopwatch) -> None:
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     stopwatch.step_ns = SLICE_NS
     async with trio.open_nursery() as nursery:
         for number in range(50):
@@ -77,7 +77,7 @@ async def test_who_asks_for_little_waits_for_a_pass_or_two_and_not_for_fifty(sto
 @trio_test
 async def test_those_who_ask_for_little_do_not_starve_those_who_bring_much(stopwatch: Stopwatch) -> None:
     """However many they are: both move on."""
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     stopwatch.step_ns = SLICE_NS
     async with trio.open_nursery() as nursery:
         for _ in range(50):
@@ -92,7 +92,7 @@ async def test_those_who_ask_for_little_do_not_starve_those_who_bring_much(stopw
 
 @trio_test
 async def test_slices_are_short_as_long_as_somebody_asks_for_little(stopwatch: Stopwatch) -> None:
-    turn = Turn()
+    turn = TimeSlices()
     await turn.take()
     assert (turn.slice_ns, turn.lines_max) == (SLICE_NS, SLICE_LINES_MAX)
     await turn.take(light=True)
@@ -103,13 +103,13 @@ async def test_slices_are_short_as_long_as_somebody_asks_for_little(stopwatch: S
     assert (turn.slice_ns, turn.lines_max) == (SLICE_NS, SLICE_LINES_MAX)
 
 
-async def _asks(turn: Turn, lsn: int) -> None:
+async def _asks(turn: TimeSlices, lsn: int) -> None:
     """A light slice whose reply waits for a commit."""
     turn.spent(await turn.take(light=True), light=True)
     turn.hush(lsn)
 
 
-async def _brings(turn: Turn, said: list[str]) -> None:
+async def _brings(turn: TimeSlices, said: list[str]) -> None:
     turn.spent(await turn.take())
     said.append("much")
 
@@ -119,7 +119,7 @@ async def test_who_brings_much_is_still_while_others_wait_for_a_commit(
     stopwatch: Stopwatch, patience: None
 ) -> None:
     """A loop that never slept kept the disk's work off its processor: a sync took 8 ms in place of 0.2."""
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     async with trio.open_nursery() as nursery:
         await _asks(turn, 5)
         await _asks(turn, 7)
@@ -137,7 +137,7 @@ async def test_who_brings_much_is_still_while_others_wait_for_a_commit(
 
 @trio_test
 async def test_a_slow_disk_stops_nobody_for_long(autojump: MockClock, stopwatch: Stopwatch) -> None:
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     await _asks(turn, 5)
     await _brings(turn, said)
     assert 0 < trio.current_time() <= 2 * HUSH_NS / 1e9
@@ -153,7 +153,7 @@ async def test_a_slow_disk_stops_nobody_for_long(autojump: MockClock, stopwatch:
 async def test_commit_upon_commit_does_not_starve_those_who_bring_much(
     stopwatch: Stopwatch, patience: None
 ) -> None:
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     async with trio.open_nursery() as nursery:
         for lsn in range(20):
             await _asks(turn, lsn)
@@ -198,7 +198,7 @@ async def test_who_comes_in_waits_in_line_with_those_who_bring_much(
     stopwatch: Stopwatch, patience: None
 ) -> None:
     """Those who came and went a thousand times a second had the loop, and no commit got through."""
-    turn, said = Turn(), list[str]()
+    turn, said = TimeSlices(), list[str]()
     (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = plain.socket.getsockname()[1]
     async with Paced(plain, turn, Overflow()) as listener, trio.open_nursery() as nursery:

@@ -23,11 +23,19 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.invariants import check
 from wheeltimer.core.task import NS_PER_MS, Task, unpack
-from wheeltimer.journal import Clocks, Inline, Journal, Sealed, given_up, history_bytes, hurries
+from wheeltimer.journal import (
+    Clocks,
+    InlineWorker,
+    Journal,
+    Sealed,
+    history_bytes,
+    is_urgent,
+    segments_to_drop,
+)
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime import time_slices
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.shard import compactor as compaction
 from wheeltimer.shard.compactor import Compactor
 from wheeltimer.shard.startup import recover
@@ -56,7 +64,9 @@ def reopened(folder: Path, clock: ManualClock) -> Iterator[Engine]:
         now = clock.now()
         return Clocks(clock.boot_id, now.elapsed_ns, now.wall_ns // NS_PER_MS)
 
-    with Journal.open(folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=Inline()) as journal:
+    with Journal.open(
+        folder, clock=clocks, segment_bytes=SEGMENT, fsync=False, hand=InlineWorker()
+    ) as journal:
         engine = Engine(Limits(), clock.now(), 10 * NS_PER_MS, 64)
         recover(journal, engine, clock.boot_id, clock.now())
         check(engine)
@@ -87,7 +97,7 @@ async def churn(daemon: World, cycles: int, *, at_once: int = 50) -> None:
 
 
 def compactor_of(daemon: World) -> Compactor:
-    return Compactor(daemon.ledger, Turn())
+    return Compactor(daemon.ledger, TimeSlices())
 
 
 @trio_test
@@ -253,7 +263,7 @@ async def _crash_after(
 @pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
 @trio_test
 async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_journal(
-    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurries: bool
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, is_urgent: bool
 ) -> None:
     """A million tasks, four clients that write without a pause: each look at 512 rows waited for four slices
     of theirs, and the folder outgrew its promise by five segments."""
@@ -261,11 +271,11 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
     monkeypatch.setattr(time_slices, "time", watch)
     monkeypatch.setattr(compaction, "SLICE_ROWS", 8)
     monkeypatch.setattr(compaction, "PAUSE_S", 0)  # with clients that never rest no simulated time passes
-    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: hurries)
+    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: is_urgent)
     async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
         await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} for _ in range(100)])
         await churn(daemon, 1500)
-        line = Turn()
+        line = TimeSlices()
         compactor = Compactor(daemon.ledger, line)
         watch.step_ns = 400_000
 
@@ -284,10 +294,10 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
             nursery.cancel_scope.cancel()
         assert compactor.done > 0
         looks = len(daemon.engine.table) / 8 * compactor.done
-        assert (slices < looks) == hurries, f"{slices} slices of the clients, {looks} looks at eight rows"
+        assert (slices < looks) == is_urgent, f"{slices} slices of the clients, {looks} looks at eight rows"
 
 
-class SlowHand(Inline):
+class SlowHand(InlineWorker):
     """Every commit takes its time, as a disk beside other work does."""
 
     SYNC_S = 0.01
@@ -300,12 +310,12 @@ class SlowHand(Inline):
 @pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
 @trio_test
 async def test_in_a_hurry_the_syncs_of_a_busy_disk_do_not_set_its_pace(
-    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurries: bool
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, is_urgent: bool
 ) -> None:
     """A sync of 8 ms for each 64 copies: a segment of a million tasks took 50 seconds to copy, in which those
     who wrote filled more than it gave back."""
     monkeypatch.setattr(worlds, "Inline", SlowHand)
-    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: hurries)
+    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: is_urgent)
     clock = ManualClock()
     async with world(tmp_path, clock, segment_bytes=4 * SEGMENT, concurrency=4) as daemon:
         while not daemon.journal.sealed:
@@ -314,7 +324,9 @@ async def test_in_a_hurry_the_syncs_of_a_busy_disk_do_not_set_its_pace(
         await compactor._compact(daemon.journal.sealed)
         assert compactor.carried > 1500
         at_once = compactor.carried / (daemon.journal.commits - before)
-        assert (at_once > 2 * compaction.HURRIED_COPIES_MAX) == hurries, f"{at_once:.0f} copies for each sync"
+        assert (at_once > 2 * compaction.HURRIED_COPIES_MAX) == is_urgent, (
+            f"{at_once:.0f} copies for each sync"
+        )
         expected = seen(daemon.engine)
     with reopened(tmp_path, clock) as engine:
         assert seen(engine) == expected
@@ -331,19 +343,21 @@ def test_history_is_kept_as_long_as_the_promise_about_the_size_holds(mib: int, l
     subscriber may come back for, though the folder was far below 256 MiB."""
     size, live = mib << 20, live_mib << 20
     history = history_bytes(size, 256 << 20)
-    kept = next(n for n in range(10_000) if given_up(segments(n, size), live, history, full=False)) - 1
+    kept = (
+        next(n for n in range(10_000) if segments_to_drop(segments(n, size), live, history, full=False)) - 1
+    )
     at_most = kept + 1 + 4  # the one that is over, found within half a second; open, spare, two reserved
     assert at_most * size <= 2 * live + (256 << 20) or kept * size <= live * 3 // 2
     assert kept * size >= max(0, (256 << 20) - 6 * size), "less was kept than the promise leaves room for"
-    assert not hurries(segments(kept, size), live, history)
+    assert not is_urgent(segments(kept, size), live, history)
     assert history_bytes(size, 0) == 0
 
 
 def test_history_gives_way_on_a_full_disk_one_segment_at_a_time() -> None:
     history = history_bytes(1 << 20, 256 << 20)
     sealed = segments(100, 1 << 20)
-    assert given_up(sealed, 1000, history, full=False) == ()
-    assert given_up(sealed, 1000, history, full=True) == sealed[:1]
+    assert segments_to_drop(sealed, 1000, history, full=False) == ()
+    assert segments_to_drop(sealed, 1000, history, full=True) == sealed[:1]
 
 
 @trio_test
@@ -351,12 +365,12 @@ async def test_a_subscriber_comes_back_to_what_nobody_else_needs(
     tmp_path: Path, time: trio.testing.MockClock
 ) -> None:
     async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
-        keeping = Compactor(daemon.ledger, Turn(), 256 << 20)
+        keeping = Compactor(daemon.ledger, TimeSlices(), 256 << 20)
         first = daemon.journal.sealed
         await churn(daemon, 3000)
         await daemon.advance(61_000)
         await keeping.work()
         assert (keeping.done, len(first)) == (0, 0)
         assert daemon.journal.sealed[0].number == 1
-        await Compactor(daemon.ledger, Turn()).work()
+        await Compactor(daemon.ledger, TimeSlices()).work()
         assert daemon.journal.sealed == [] or daemon.journal.sealed[0].number > 1

@@ -66,8 +66,8 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
         return other is not None and (self.scopes, self.queues) == (other.scopes, other.queues)
 
 
-STRANGER: Final = Grant()  # of a connection that has shown no token although one is needed
-MISTAKEN: Final = Grant(name="?")  # of one whose token is not among those that are set, or no longer
+UNAUTHENTICATED: Final = Grant()  # of a connection that has shown no token although one is needed
+WRONG_TOKEN: Final = Grant(name="?")  # of one whose token is not among those that are set, or no longer
 
 
 def digest_of(token: str) -> bytes:
@@ -82,22 +82,24 @@ class Access:
         self.grants = tuple(grants)
 
     def grant_of(self, digest: bytes | None) -> Grant | None:
-        """What a token of this digest allows; ``STRANGER`` for none, ``MISTAKEN`` for one that is not known.
+        """What a token of this digest allows.
+
+        ``UNAUTHENTICATED`` for no token, ``WRONG_TOKEN`` for one that is not known.
 
         It is compared with every stored hash, in constant time, so that the time tells nothing of a hash.
         """
         if not self.grants:
             return None
         if digest is None:
-            return STRANGER
-        found = MISTAKEN
+            return UNAUTHENTICATED
+        found = WRONG_TOKEN
         for grant in self.grants:
             if hmac.compare_digest(grant.sha256, digest):
                 found = grant
         return found
 
 
-class Visitor:
+class Credentials:
     """One connection's token. ``grant``: None where none is asked for."""
 
     __slots__ = ("_digest", "grant")
@@ -117,11 +119,11 @@ class Visitor:
     @property
     def unknown(self) -> bool:
         """Whether a token is asked for and none that is known was shown."""
-        return self.grant is STRANGER or self.grant is MISTAKEN
+        return self.grant is UNAUTHENTICATED or self.grant is WRONG_TOKEN
 
     def unauthorized(self) -> Refused:
         """The refusal of everything but ``hello``."""
-        return unauthorized(self.grant or STRANGER)
+        return unauthorized(self.grant or UNAUTHENTICATED)
 
     def keeps(self, grant: Grant | None) -> bool:
         """Whether it may do what ``grant``, which it had, allowed, and no more."""
@@ -133,8 +135,8 @@ class Visitor:
 
 
 def unauthorized(grant: Grant) -> Refused:
-    """The refusal for ``STRANGER`` or ``MISTAKEN``; the token itself is not in it."""
-    if grant is MISTAKEN:
+    """The refusal for ``UNAUTHENTICATED`` or ``WRONG_TOKEN``; the token itself is not in it."""
+    if grant is WRONG_TOKEN:
         text = "the token that was shown is not known here, or no longer: send hello with one that is"
     else:
         text = "this daemon asks for a token: send hello with one that it knows first"

@@ -51,7 +51,7 @@ COPY_BYTES: Final = 32
 """What a copy takes in the journal beside key and row: the record's frame, its time, ``carried_lsn``."""
 
 
-def stands_at(row: bytes) -> int:
+def newest_full_lsn(row: bytes) -> int:
     """The lsn of the newest record that holds all of the task. 0.3 us."""
     found = written(row)
     return max(found.lsn, found.carried_lsn)
@@ -70,7 +70,7 @@ def copy_of(engine: Engine, key: str, task: Task, time_ms: int, lsn: int) -> r.C
     return r.Carried(key, time_ms, copy)
 
 
-def leftovers(engine: Engine, upto_lsn: int, time_ms: int, lsn: int, at_most: int) -> r.Records:
+def copies_beside_tasks(engine: Engine, upto_lsn: int, time_ms: int, lsn: int, at_most: int) -> r.Records:
     """What else goes before the trim of all up to ``upto_lsn``: queues paused there, and the counts.
 
     ``lsn`` is the first record's. ``at_most`` queues at once, the counts with the last of them. O(queues).

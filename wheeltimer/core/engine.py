@@ -18,7 +18,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core import states
 from wheeltimer.core.replay import Rebase, rebased
 from wheeltimer.core.row import Copied, copied
-from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, Rows
+from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, TaskStore
 from wheeltimer.core.task import NS_PER_MS, Input, Now, Task, pack, unpack
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.task_view import State
@@ -30,7 +30,7 @@ _SCHEDULED, _READY, _RUNNING, _DONE, _DEAD = map(
 _INPUT_DUE, _INPUT_START, _INPUT_LAPSE = Input.DUE, Input.START, Input.LAPSE
 
 
-class Engine(Rows):
+class Engine(TaskStore):
     """All tasks, their timers and counts. ``tick_ns`` and ``wheel_size`` shape both wheels."""
 
     def __init__(self, limits: Limits, now: Now, tick_ns: int, wheel_size: int) -> None:

@@ -15,7 +15,7 @@ from wheeltimer.core.task import Task, unpack
 from wheeltimer.protocol.task_view import State
 
 
-class Known:
+class ReplayFilter:
     """Every task that the records so far know: its version, whether it ended, lsn of its last record."""
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 Nine requests in ten ask for a new task with a URL, a delay in ms and perhaps a body. A run of those is
 parsed into fewer fields and then worked on a field at a time: a check or a step is one call for all, not a
 line of Python for each. Lines of which one asks for more, or concerns an id that is known, are no run;
-whoever asked tries fewer (``Runs``), and in the end decides one alone. So nothing here refuses. That
+whoever asked tries fewer (``BatchSize``), and in the end decides one alone. So nothing here refuses. That
 a run gives the same tasks, records and replies as one request after the other is held by a test.
 """
 
@@ -51,7 +51,7 @@ _decode: Final = msgspec.json.Decoder(_Plain).decode
 _columns: Final = attrgetter("id", "queue", "url", "delay", "body", "seq")
 
 
-class Run(Struct, gc=False):
+class Batch(Struct, gc=False):
     """New tasks in the order of their requests: what ``Engine.insert_fresh`` and the journal take."""
 
     keys: list[str]
@@ -64,7 +64,7 @@ class Run(Struct, gc=False):
     size: int  # bytes of the records
 
 
-class Runs:
+class BatchSize:
     """How many lines to try as a run next; 1: decide the next one alone.
 
     Fewer after lines that were no run, more again after a run: a client that repeats a thousand requests
@@ -92,7 +92,7 @@ class Runs:
             self.length = TRY_AGAIN
 
 
-def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, lsn: int) -> Run | None:
+def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, lsn: int) -> Batch | None:
     """These lines as a run, None where one of them is no plain request for a new task.
 
     ``lsn`` is the first record's. Nothing is changed. 2 us a line, twice that beside other work.
@@ -139,7 +139,7 @@ def take_run(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, l
     records = list(map(encode, zip(repeat("s"), keys, repeat(wall_ms), map(Raw, rows), strict=False)))
     ok, version, state, duplicate = repeat(True), repeat(1), repeat("scheduled"), repeat(False)
     replies = map(ScheduleReply, ok, ids, names, version, dues_ms, state, duplicate, seqs)
-    return Run(keys, homes, rows, deadlines_ns, records, list(replies), queues, sum(map(len, records)))
+    return Batch(keys, homes, rows, deadlines_ns, records, list(replies), queues, sum(map(len, records)))
 
 
 def _commas(

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from wheeltimer.core.row import indexed
 from wheeltimer.core.task import NS_PER_MS, Now, Task, pack, timers, unpack
-from wheeltimer.core.timers import TimeLine
+from wheeltimer.core.timers import TimerPair
 from wheeltimer.core.wheel import HashedWheelTimer
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.task_view import State
@@ -41,7 +41,7 @@ class Queue(Struct, gc=False):
     paused_lsn: int = 0
 
 
-class Rows:
+class TaskStore:
     """All tasks at rest. ``tick_ns`` and ``wheel_size`` shape both wheels."""
 
     def __init__(self, limits: Limits, now: Now, tick_ns: int, wheel_size: int) -> None:
@@ -53,8 +53,8 @@ class Rows:
         # Ended tasks in the order of their end: those without bodies, and those kept whole.
         self.kept_done: OrderedDict[str, None] = OrderedDict()
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
-        self.elapsed = TimeLine(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
-        self.wall = TimeLine(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
+        self.elapsed = TimerPair(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
+        self.wall = TimerPair(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
         # Ended tasks, by elapsed time. They have a wheel of their own, so that many delay no due task.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()

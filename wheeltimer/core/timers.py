@@ -15,7 +15,7 @@ OVERDUE_NS: Final = 1_000_000_000  # overdue by more when the line is made: old
 OLD_SHARE: Final = 4  # of what is handed over at a time, old keys are at least this part, where there are any
 
 
-class TimeLine:
+class TimerPair:
     """As a `HashedWheelTimer`, but for the order: old keys among themselves, all others among themselves.
 
     A key is old by its deadline alone, so it needs no place to be remembered in. ``now_ns`` is the start.

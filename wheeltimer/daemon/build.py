@@ -17,7 +17,7 @@ from wheeltimer.delivery.lanes import Queue
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.proxy import ProxyTransport
 from wheeltimer.delivery.transport import Transport
-from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.delivery.window import TokenBucket, Window
 from wheeltimer.errors import SettingsError
 from wheeltimer.protocol.hosts import host_problem
 from wheeltimer.protocol.requests import split_url
@@ -50,8 +50,8 @@ def _some(keys: list[str]) -> str:
     return ",".join(keys[:KEYS_MAX]) + more if keys else "none"
 
 
-def _bucket(rate: Rate | None) -> Bucket | None:
-    return None if rate is None else Bucket(rate.count, rate.period_ms)
+def _bucket(rate: Rate | None) -> TokenBucket | None:
+    return None if rate is None else TokenBucket(rate.count, rate.period_ms)
 
 
 def policy_of(settings: Settings, rule: AddressRule) -> Policy:

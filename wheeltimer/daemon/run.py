@@ -44,19 +44,19 @@ from wheeltimer.errors import SettingsError, StorageFailed
 from wheeltimer.journal import Clocks, Journal
 from wheeltimer.runtime.clock import Clock, SystemClock
 from wheeltimer.runtime.loop_clock import LoopClock
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.runtime.timer import open_timer
 from wheeltimer.server.admission import Admission
 from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.listeners import open_listeners
 from wheeltimer.server.overflow import Overflow
-from wheeltimer.server.scans import Bulk
+from wheeltimer.server.scans import Scans
 from wheeltimer.server.server import Server
-from wheeltimer.server.service import Requests
+from wheeltimer.server.service import Service
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Settings
 from wheeltimer.shard.compactor import Compactor
-from wheeltimer.shard.durable import Ledger, Soon
+from wheeltimer.shard.durable import Debounce, DurableEngine
 from wheeltimer.shard.startup import end_stopped, note_boot, recover
 from wheeltimer.shard.ticker import Ticker
 
@@ -148,7 +148,7 @@ class Daemon:
         """All parts, made known to each other; none of them does anything yet."""
         settings, journal, clock = self.settings, self.journal, self.clock
         self._rule = rule = address_rule(settings)
-        self._ledger = ledger = Ledger(self.engine, journal, clock, policy_of(settings, rule))
+        self._ledger = ledger = DurableEngine(self.engine, journal, clock, policy_of(settings, rule))
         self._transport = transport = transport_of(settings, rule, self.share.idle_max)
         self._overflow = overflow = Overflow(transport.give_up_idle)
         self._sender = sender = Sender(
@@ -169,11 +169,11 @@ class Daemon:
             journal.flush()
             ticker.poke()
 
-        self._turn = turn = Turn()
+        self._turn = turn = TimeSlices()
         self._compactor = Compactor(ledger, turn, settings.journal.history_bytes)
         memory = ClientMemory(settings.limits)
         admission = Admission(journal, turn, memory)
-        self._requests = requests = Requests(
+        self._requests = requests = Service(
             ledger, admission, durability=settings.fsync, changed=changed, resumed=dispatcher.resumed,
             about=self._about,
         )  # fmt: skip
@@ -182,7 +182,7 @@ class Daemon:
             requests, subscriptions, memory, settings.limits, access_of(settings), self._tls, overflow,
             self.share.turned_away_max,
         )  # fmt: skip
-        self._recorded = Soon(ticker.poke)
+        self._recorded = Debounce(ticker.poke)
         ledger.changed = self._recorded.ask
         journal.on_durable += [
             turn.committed, memory.committed, lambda lsn: dispatcher.committed(), subscriptions.committed,
@@ -340,7 +340,7 @@ CUT_GRACE_S: Final = 1.0  # for the replies of requests that are cut; a disk tha
 _log = logging.getLogger("wheeltimer")
 
 
-async def drain(dispatcher: Dispatcher, bulk: Bulk, drain_ms: int) -> None:
+async def drain(dispatcher: Dispatcher, bulk: Scans, drain_ms: int) -> None:
     """Start no attempt and return when those in flight have ended, and so have groups that are being changed.
 
     After ``drain_ms`` a request that changes a group answers with how far it came. What attempts are in

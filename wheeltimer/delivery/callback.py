@@ -23,11 +23,11 @@ from msgspec.structs import replace
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import NS_PER_MS, Now, Task, split_key
 from wheeltimer.delivery.coding import decoded
-from wheeltimer.delivery.executor import Arrivals
+from wheeltimer.delivery.executor import ReplyPoller
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
-from wheeltimer.delivery.transport import Kept, header_lines
+from wheeltimer.delivery.transport import KeptExchange, header_lines
 from wheeltimer.protocol.ids import webhook_id
 from wheeltimer.protocol.requests import split_url
 from wheeltimer.protocol.units import parse_duration_ms
@@ -60,7 +60,7 @@ class Exchange(Protocol):
 
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
-    ) -> Kept | None: ...
+    ) -> KeptExchange | None: ...
 
     def flush(self) -> None: ...
 
@@ -91,7 +91,7 @@ class Sender:
         keys_of: Callable[[str], Sequence[bytes]] = lambda queue: (), version: str = "0",
     ) -> None:  # fmt: skip
         self.transport = transport
-        self.arrivals = Arrivals()
+        self.arrivals = ReplyPoller()
         self._journal_id = journal_id
         self.now = now
         self.keys_of = keys_of
@@ -101,13 +101,13 @@ class Sender:
     async def attempt(self, key: str, task: Task) -> Answer:
         """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value. Raises Shortage
         if the attempt could not begin because of a shortage of our own."""
-        return await Sending(self, key, task, self.now()).request()
+        return await AttemptUnderWay(self, key, task, self.now()).request()
 
     def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
         """Begin an attempt. On a kept connection it needs no nursery task: None, and ``landed`` is called at
         its end. Otherwise the function to run in one. `flush` after a few of them. Raises Shortage."""
         try:
-            sending = Sending(self, key, task, now)
+            sending = AttemptUnderWay(self, key, task, now)
             return None if sending.fly(landed) else sending.request
         except MemoryError as error:  # no `with`, which costs 0.5 us
             raise Shortage("memory", "no memory to begin an attempt") from error
@@ -145,7 +145,7 @@ class Sender:
         return b"".join(parts)
 
 
-class Sending:
+class AttemptUnderWay:
     """One attempt under way: in a nursery task (``request``), or without one, as a flight (``fly``)."""
 
     __slots__ = (
@@ -166,7 +166,7 @@ class Sending:
         if task.connect_timeout is not None:
             self._connect_ms = parse_duration_ms(task.connect_timeout, "connect_timeout")
         self.deadline_s = trio.current_time() + self._timeout_ms / 1000
-        self._kept: Kept
+        self._kept: KeptExchange
 
     async def request(self) -> Answer:
         """By any connection."""
@@ -203,7 +203,7 @@ class Sending:
         return self._kept.connection.unread
 
     def arrived(self) -> bool:
-        """What ``Arrivals`` calls; an attempt is kept apart from all others: a bug in it fails it alone."""
+        """``ReplyPoller`` calls this. A bug in one attempt fails that attempt alone."""
         landing: Landing
         try:
             reply = self._kept.advance()
@@ -246,7 +246,7 @@ class Sending:
     def _replied(self, reply: Reply) -> Answer:
         started, ended = self._started, self._sender.now()
         ms = (ended.elapsed_ns - started.elapsed_ns) // NS_PER_MS
-        retry_after_ms, stop, coding = _wishes(reply, ended)
+        retry_after_ms, stop, coding = reply_directives(reply, ended)
         body, truncated, undecoded = reply.body, reply.truncated, None
         if coding:
             body, whole, undecoded = decoded(body, coding, not truncated)
@@ -264,7 +264,7 @@ def _visible(text: str) -> bytes:
     return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")
 
 
-def _wishes(reply: Reply, now: Now) -> tuple[int | None, bool, str]:
+def reply_directives(reply: Reply, now: Now) -> tuple[int | None, bool, str]:
     """From a reply's head: (ms to wait or None, whether it forbids another attempt, the content coding)."""
     wait_ms, stop, coding = None, False, ""
     for name, value in reply.headers:

@@ -22,11 +22,11 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.delivery.callback import Again, Landing, destination_of
 from wheeltimer.delivery.entry import Entry
-from wheeltimer.delivery.lanes import Alarms, Lane, Lanes, Queue, Stale
+from wheeltimer.delivery.lanes import Lane, LanePurger, Lanes, Queue, WakeHeap
 from wheeltimer.delivery.lapses import BACKLOG_MS, LOOKS_MAX, Lapses
 from wheeltimer.delivery.outage import ROOM_RETRY_NS, Held
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.ports import Book
+from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.delivery.window import Window
 from wheeltimer.protocol.task_view import State
@@ -48,8 +48,9 @@ class Dispatcher:
     """
 
     def __init__(
-        self, book: Book, send: Callable[[str, Task], Awaitable[Answer]], durable_lsn: Callable[[], int],
-        concurrency: int, queue_of: Callable[[str], Queue] = lambda name: Queue(),
+        self, book: TaskSource, send: Callable[[str, Task], Awaitable[Answer]],
+        durable_lsn: Callable[[], int], concurrency: int,
+        queue_of: Callable[[str], Queue] = lambda name: Queue(),
         window_of: Callable[[Destination], Window] = lambda destination: Window(),
         begin: Begin | None = None, flush: Callable[[], None] = lambda: None,
         keeps: Callable[[Destination], bool] = lambda destination: False,
@@ -64,8 +65,8 @@ class Dispatcher:
         self._held = Held(book)
         self._unwritten: list[str] = []  # ready, but their record is not on disk yet
         self._written: deque[str] = deque()  # those whose record may be by now
-        self._alarms = Alarms()
-        self._stale = Stale(book, self._lanes)
+        self._alarms = WakeHeap()
+        self._stale = LanePurger(book, self._lanes)
         self._lapses = Lapses(book, self._lanes, self._held, concurrency, keeps)
         self._entry = Entry(book, self._lanes, self._held, self._alarms, concurrency)
         self.lapses = self._lapses.in_flight_limit.lapses  # since the start, by what was short

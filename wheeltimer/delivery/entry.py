@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from wheeltimer.delivery.lanes import Alarms, Gate, Lane, Lanes
+from wheeltimer.delivery.lanes import Constraint, Lane, Lanes, WakeHeap
 from wheeltimer.delivery.outage import Held
-from wheeltimer.delivery.ports import Book
+from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.delivery.window import most, share
 
 
 class Entry:
     """What the dispatcher asks of a lane that it took out of the ring."""
 
-    def __init__(self, book: Book, lanes: Lanes, held: Held, alarms: Alarms, concurrency: int) -> None:
+    def __init__(
+        self, book: TaskSource, lanes: Lanes, held: Held, alarms: WakeHeap, concurrency: int
+    ) -> None:
         self._book = book
         self._lanes = lanes
         self._held = held
@@ -24,7 +26,7 @@ class Entry:
             self._held.paused(lane.name, now_ns)
             self._lanes.wait(lane, lane.queue)
             return False
-        gate: Gate
+        gate: Constraint
         for gate in (lane.queue, lane.target):
             wait_ns = gate.wait_ns(now_ns)
             if wait_ns != 0:

@@ -20,7 +20,7 @@ FLIGHTS_PER_TURN_MAX: Final = 24  # that go on before the loop gets a turn; abou
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
-class Flight(Protocol):
+class PendingReply(Protocol):
     """What waits for a socket. ``deadline_s`` is on Trio's clock."""
 
     @property
@@ -44,16 +44,16 @@ class Flight(Protocol):
         ...
 
 
-class Arrivals:
+class ReplyPoller:
     """The flights under way, by socket. ``run`` is a nursery task; what flies when it ends is cut."""
 
     def __init__(self, new_epoll: Callable[[], select.epoll] = select.epoll) -> None:
         self._epoll = new_epoll()
-        self._flights: dict[int, Flight] = {}
+        self._flights: dict[int, PendingReply] = {}
         self._look_s = math.inf  # no flight is overdue before
         self._sleep: trio.CancelScope | None = None
 
-    def add(self, flight: Flight, connection: Connection) -> None:
+    def add(self, flight: PendingReply, connection: Connection) -> None:
         """Wait for what arrives at a connection from now on. O(1). Raises OSError if epoll takes no more."""
         if self._epoll.closed:  # whoever starts attempts may learn of the end a moment later
             flight.cut()

@@ -22,15 +22,15 @@ from itertools import chain, count, islice
 from typing import Final
 
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.ports import Book
-from wheeltimer.delivery.window import Bucket, Window
+from wheeltimer.delivery.ports import TaskSource
+from wheeltimer.delivery.window import TokenBucket, Window
 from wheeltimer.protocol.task_view import State
 
 WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to them
 FORGET_TRIES: Final = 16  # destinations looked at for some to forget, when there are too many
 
 
-class Gate(ABC):
+class Constraint(ABC):
     """What a lane may have to wait for: ``line`` holds the lanes that do.
 
     ``look_ns``: the instant for which whoever watches the clock was told to wake it, None: none.
@@ -47,12 +47,12 @@ class Gate(ABC):
         """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
 
 
-class Queue(Gate):
+class Queue(Constraint):
     """A queue's own limits: attempts in flight and rate; ``paused`` is the engine's."""
 
     __slots__ = ("bucket", "concurrency", "in_flight", "lanes")
 
-    def __init__(self, concurrency: int | None = None, bucket: Bucket | None = None) -> None:
+    def __init__(self, concurrency: int | None = None, bucket: TokenBucket | None = None) -> None:
         super().__init__()
         self.concurrency = concurrency
         self.bucket = bucket
@@ -65,7 +65,7 @@ class Queue(Gate):
         return 0 if self.bucket is None else self.bucket.wait_ns(now_ns)
 
 
-class Target(Gate):
+class DestinationState(Constraint):
     """A destination, its window and the lanes that go there; ``going``: those in the ring or the crowd."""
 
     __slots__ = ("destination", "going", "lanes", "window")
@@ -81,7 +81,7 @@ class Target(Gate):
         return self.window.wait_ns(now_ns)
 
 
-class Line:
+class KeyQueue:
     """Keys, first come first. ``sieved``: those that a pass of ``sieve`` has been over; they go first."""
 
     __slots__ = ("keys", "sieved")
@@ -109,19 +109,19 @@ class Lane:
 
     __slots__ = ("fresh", "late", "name", "queue", "target", "turn", "waiting")
 
-    def __init__(self, name: str, queue: Queue, target: Target) -> None:
+    def __init__(self, name: str, queue: Queue, target: DestinationState) -> None:
         self.name = name
         self.queue = queue
         self.target = target
-        self.fresh = Line()
-        self.late = Line()
+        self.fresh = KeyQueue()
+        self.late = KeyQueue()
         self.turn = False
         self.waiting = False  # it stands in a line, the ring or the crowd
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.late)
 
-    def take(self) -> tuple[Line, str]:
+    def take(self) -> tuple[KeyQueue, str]:
         """The next key and the line it stood in; the lane holds at least one."""
         self.turn = not self.turn
         first, second = (self.late, self.fresh) if self.turn else (self.fresh, self.late)
@@ -143,9 +143,9 @@ class Lanes:
         self._new_queue = new_queue
         self._new_window = new_window
         self.ring: deque[Lane] = deque()
-        self.crowd: OrderedDict[Target, deque[Lane]] = OrderedDict()  # a share is a destination's
+        self.crowd: OrderedDict[DestinationState, deque[Lane]] = OrderedDict()  # a share is a destination's
         self.queues: dict[str, Queue] = {}
-        self.targets: OrderedDict[Destination, Target] = OrderedDict()
+        self.targets: OrderedDict[Destination, DestinationState] = OrderedDict()
         self.size = 0
 
     def add(self, name: str, destination: Destination, key: str, *, late: bool, first: bool = False) -> Lane:
@@ -153,7 +153,7 @@ class Lanes:
         target = self.targets.get(destination)
         if target is None:
             self._forget_idle()
-            target = self.targets[destination] = Target(destination, self._new_window(destination))
+            target = self.targets[destination] = DestinationState(destination, self._new_window(destination))
         lane = target.lanes.get(name)
         if lane is None:
             queue = self.queues.get(name)
@@ -189,7 +189,7 @@ class Lanes:
         lane.target.going -= 1
         return lane
 
-    def others_go(self, target: Target) -> bool:
+    def others_go(self, target: DestinationState) -> bool:
         """Whether anything for another destination waits for a permit."""
         crowded = self.crowd.get(target, ())
         return len(self.crowd) > bool(crowded) or len(self.ring) > target.going - len(crowded)
@@ -206,17 +206,17 @@ class Lanes:
         self.crowd.move_to_end(target)
         self._uncrowd(target)
 
-    def _uncrowd(self, target: Target) -> None:
+    def _uncrowd(self, target: DestinationState) -> None:
         line = self.crowd[target]
         self.ring.append(line.popleft())
         if not line:
             del self.crowd[target]
 
-    def take(self, lane: Lane) -> tuple[Line, str]:
+    def take(self, lane: Lane) -> tuple[KeyQueue, str]:
         self.size -= 1
         return lane.take()
 
-    def give_back(self, lane: Lane, line: Line, key: str) -> None:
+    def give_back(self, lane: Lane, line: KeyQueue, key: str) -> None:
         """The lane's first key could not start after all: it stays first, and the lane first in the ring."""
         line.give_back(key)
         lane.turn = not lane.turn
@@ -245,25 +245,25 @@ class Lanes:
         self._go(lane)
         return waited
 
-    def _next_of_crowd(self, target: Target) -> None:
+    def _next_of_crowd(self, target: DestinationState) -> None:
         """A lane did not start after all. No end will let another go where nothing is in flight."""
         if not target.window.in_flight and target in self.crowd:
             self._uncrowd(target)
 
     # -- gates ----------------------------------------------------------------------------------
 
-    def wait(self, lane: Lane, gate: Gate) -> None:
+    def wait(self, lane: Lane, gate: Constraint) -> None:
         """The lane, taken out of the ring, waits for this gate; what waited for it at the other may try."""
         gate.line.append(lane)
         self.wake(lane.target if gate is lane.queue else lane.queue)
         self._next_of_crowd(lane.target)
 
-    def wake(self, gate: Gate) -> None:
+    def wake(self, gate: Constraint) -> None:
         """A gate may have opened: the first lane in its line may try, and wakes the next when it is done."""
         if gate.line:
             self._go(gate.line.popleft())
 
-    def wake_all(self, gate: Gate) -> None:
+    def wake_all(self, gate: Constraint) -> None:
         """The gate's limits have changed. O(lanes that wait for it)."""
         while gate.line:
             self._go(gate.line.popleft())
@@ -317,7 +317,7 @@ class Lanes:
                 for line in (lane.late, lane.fresh):
                     yield from self._sieve_line(line, wanted)
 
-    def _sieve_line(self, line: Line, wanted: Callable[[str], bool]) -> Iterator[None]:
+    def _sieve_line(self, line: KeyQueue, wanted: Callable[[str], bool]) -> Iterator[None]:
         seen: set[str] = set()
         for _ in range(len(line.keys)):
             if not line.keys:  # taken meanwhile
@@ -336,11 +336,11 @@ class Lanes:
 # -- gates that open at an instant: a token that comes, a hold that is over --------------------------------
 
 
-class Alarms:
+class WakeHeap:
     """At most one valid alarm for each gate: ``gate.look_ns`` is the truth, the heap its order."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Gate]] = []  # (elapsed ns, number, gate)
+        self._heap: list[tuple[int, int, Constraint]] = []  # (elapsed ns, number, gate)
         self._number = count()
 
     @property
@@ -348,13 +348,13 @@ class Alarms:
         """The earliest instant at which to look; it may be that of a gate that was set to an earlier one."""
         return self._heap[0][0] if self._heap else None
 
-    def set(self, gate: Gate, at_ns: int) -> None:
+    def set(self, gate: Constraint, at_ns: int) -> None:
         """Wake the gate at this instant, unless it is woken before: then it is looked at again."""
         if gate.look_ns is None or at_ns < gate.look_ns:
             gate.look_ns = at_ns
             heappush(self._heap, (at_ns, next(self._number), gate))
 
-    def due(self, now_ns: int) -> Iterator[Gate]:
+    def due(self, now_ns: int) -> Iterator[Constraint]:
         """Gates whose instant has come, each once."""
         while self._heap and self._heap[0][0] <= now_ns:
             at_ns, _, gate = heappop(self._heap)
@@ -369,10 +369,10 @@ class Alarms:
 STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
 
 
-class Stale:
+class LanePurger:
     """Passes over all keys, in slices, when there are about twice as many as ready tasks."""
 
-    def __init__(self, book: Book, lanes: Lanes) -> None:
+    def __init__(self, book: TaskSource, lanes: Lanes) -> None:
         self._book = book
         self._lanes = lanes
         self._sieve: Iterator[None] | None = None

@@ -14,7 +14,7 @@ from wheeltimer.delivery.callback import destination_of
 from wheeltimer.delivery.lanes import Lane, Lanes
 from wheeltimer.delivery.outage import Held
 from wheeltimer.delivery.pool import Destination
-from wheeltimer.delivery.ports import Book
+from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
 from wheeltimer.protocol.task_view import State
 
@@ -28,7 +28,12 @@ class Lapses:
     """
 
     def __init__(
-        self, book: Book, lanes: Lanes, held: Held, concurrency: int, keeps: Callable[[Destination], bool]
+        self,
+        book: TaskSource,
+        lanes: Lanes,
+        held: Held,
+        concurrency: int,
+        keeps: Callable[[Destination], bool],
     ) -> None:
         self._book = book
         self._lanes = lanes

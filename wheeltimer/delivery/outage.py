@@ -16,11 +16,11 @@ from typing import Final, NamedTuple
 
 from wheeltimer.core.outcome import rule_of
 from wheeltimer.core.task import NS_PER_MS, Task, split_key
-from wheeltimer.delivery.lanes import Target
-from wheeltimer.delivery.ports import Book
+from wheeltimer.delivery.lanes import DestinationState
+from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.protocol.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.protocol.task_view import State
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 
 SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
 ROOM_RETRY_NS: Final = 1_000_000_000  # how long what found no room in the journal waits
@@ -41,7 +41,7 @@ class _Entry(NamedTuple):
     lsn: int
     held_ns: int
     paused_ns: int
-    target: Target
+    target: DestinationState
 
 
 @lru_cache(maxsize=1024)
@@ -54,22 +54,24 @@ def rest_ms(rule: Rule, failures: int) -> int:
 class Held:
     """The tasks of all held destinations, by when they give up."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: TaskSource) -> None:
         self._book = book
         self._heap: list[_Entry] = []
         self._count = 0
-        self._coming: deque[tuple[Target, int, Iterator[str]]] = deque()  # of targets that went down just now
-        self._unprobed: dict[Target, deque[_Entry]] = {}
+        self._coming: deque[tuple[DestinationState, int, Iterator[str]]] = (
+            deque()
+        )  # of targets that went down just now
+        self._unprobed: dict[DestinationState, deque[_Entry]] = {}
         self._parked: dict[str, deque[_Entry]] = {}  # due, but their queue is paused
         # Due while their own attempt, the probe, was under way or waited for its retry: lsn by key.
-        self._overdue: dict[Target, dict[str, int]] = {}
+        self._overdue: dict[DestinationState, dict[str, int]] = {}
         self._again: deque[_Entry] = deque()  # due before, to be looked at again
         self._paused_since_ns: dict[str, int] = {}
         self._paused_ns: dict[str, int] = {}  # of queues that were paused: how long in all, till resumed
         self._pruning: list[_Entry] = []
         self._prune_at = PRUNE_MIN
-        self._downs = Seldom(_log, logging.WARNING, LINES_MAX, self._elapsed_s)
-        self._opens = Seldom(_log, logging.INFO, LINES_MAX, self._elapsed_s)
+        self._downs = RateLimitedLog(_log, logging.WARNING, LINES_MAX, self._elapsed_s)
+        self._opens = RateLimitedLog(_log, logging.INFO, LINES_MAX, self._elapsed_s)
 
     def _elapsed_s(self) -> float:
         return self._book.now().elapsed_ns / 1e9
@@ -81,13 +83,13 @@ class Held:
 
     # -- what comes in --------------------------------------------------------------------------
 
-    def hold(self, target: Target, now_ns: int) -> None:
+    def hold(self, target: DestinationState, now_ns: int) -> None:
         """A destination went down: what is in its lanes is taken in, a slice at each ``sweep``."""
         self._downs.say("held destination=%s", target.destination.origin)
         for lane in target.lanes.values():
             self._coming.append((target, now_ns, lane.waiting_keys()))
 
-    def add(self, key: str, task: Task, target: Target, now_ns: int) -> None:
+    def add(self, key: str, task: Task, target: DestinationState, now_ns: int) -> None:
         """A task became held ``now_ns``."""
         held_ns = target.window.held_ns
         assert held_ns is not None
@@ -98,7 +100,7 @@ class Held:
         heappush(self._heap, _Entry(at_ns, self._count, key, task.lsn, held_ns, paused_ns, target))
         self._count += 1
 
-    def lapsed(self, key: str, task: Task, target: Target, started_ns: int, now_ns: int) -> None:
+    def lapsed(self, key: str, task: Task, target: DestinationState, started_ns: int, now_ns: int) -> None:
         """A task of a held destination is ready again, as its attempt was not made.
 
         It was taken in before, unless the destination went down or its own time came during the attempt.
@@ -108,11 +110,11 @@ class Held:
         if started_ns <= held_ns or self._overdue.get(target, {}).get(key) == task.lsn:
             self.add(key, task, target, now_ns)
 
-    def probed(self, target: Target) -> None:
+    def probed(self, target: DestinationState) -> None:
         """A probe failed: those that waited for one may give up."""
         self._again.extend(self._unprobed.pop(target, ()))
 
-    def open(self, target: Target) -> None:
+    def open(self, target: DestinationState) -> None:
         """The destination answers again; entries of this hold are passed over when they come up."""
         self._opens.say("open destination=%s", target.destination.origin)
         self._unprobed.pop(target, None)

@@ -10,7 +10,7 @@ from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, Task
 
 
-class Book(Protocol):
+class TaskSource(Protocol):
     """What the dispatcher needs of the ledger."""
 
     @property

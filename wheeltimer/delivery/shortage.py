@@ -18,7 +18,7 @@ from typing import Final, Literal, get_args
 import trio
 
 from wheeltimer.errors import WheeltimerError
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 
 Reason = Literal["descriptors", "threads", "ports", "memory", "watches"]
 REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
@@ -127,7 +127,7 @@ class InFlightLimit:
         self._pause_ns = PAUSE_MIN_NS
         self._step = 1  # how many more may go after the pause
         self._calm = True  # nothing has lapsed since ``limit`` was last raised
-        self._lines = {reason: Seldom(_log, logging.WARNING, clock_s=clock_s) for reason in REASONS}
+        self._lines = {reason: RateLimitedLog(_log, logging.WARNING, clock_s=clock_s) for reason in REASONS}
 
     def count(self, reason: Reason) -> None:
         """Count and log one lapse."""

@@ -128,7 +128,7 @@ class Transport(httpx.AsyncBaseTransport):
 
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
-    ) -> Kept | None:
+    ) -> KeptExchange | None:
         """``request`` on a kept connection, for a caller that awaits many replies; None if none is kept.
 
         It is sent with a few others: by the next `flush`, or by the next ``begin`` when `BURST` of them are
@@ -143,7 +143,7 @@ class Transport(httpx.AsyncBaseTransport):
         message = _message(destination, method, target, fields, body)
         connection.begin(message)
         self._begun.append(connection)
-        return Kept(self, connection, destination, message)
+        return KeptExchange(self, connection, destination, message)
 
     def flush(self) -> None:
         """Send what was begun."""
@@ -296,7 +296,7 @@ _HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {
 }
 
 
-class Kept:
+class KeptExchange:
     """One exchange on a kept connection that somebody else waits for; see ``Transport.begin``."""
 
     __slots__ = ("_destination", "_message", "_transport", "connection")

@@ -54,7 +54,7 @@ def verdict(answer: Answer) -> tuple[bool | None, bool]:
     return kind in _UNREACHABLE, kind in _TOO_MUCH
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket with a burst of one second, in integers (GCRA, ITU-T I.371)."""
 
     __slots__ = ("_burst_ns", "_count", "_period_ns", "_whole_ns", "rate")
@@ -84,7 +84,7 @@ class Bucket:
 class Window:
     """The state of one destination. ``held_ns``: since when it is held, None when it is open."""
 
-    def __init__(self, size_max: int = WINDOW_MAX, bucket: Bucket | None = None) -> None:
+    def __init__(self, size_max: int = WINDOW_MAX, bucket: TokenBucket | None = None) -> None:
         self.size_max = size_max
         self.size = min(WINDOW_FIRST, size_max)
         self.bucket = bucket

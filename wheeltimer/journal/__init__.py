@@ -46,8 +46,8 @@ from .file_log import SEGMENT_BYTES, SEGMENT_BYTES_LEAST, Journal
 from .follower import Follower, Trimmed
 from .frame import Clocks, Frame
 from .segment import Boot
-from .trim_policy import Sealed, given_up, history_bytes, hurries
-from .worker import Hand, Inline, Thread
+from .trim_policy import Sealed, history_bytes, is_urgent, segments_to_drop
+from .worker import InlineWorker, Worker, WorkerThread
 
 __all__ = [
     "SEGMENT_BYTES",
@@ -58,13 +58,13 @@ __all__ = [
     "Disk",
     "Follower",
     "Frame",
-    "Hand",
-    "Inline",
+    "InlineWorker",
     "Journal",
     "Sealed",
-    "Thread",
     "Trimmed",
-    "given_up",
+    "Worker",
+    "WorkerThread",
     "history_bytes",
-    "hurries",
+    "is_urgent",
+    "segments_to_drop",
 ]

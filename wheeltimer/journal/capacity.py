@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from .frame import FRAME_OVERHEAD_BYTES, SECTOR_BYTES
-from .preallocation import RESERVED, Spares
+from .preallocation import RESERVED, SpareSegments
 from .segment import frame_bytes_max
 from .writer import Writer
 
@@ -24,10 +24,10 @@ def charge(size: int) -> int:
     return size + _CHARGE & -SECTOR_BYTES
 
 
-class Room:
+class Capacity:
     """What the committer may take of the open segment and the spares. In the loop; O(1) throughout."""
 
-    def __init__(self, writer: Writer, spares: Spares, unsynced_bytes_max: int) -> None:
+    def __init__(self, writer: Writer, spares: SpareSegments, unsynced_bytes_max: int) -> None:
         self.segment_bytes: Final = spares.segment_bytes
         self.decision_bytes_max: Final = frame_bytes_max(self.segment_bytes) - FRAME_OVERHEAD_BYTES
         """Largest ``reserve`` and largest sum of one ``append``."""

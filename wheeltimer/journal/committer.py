@@ -19,11 +19,11 @@ import trio
 
 from wheeltimer.errors import StorageFailed
 
-from .capacity import Room, charge
+from .capacity import Capacity, charge
 from .frame import Kind
-from .preallocation import SPARES_WANTED, Spares
+from .preallocation import SPARES_WANTED, SpareSegments
 from .segment import encode_trim
-from .worker import Hand, Job
+from .worker import Job, Worker
 from .writer import SLOW_SYNC_MS, Writer
 
 SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
@@ -39,11 +39,11 @@ class _Batch:
     last_lsn: int
 
 
-class Committer(Room):
+class Committer(Capacity):
     """Takes decisions, makes commits of them, tells who waits. ``release`` ends what the run used."""
 
     def __init__(
-        self, writer: Writer, spares: Spares, hand: Hand, release: Job, unsynced_bytes_max: int
+        self, writer: Writer, spares: SpareSegments, hand: Worker, release: Job, unsynced_bytes_max: int
     ) -> None:
         self._spare_gone = trio.Event()
         super().__init__(writer, spares, unsynced_bytes_max)

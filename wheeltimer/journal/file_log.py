@@ -18,14 +18,14 @@ from .capacity import UNSYNCED_BYTES_MAX
 from .committer import Committer
 from .directory import Directory
 from .disk import Disk
-from .follower import Follower, Shelf
+from .follower import Follower, SegmentIndex
 from .frame import Clocks, Frame
-from .preallocation import SPARES_WANTED, Spares, fitting_segment_bytes
-from .recovery import Progress, Scan, scan
+from .preallocation import SPARES_WANTED, SpareSegments, fitting_segment_bytes
+from .recovery import Progress, Verified, scan
 from .segment import Boot, frames
 from .trim_policy import Sealed
-from .worker import Hand, Thread
-from .writer import Open, Pace, Writer, restore
+from .worker import Worker, WorkerThread
+from .writer import OpenSegment, SyncTimes, Writer, restore
 
 SEGMENT_BYTES: Final = 64 << 20
 SEGMENT_BYTES_LEAST: Final = 1 << 20
@@ -36,7 +36,7 @@ class Journal(Committer):
     """An open journal; create with :meth:`open`. The package docstring shows its whole life."""
 
     def __init__(
-        self, directory: Directory, spares: Spares, writer: Writer, found: Scan, hand: Hand,
+        self, directory: Directory, spares: SpareSegments, writer: Writer, found: Verified, hand: Worker,
         unsynced_bytes_max: int,
     ) -> None:  # fmt: skip
         super().__init__(writer, spares, hand, self.abandon, unsynced_bytes_max)
@@ -44,7 +44,7 @@ class Journal(Committer):
         """16 random bytes, for the life of the journal; a repair keeps them."""
         self.found: Final = found
         """What :meth:`open` found: ``found.torn`` is to be reported."""
-        self.shelf: Final = Shelf(directory.disk, directory.path, hand.aside)
+        self.shelf: Final = SegmentIndex(directory.disk, directory.path, hand.aside)
         """For reading behind the writer."""
         self._directory = directory
         self._open = True
@@ -61,7 +61,7 @@ class Journal(Committer):
         fsync: bool = True,
         progress: Progress | None = None,
         disk: Disk | None = None,
-        hand: Hand | None = None,
+        hand: Worker | None = None,
     ) -> Self:
         """Locks the folder, verifies all of it, makes the tail writable. Blocking: about 0.5 s a GiB.
 
@@ -72,8 +72,8 @@ class Journal(Committer):
         """
         disk = Disk() if disk is None else disk
         directory = Directory.open(path, disk)
-        spares: Spares | None = None
-        segment: Open | None = None
+        spares: SpareSegments | None = None
+        segment: OpenSegment | None = None
         try:
             disk.hold(path)
             names = directory.segments()
@@ -81,7 +81,7 @@ class Journal(Committer):
             found = scan(path, names, lambda name: disk.read(path / name), progress, total)
             least = min(segment_bytes, segment_bytes_least)
             free = disk.free_bytes(path) + directory.spare_bytes()
-            spares = Spares(directory, fitting_segment_bytes(segment_bytes, least, free))
+            spares = SpareSegments(directory, fitting_segment_bytes(segment_bytes, least, free))
             spares.adopt()
             segment = restore(directory, spares, found)
             while spares.count < SPARES_WANTED and spares.allocate():
@@ -97,7 +97,9 @@ class Journal(Committer):
             if isinstance(exc, OSError):
                 raise StorageFailed(f"journal {path} cannot be opened: {exc}") from exc
             raise
-        return cls(directory, spares, writer, found, Thread() if hand is None else hand, unsynced_bytes_max)
+        return cls(
+            directory, spares, writer, found, WorkerThread() if hand is None else hand, unsynced_bytes_max
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +164,7 @@ class Journal(Committer):
         ]
 
     @property
-    def pace(self) -> Pace:
+    def pace(self) -> SyncTimes:
         """How long its syncs took."""
         return self._writer.pace
 

@@ -35,7 +35,7 @@ class Trimmed(Exception):
     """The journal no longer holds what comes next."""
 
 
-class Shelf:
+class SegmentIndex:
     """A journal's segments as readers find them. ``aside`` does blocking work beside the loop."""
 
     def __init__(self, disk: Disk, folder: Path, aside: Aside) -> None:
@@ -131,7 +131,7 @@ class Shelf:
 class Follower:
     """One reader: ``next_lsn`` is that of the next record it has not handed out."""
 
-    def __init__(self, shelf: Shelf, number: int, offset: int, lsn: int) -> None:
+    def __init__(self, shelf: SegmentIndex, number: int, offset: int, lsn: int) -> None:
         self.next_lsn = lsn
         self._shelf = shelf
         self._number = number  # of the segment

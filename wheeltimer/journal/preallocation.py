@@ -50,7 +50,7 @@ class Spare:
     taken: bool = False
 
 
-class Spares:
+class SpareSegments:
     """The segments to come of one journal, all of ``segment_bytes``."""
 
     def __init__(self, directory: Directory, segment_bytes: int) -> None:

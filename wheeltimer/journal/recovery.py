@@ -18,14 +18,14 @@ from pathlib import Path
 from wheeltimer.errors import JournalDamaged, JournalNewer
 
 from .frame import SECTOR_BYTES, only_zeros
-from .segment import READS, SEGMENT_BYTES_MIN, Boot, SegmentHeader, Walk, decode_header, walk
+from .segment import READS, SEGMENT_BYTES_MIN, Boot, SegmentHeader, SegmentWalk, decode_header, walk
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
 
 
 @dataclass(slots=True)
-class Part:
+class VerifiedSegment:
     """A segment that was verified: its place, its header, and how far its frames go.
 
     ``head`` is None for a last segment that was zeroed from inside its header on.
@@ -34,12 +34,12 @@ class Part:
     number: int
     name: str
     head: SegmentHeader | None
-    walk: Walk
+    walk: SegmentWalk
     file_bytes: int
 
 
 @dataclass(slots=True)
-class Scan:
+class Verified:
     """What a folder holds. ``parts`` in order, without those that were trimmed (``trimmed``: names).
 
     ``boots``: the clocks of every boot that wrote frames, in the order of the boots. ``tail_data``: the
@@ -49,13 +49,13 @@ class Scan:
     journal_id: bytes = b""
     next_lsn: int = 1
     trim_below: int = 1
-    parts: list[Part] = field(default_factory=list)
+    parts: list[VerifiedSegment] = field(default_factory=list)
     trimmed: list[str] = field(default_factory=list)
     boots: dict[bytes, Boot] = field(default_factory=dict)
     tail_data: bytes | None = None
 
     @property
-    def torn(self) -> tuple[Part, int, int] | None:
+    def torn(self) -> tuple[VerifiedSegment, int, int] | None:
         """The last segment with offset and length of what a crash left of its last write."""
         if not self.parts or self.parts[-1].walk.torn is None:
             return None
@@ -79,14 +79,14 @@ def scan(
     read: Callable[[str], bytes],
     progress: Progress | None = None,
     bytes_total: int = 0,
-    each: Callable[[Judge, Part, bytes], None] | None = None,
-) -> Scan:
+    each: Callable[[Verifier, VerifiedSegment, bytes], None] | None = None,
+) -> Verified:
     """Verifies the whole journal: one segment in memory at a time, 0.3 s a GiB and 5 us a frame.
 
     ``each`` is shown every segment whose header verified, and may add a fault. Raises
     :class:`JournalDamaged`, :class:`JournalNewer`, and what ``read`` raises.
     """
-    judge = Judge(folder)
+    judge = Verifier(folder)
     done = 0
     for index, (number, name) in enumerate(segments):
         data = read(name)
@@ -99,7 +99,7 @@ def scan(
     return judge.finish(segments)
 
 
-class Judge:
+class Verifier:
     """Takes the segments in order; faults wait until it is known whether a trim makes them moot.
 
     :func:`scan` is its use; the damage tests set ``before`` and start in the middle of a journal.
@@ -107,9 +107,9 @@ class Judge:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.result = Scan()
+        self.result = Verified()
         self.faults: list[tuple[int, JournalDamaged]] = []
-        self.before: Part | None = None  # the segment before, when it verified
+        self.before: VerifiedSegment | None = None  # the segment before, when it verified
 
     def fault(self, number: int, name: str, offset: int, lsn: int, why: str) -> None:
         self.faults.append((number, damaged(self.folder, name, offset, lsn, why)))
@@ -123,8 +123,8 @@ class Judge:
             whole = len(data) >= SEGMENT_BYTES_MIN
             if last and whole and self.before is not None and only_zeros(data, SECTOR_BYTES):
                 # Zeroed to its end, which no crash of ours leaves: it looks like a segment never written.
-                state = Walk(end=SECTOR_BYTES, next_lsn=lsn, crc=0)
-                self.keep(Part(number, name, None, state, len(data)), data)
+                state = SegmentWalk(end=SECTOR_BYTES, next_lsn=lsn, crc=0)
+                self.keep(VerifiedSegment(number, name, None, state, len(data)), data)
             else:
                 self.fault(number, name, 0, lsn, "the segment's header does not verify")
                 self.before = None
@@ -147,7 +147,7 @@ class Judge:
             self.fault(number, name, *state.doubt, "a marker does not verify")
         elif not last and not state.sealed:
             self.fault(number, name, state.end, state.next_lsn, "the segment ends without a seal")
-        self.keep(Part(number, name, head, state, len(data)), data if last else None)
+        self.keep(VerifiedSegment(number, name, head, state, len(data)), data if last else None)
         if not last and not state.sealed:
             self.before = None  # the next one is not to blame, and a trim may make this one's fault moot
 
@@ -172,7 +172,7 @@ class Judge:
             f"know (it reads format {READS}); nothing was changed; start the later version"
         )
 
-    def keep(self, part: Part, data: bytes | None) -> None:
+    def keep(self, part: VerifiedSegment, data: bytes | None) -> None:
         result = self.result
         if part.head is not None:
             result.journal_id = part.head.journal_id
@@ -185,7 +185,7 @@ class Judge:
         result.tail_data = data
         self.before = part
 
-    def finish(self, segments: Sequence[tuple[int, str]]) -> Scan:
+    def finish(self, segments: Sequence[tuple[int, str]]) -> Verified:
         result = self.result
         for number, error in self.faults:
             if number >= result.trim_below:
@@ -204,7 +204,7 @@ class Judge:
         return result
 
 
-def is_clean(part: Part) -> bool:
+def is_clean(part: VerifiedSegment) -> bool:
     """Whether a last segment can be written on as it is: stopped cleanly, or never written."""
     state, head = part.walk, part.head
     if head is None or state.fault or state.sealed or part.file_bytes != head.size:

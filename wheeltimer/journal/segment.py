@@ -92,7 +92,7 @@ class Boot(NamedTuple):
 
 
 @dataclass(slots=True)
-class Walk:
+class SegmentWalk:
     """How far a segment's frames verify.
 
     ``end``: first offset that no valid frame takes. ``next_lsn``, ``crc``: what the next frame has to
@@ -132,15 +132,15 @@ class Walk:
             self.boots[boot_id] = Boot(self.boots[boot_id].first, self.seen.clocks)
 
 
-def walk(data: bytes, head: SegmentHeader) -> Walk:
+def walk(data: bytes, head: SegmentHeader) -> SegmentWalk:
     """Verifies every frame of a segment; about 5 us a frame and 0.3 s a GiB."""
-    state = Walk(end=SECTOR_BYTES, next_lsn=head.first_lsn, crc=head.crc)
+    state = SegmentWalk(end=SECTOR_BYTES, next_lsn=head.first_lsn, crc=head.crc)
     _walk(state, data, head)
     state.keep_seen()
     return state
 
 
-def _walk(state: Walk, data: bytes, head: SegmentHeader) -> None:
+def _walk(state: SegmentWalk, data: bytes, head: SegmentHeader) -> None:
     view = memoryview(data)
     while not state.sealed:
         offset = state.end
@@ -168,7 +168,7 @@ def _walk(state: Walk, data: bytes, head: SegmentHeader) -> None:
         state.fault, state.fault_at, state.proven = "bytes after a seal are not zero", after, True
 
 
-def _chain_fault(state: Walk, header: Header) -> str | None:
+def _chain_fault(state: SegmentWalk, header: Header) -> str | None:
     """A header that verifies on its own but does not carry on: no crash leaves that."""
     if header.kind not in CHAINED:
         state.newer = header.kind not in (Kind.MARKER, Kind.STOP)
@@ -180,7 +180,7 @@ def _chain_fault(state: Walk, header: Header) -> str | None:
     return None
 
 
-def _accept(state: Walk, data: bytes, offset: int, header: Header) -> None:
+def _accept(state: SegmentWalk, data: bytes, offset: int, header: Header) -> None:
     state.end = offset + extent_bytes(header.length)
     state.next_lsn = header.first_lsn + header.records
     state.crc = header.crc
@@ -194,7 +194,7 @@ def _accept(state: Walk, data: bytes, offset: int, header: Header) -> None:
         state.trim_below = max(state.trim_below, decode_trim(data, offset + HEADER_BYTES))
 
 
-def _gap_is_right(state: Walk, data: bytes, offset: int, header: Header, salt: bytes) -> bool:
+def _gap_is_right(state: SegmentWalk, data: bytes, offset: int, header: Header, salt: bytes) -> bool:
     """Zeros between payload and slot; in the slot zeros, or a marker of this very frame."""
     start, slot = offset + HEADER_BYTES + header.length, state.end - HEADER_BYTES
     if only_zeros(data, start, state.end):
@@ -209,7 +209,7 @@ def _gap_is_right(state: Walk, data: bytes, offset: int, header: Header, salt: b
     return True
 
 
-def _slot_may_be_torn(state: Walk, data: bytes, gap: int, header: Header, salt: bytes) -> bool:
+def _slot_may_be_torn(state: SegmentWalk, data: bytes, gap: int, header: Header, salt: bytes) -> bool:
     """Whether a crash leaves that slot: a marker is not synced before the frame after it is, so while nothing
     says that this one is on disk, the marker may be there by half."""
     if not only_zeros(data, gap, state.end - HEADER_BYTES):
@@ -218,7 +218,7 @@ def _slot_may_be_torn(state: Walk, data: bytes, gap: int, header: Header, salt: 
     return bool(later) and all(each.synced_lsn <= header.last_lsn for each in later)
 
 
-def _end(state: Walk, data: bytes, head: SegmentHeader, offset: int, lsn: int, fault: str) -> None:
+def _end(state: SegmentWalk, data: bytes, head: SegmentHeader, offset: int, lsn: int, fault: str) -> None:
     """Ends the walk at a fault; damage when a later header says that ``lsn`` was on disk before it."""
     state.fault, state.fault_at = fault, offset
     state.proven = any(header.synced_lsn >= lsn for header in _headers_after(data, offset, head.salt))

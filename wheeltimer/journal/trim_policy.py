@@ -47,13 +47,15 @@ def history_bytes(segment_bytes: int, wanted: int) -> int:
     return max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))
 
 
-def hurries(sealed: Sequence[Sealed], live_bytes: int, history: int = 0) -> bool:
+def is_urgent(sealed: Sequence[Sealed], live_bytes: int, history: int = 0) -> bool:
     """Whether the promise is about to be broken."""
     most, of = SEALED_HURRIED
     return (sum(segment.size for segment in sealed) - history) * of > live_bytes * most
 
 
-def given_up(sealed: Sequence[Sealed], live_bytes: int, history: int = 0, *, full: bool) -> Sequence[Sealed]:
+def segments_to_drop(
+    sealed: Sequence[Sealed], live_bytes: int, history: int = 0, *, full: bool
+) -> Sequence[Sealed]:
     """The oldest segments that should go now; none where the journal is small enough.
 
     ``history``: so many bytes are kept beyond what is needed, unless the file system is ``full``. Then it

@@ -2,7 +2,7 @@
 
 A hop to Trio's pool and back costs 0.2 ms; a queue one way and an eventfd the other, half of that. Jobs
 go in by one atomic hand-over and results come out by another: nothing else is shared. What the jobs
-do is the committer's business; :class:`Inline` does them in the loop, for worlds without threads.
+do is the committer's business; :class:`InlineWorker` does them in the loop, for worlds without threads.
 
 Work that no commit waits for has threads of its own. All are started with the hand and kept: a system that
 has no thread left later does not stop the journal.
@@ -27,7 +27,7 @@ ASIDE_THREADS: Final = 2  # one zeroes a spare segment, which is slow; the other
 IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
 
 
-class Hand(Protocol):
+class Worker(Protocol):
     """Somebody who does blocking work. At most one job is under way; its end is told by :meth:`done`."""
 
     def start(self, idle: Job) -> None:
@@ -51,7 +51,7 @@ class Hand(Protocol):
         ...
 
 
-class Thread:
+class WorkerThread:
     """The real hand: a thread of its own, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self) -> None:
@@ -165,7 +165,7 @@ class Thread:
         return True
 
 
-class Inline:
+class InlineWorker:
     """A hand for tests and simulated disks: every job is done at once, in the loop, in the caller."""
 
     def __init__(self) -> None:

@@ -24,8 +24,8 @@ from .frame import (
     extent_bytes,
     payload_of,
 )
-from .preallocation import Spare, Spares
-from .recovery import Scan
+from .preallocation import Spare, SpareSegments
+from .recovery import Verified
 from .segment import FORMAT, SegmentHeader, encode_header, rewritten
 
 PAGE_BYTES: Final = 4096
@@ -34,7 +34,7 @@ _PAGE_ZEROS: Final = bytes(PAGE_BYTES)
 
 
 @dataclass(slots=True)
-class Open:
+class OpenSegment:
     """The segment that is written. ``offset``: where the next frame goes; ``crc``: what it carries on."""
 
     fd: int
@@ -55,7 +55,7 @@ class Writer:
     """
 
     def __init__(
-        self, directory: Directory, spares: Spares, segment: Open, found: Scan,
+        self, directory: Directory, spares: SpareSegments, segment: OpenSegment, found: Verified,
         clock: Callable[[], Clocks], fsync: bool,
     ) -> None:  # fmt: skip
         self.directory = directory
@@ -69,7 +69,7 @@ class Writer:
         self.first_lsns.setdefault(segment.number, found.next_lsn)
         self.clock = clock
         self.fsync = fsync
-        self.pace = Pace()
+        self.pace = SyncTimes()
         self._marked = True
 
     @property
@@ -169,7 +169,7 @@ def begin(
     head: SegmentHeader,
     old: tuple[bytes, int] = (b"", 0),
     slot_boot: bytes = b"",
-) -> Open:
+) -> OpenSegment:
     """Makes a segment of a spare file: header and, under its salt, the frames of ``old`` (a segment's
     bytes and where they end); all synced before the file has its name. Raises :class:`OSError`."""
     disk = directory.disk
@@ -184,10 +184,12 @@ def begin(
     except OSError:
         disk.close(spare.fd)
         raise
-    return Open(spare.fd, head.number, head.size, head.salt, SECTOR_BYTES + len(frames), crc, slot_boot)
+    return OpenSegment(
+        spare.fd, head.number, head.size, head.salt, SECTOR_BYTES + len(frames), crc, slot_boot
+    )
 
 
-def restore(directory: Directory, spares: Spares, found: Scan) -> Open:
+def restore(directory: Directory, spares: SpareSegments, found: Verified) -> OpenSegment:
     """The segment to go on with, after what a crash left was set aside. Raises :class:`OSError`.
 
     A tail that was not stopped cleanly is made anew in a fresh, synced file: after a sync that failed,
@@ -208,7 +210,7 @@ def restore(directory: Directory, spares: Spares, found: Scan) -> Open:
     if found.tail_data is None:
         assert head is not None
         fd = disk.open(directory.path / tail.name)
-        return Open(fd, tail.number, head.size, head.salt, state.end, state.crc, state.last_boot)
+        return OpenSegment(fd, tail.number, head.size, head.salt, state.end, state.crc, state.last_boot)
     if state.torn:
         offset, length = state.torn
         directory.set_aside(tail.number, offset, found.tail_data[offset : offset + length])
@@ -234,7 +236,7 @@ _NS_PER_MS: Final = 1_000_000
 _log = logging.getLogger("wheeltimer.journal")
 
 
-class Pace:
+class SyncTimes:
     """Counts since the start; written by the thread that syncs, read by the loop."""
 
     def __init__(self) -> None:

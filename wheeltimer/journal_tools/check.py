@@ -20,7 +20,7 @@ from wheeltimer.errors import BadValue, JournalDamaged, StorageFailed
 from wheeltimer.journal.directory import segments_in, spares_in
 from wheeltimer.journal.disk import Disk
 from wheeltimer.journal.preallocation import first_nonzero
-from wheeltimer.journal.recovery import Judge, Part, Progress, Scan, is_clean, scan
+from wheeltimer.journal.recovery import Progress, Verified, VerifiedSegment, Verifier, is_clean, scan
 from wheeltimer.journal.segment import frames
 
 KINDS: Final = {
@@ -93,7 +93,7 @@ def need_journal(folder: Path, disk: Disk | None = None) -> None:
 def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
     result = Checked()
 
-    def each(judge: Judge, part: Part, data: bytes) -> None:
+    def each(judge: Verifier, part: VerifiedSegment, data: bytes) -> None:
         counts = _records_in(judge, part, data)
         if part.number >= judge.result.trim_below:
             parts.append((part.number, counts))
@@ -125,7 +125,7 @@ def _nonzero(folder: Path, disk: Disk) -> list[tuple[str, int]]:
     return found
 
 
-def _records_in(judge: Judge, part: Part, data: bytes) -> Counter[str]:
+def _records_in(judge: Verifier, part: VerifiedSegment, data: bytes) -> Counter[str]:
     """Counts by kind; what does not decode is a fault, as it is at a start."""
     counts: Counter[str] = Counter()
     for frame in frames(data, part.walk.end):
@@ -141,7 +141,7 @@ def no_records(error: msgspec.MsgspecError) -> str:
     return f"the frame verifies and holds no records of this version: {error}"
 
 
-def _sum_up(result: Checked, found: Scan) -> None:
+def _sum_up(result: Checked, found: Verified) -> None:
     result.journal_id = found.journal_id.hex()
     result.segments, result.trimmed = len(found.parts), len(found.trimmed)
     result.file_bytes = sum(part.file_bytes for part in found.parts)

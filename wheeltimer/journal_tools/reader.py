@@ -15,7 +15,7 @@ from wheeltimer.journal.directory import segments_in
 from wheeltimer.journal.disk import Disk
 from wheeltimer.journal.frame import SECTOR_BYTES, Frame, Kind
 from wheeltimer.journal.recovery import damaged
-from wheeltimer.journal.segment import READS, SegmentHeader, Walk, decode_header, frames, walk
+from wheeltimer.journal.segment import READS, SegmentHeader, SegmentWalk, decode_header, frames, walk
 
 
 def read(
@@ -66,7 +66,7 @@ def _is_gone(disk: Disk, folder: Path, number: int) -> bool:
     return bool(segments) and segments[0][0] > number
 
 
-def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, Walk]:
+def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, SegmentWalk]:
     """A segment and how far it verifies.
 
     A read is no snapshot: it may have passed a frame's place before that was written, and found the

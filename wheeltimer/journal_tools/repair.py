@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 
 from wheeltimer.core import records as r
-from wheeltimer.core.replay_filter import Known
+from wheeltimer.core.replay_filter import ReplayFilter
 from wheeltimer.core.task import split_key
 from wheeltimer.errors import JournalDamaged, JournalNewer, StorageFailed
 from wheeltimer.journal.directory import LOCK, Directory, segment_name
@@ -48,7 +48,7 @@ from wheeltimer.journal.segment import (
 )  # fmt: skip
 
 from .check import check
-from .salvage import Found, salvage, shown_id
+from .salvage import SalvagedFrame, salvage, shown_id
 
 REPORT: Final = "report.ndjson"
 _raws: Final = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
@@ -135,8 +135,8 @@ class _Repair:
         self.number = self.segments[-1][0] + 2
         aside = self.path / f"damaged-{self.number:010d}"
         self.report = Repaired(why, aside, self.journal_id, self.id_is_new)
-        self.known = Known()
-        self.out: Rewritten | None = None
+        self.known = ReplayFilter()
+        self.out: SegmentRewriter | None = None
         # lsn of the record that comes next; 0: not known yet
         self.expected = 1 if self.segments[0][0] == 1 and self.trim_below == 1 else 0
         self.clocks = _NO_CLOCKS
@@ -160,7 +160,7 @@ class _Repair:
             shown = shown or shown_id(data)
             self.size = max(self.size, len(data) & -SECTOR_BYTES)
             for found in salvage(data, head):
-                if isinstance(found, Found) and found.header.kind == Kind.TRIM:
+                if isinstance(found, SalvagedFrame) and found.header.kind == Kind.TRIM:
                     trims[number] = decode_trim(data, found.offset + HEADER_BYTES)
         cut = len(segments)
         for index in reversed(starts):
@@ -200,7 +200,7 @@ class _Repair:
         if head is not None and not self.expected:
             self.expected = head.first_lsn
         for found in salvage(data, head):
-            if isinstance(found, Found):
+            if isinstance(found, SalvagedFrame):
                 header = found.header
                 if header.first_lsn < self.expected:
                     self._lose(name, found.offset, header.length, "older than what is before", 0)
@@ -222,7 +222,7 @@ class _Repair:
             out.fill(lsn_to - first + 1, self.clocks)
             self.expected = lsn_to + 1
 
-    def _keep(self, name: str, data: bytes, found: Found) -> None:
+    def _keep(self, name: str, data: bytes, found: SalvagedFrame) -> None:
         header = found.header
         self.clocks = header.clocks
         if header.kind == Kind.SEAL:
@@ -256,13 +256,13 @@ class _Repair:
             raws.append(bytes(raw) if same else r.encode(fit))
         return payload_of(raws) if changed else payload
 
-    def _begin(self, first_lsn: int) -> Rewritten:
+    def _begin(self, first_lsn: int) -> SegmentRewriter:
         self.expected = self.expected or first_lsn
         self.report.first_lsn = first_lsn
-        self.out = Rewritten(self.disk, self.path, self.number, first_lsn, self.size, self.journal_id)
+        self.out = SegmentRewriter(self.disk, self.path, self.number, first_lsn, self.size, self.journal_id)
         return self.out
 
-    def _publish(self, out: Rewritten) -> None:
+    def _publish(self, out: SegmentRewriter) -> None:
         disk, aside = self.disk, self.report.aside
         names = out.finish()
         disk.make_folder(aside)
@@ -300,7 +300,7 @@ def _own_lsn(data: bytes, offset: int, head: SegmentHeader | None) -> int | None
 # ``journal/writer.py``.
 
 
-class Rewritten:
+class SegmentRewriter:
     """The new segments, as temporary files, one after the other. Every method raises :class:`OSError`."""
 
     def __init__(

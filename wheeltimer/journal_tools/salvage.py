@@ -26,7 +26,7 @@ from wheeltimer.journal.segment import HEADER, SEGMENT_BYTES_MIN, SegmentHeader,
 CUT: Final = "the file was cut here: what came after this, if anything, is lost"
 
 
-class Stretch(NamedTuple):
+class Gap(NamedTuple):
     """Bytes of a segment that no frame could be read from. ``lsn_known``: what was on disk, at least up to
     this lsn, when something later was written; 0 where nothing tells."""
 
@@ -36,7 +36,7 @@ class Stretch(NamedTuple):
     lsn_known: int
 
 
-class Found(NamedTuple):
+class SalvagedFrame(NamedTuple):
     """A frame that verifies, and the marker in its slot where that does as well."""
 
     offset: int
@@ -64,17 +64,17 @@ def shown_id(data: bytes) -> bytes:
     return shown.strip(b"\0") and shown
 
 
-def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[Found | Stretch]:
+def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[SalvagedFrame | Gap]:
     """Frames and stretches of a segment in order; nothing for zeros behind the last of them."""
     if head is None:
-        yield Stretch(0, min(len(data), SECTOR_BYTES), "the segment's header does not verify", 0)
+        yield Gap(0, min(len(data), SECTOR_BYTES), "the segment's header does not verify", 0)
     salt = salt_of(data)
     view, offset = memoryview(data), SECTOR_BYTES
     while salt is not None and offset < len(data) and not only_zeros(data, offset):
         found, why = _frame(data, view, offset, salt)
         if found is None:
             end, known = _resume(data, view, offset, salt)
-            yield Stretch(offset, end - offset, why, known)
+            yield Gap(offset, end - offset, why, known)
             offset = end
             continue
         yield found
@@ -83,10 +83,10 @@ def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[Found | Stretch
             return
     size = SEGMENT_BYTES_MIN if head is None else head.size
     if len(data) < size:
-        yield Stretch(len(data), size - len(data), CUT, 0)
+        yield Gap(len(data), size - len(data), CUT, 0)
 
 
-def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[Found | None, str]:
+def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[SalvagedFrame | None, str]:
     header = header_at(data, offset, salt)
     if header is None or header.kind not in CHAINED:
         return None, "a frame header does not verify"
@@ -96,7 +96,7 @@ def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[Fou
     marker = header_at(data, slot, salt)
     if marker is not None and (marker.prev_crc != header.crc or marker.kind in CHAINED):
         marker = None
-    return Found(offset, header, marker), ""
+    return SalvagedFrame(offset, header, marker), ""
 
 
 def _resume(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[int, int]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 QUIET_S: Final = 60  # in so long at most ``most`` such lines are said
 
 
-class Seldom:
+class RateLimitedLog:
     """The first ``most`` are said at once, the others counted; after ``QUIET_S`` the next says how many."""
 
     def __init__(

@@ -44,7 +44,7 @@ class _Lane:
             await trio.lowlevel.checkpoint()
 
 
-class Turn:
+class TimeSlices:
     """``await turn.take()`` before a slice, ``turn.spent(began_ns)`` after it; both with the same ``light``.
 
     ``light`` is for who has brought little, several times in a row: ``server/connection.py`` decides.

@@ -12,7 +12,7 @@ import trio
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
 from wheeltimer.protocol import requests as c
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.client_memory import ClientMemory
 
 REST_FACTOR: Final = 4  # clients whose lines are no requests take a fifth of the loop, all together
@@ -22,7 +22,7 @@ _REFUSED_IN_DRAIN: Final = (c.Schedule, c.Reschedule, c.Redrive)
 class Admission:
     """One per daemon, for all that clients ask."""
 
-    def __init__(self, journal: Journal, turn: Turn, memory: ClientMemory) -> None:
+    def __init__(self, journal: Journal, turn: TimeSlices, memory: ClientMemory) -> None:
         self.turn = turn
         self.draining = False
         self.owed_ns = 0  # work on lines that were no requests; the connection that had it done rests for it
@@ -33,7 +33,9 @@ class Admission:
         self._resting = trio.Lock()
 
     async def let_in(self, began_ns: int = 0, *, light: bool = False) -> int:
-        """Wait for a turn, unless it was taken, and while too much waits for the disk; as ``Turn.take``.
+        """Wait for a time slice, unless it was taken, and while too much waits for the disk.
+
+        Returns what ``TimeSlices.take`` returns.
 
         Raises StorageFailed when the disk does not come back.
         """

@@ -8,20 +8,20 @@ from wheeltimer.core import queries
 from wheeltimer.core.access import ALLOWED, Access, Grant, Quota
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.schedule import DEFAULT_QUEUE
-from wheeltimer.core.schedule_batch import Run
+from wheeltimer.core.schedule_batch import Batch
 from wheeltimer.core.task import Now, key_of
 from wheeltimer.errors import Refused
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.task_view import State
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.durable import DurableEngine
 
 _TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues
 
 
-class Rights:
+class Authorization:
     """The tokens of one daemon, and how full the queues of each are."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: DurableEngine) -> None:
         self.access = Access()
         self._ledger = ledger
         self._engine = ledger.engine
@@ -32,7 +32,7 @@ class Rights:
         self.access = access
         self._quotas = {grant.sha256: Quota(grant) for grant in access.grants}
 
-    def may(self, grant: Grant | None, run: Run, now: Now) -> bool:
+    def may(self, grant: Grant | None, run: Batch, now: Now) -> bool:
         """Whether a token allows a run; if not, each request of it is refused, or done, by itself."""
         if grant is None:
             return True

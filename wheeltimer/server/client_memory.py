@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.settings import Limits
 
 RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached
@@ -39,7 +39,7 @@ class ClientMemory:
         self.holders: set[Holder] = set()
         self._limits = limits
         self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()  # lsn, bytes, what sends them
-        self._cuts = Seldom(_log, logging.WARNING)
+        self._cuts = RateLimitedLog(_log, logging.WARNING)
 
     @property
     def waiting(self) -> int:

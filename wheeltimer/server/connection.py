@@ -14,16 +14,16 @@ from typing import Final
 import trio
 from msgspec import UNSET
 
-from wheeltimer.core.access import Visitor
+from wheeltimer.core.access import Credentials
 from wheeltimer.errors import StorageFailed
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
-from wheeltimer.server.farewell import RECEIVE_BYTES, send_last
-from wheeltimer.server.send_queue import Outbox
-from wheeltimer.server.service import Requests
+from wheeltimer.server.farewell import RECEIVE_BYTES, send_and_close
+from wheeltimer.server.send_queue import SendQueue
+from wheeltimer.server.service import Service
 from wheeltimer.server.subscriber import Subscriber
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
@@ -43,8 +43,8 @@ class Connection:
     """One client's stream; see the module."""
 
     def __init__(
-        self, stream: trio.SocketStream, requests: Requests, subscriptions: Subscriptions,
-        memory: ClientMemory, limits: Limits, stalled: Seldom,
+        self, stream: trio.SocketStream, requests: Service, subscriptions: Subscriptions,
+        memory: ClientMemory, limits: Limits, stalled: RateLimitedLog,
     ) -> None:  # fmt: skip
         self._stream = stream
         self._requests = requests
@@ -53,7 +53,7 @@ class Connection:
         self._subscriptions = subscriptions
         self._memory = memory
         self._limits = limits
-        self._visitor = Visitor(requests.rights.access)
+        self._visitor = Credentials(requests.rights.access)
         self._lines = wire.LineReader(limits.line_bytes_max)
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
@@ -62,7 +62,7 @@ class Connection:
         self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much
-        self._outbox = Outbox(stream, subscriptions.journal, memory, limits.unread_ms, stalled)
+        self._outbox = SendQueue(stream, subscriptions.journal, memory, limits.unread_ms, stalled)
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
         self._subscriber: Subscriber | None = None  # from when it subscribed on
@@ -78,7 +78,7 @@ class Connection:
                 await self._subscriptions.serve(self._subscriber, self)
             self._outbox.close()
         if self._last is not None and not self._outbox.gone:
-            await send_last(self._stream, self._last)
+            await send_and_close(self._stream, self._last)
 
     async def _read(self) -> None:
         """Read until the client has no more to say, or said something that ends the connection."""

@@ -11,7 +11,7 @@ CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before 
 TURNED_AWAY_MAX: Final = 64  # told why at once; each has a descriptor for as long as that takes
 
 
-class Door:
+class Rejections:
     """Turns clients away: with a reason, or at once where too many are being told one."""
 
     def __init__(self, most: int = TURNED_AWAY_MAX) -> None:
@@ -25,12 +25,12 @@ class Door:
             return
         self._telling += 1
         try:
-            await send_last(stream, reason)
+            await send_and_close(stream, reason)
         finally:
             self._telling -= 1
 
 
-async def send_last(stream: trio.SocketStream, data: bytes, grace_s: float = CLOSE_GRACE_S) -> None:
+async def send_and_close(stream: trio.SocketStream, data: bytes, grace_s: float = CLOSE_GRACE_S) -> None:
     """Send the last bytes of a connection and its end, and wait a moment until they are read.
 
     What the client still sends is read and dropped: closing a socket with unread input resets the

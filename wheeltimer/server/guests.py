@@ -9,7 +9,7 @@ import trio
 from wheeltimer.settings import Limits
 
 
-class Guests:
+class ConnectionCounts:
     """Counts connections; those of Unix sockets have no address and count as a whole only."""
 
     def __init__(self, limits: Limits) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 import trio
 
 from wheeltimer.errors import ListenError
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.overflow import FULL, NONE_LEFT, Overflow
 from wheeltimer.settings import Address
 
@@ -27,7 +27,7 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
     """
 
     def __init__(
-        self, listener: trio.SocketListener, turn: Turn, overflow: Overflow, full: bytes = FULL
+        self, listener: trio.SocketListener, turn: TimeSlices, overflow: Overflow, full: bytes = FULL
     ) -> None:
         self._listener = listener
         self._turn = turn
@@ -52,7 +52,7 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
 
 
 async def open_listeners(
-    addresses: Sequence[Address], turn: Turn, overflow: Overflow, unix_mode: int = 0o600
+    addresses: Sequence[Address], turn: TimeSlices, overflow: Overflow, unix_mode: int = 0o600
 ) -> tuple[list[tuple[Paced, str]], list[str]]:
     """A listener with its kind for each address, and how each is called now that its port is known.
 

@@ -17,8 +17,8 @@ import trio
 from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
-from wheeltimer.runtime.ratelog import Seldom
-from wheeltimer.server.farewell import send_last
+from wheeltimer.runtime.ratelog import RateLimitedLog
+from wheeltimer.server.farewell import send_and_close
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S: Final = 0.1  # for one client that is turned away; also the pause if none can be
@@ -39,7 +39,7 @@ class Overflow:
 
     def __init__(self, give_up_idle: Callable[[int], int] = lambda count: 0) -> None:
         self._give_up_idle = give_up_idle
-        self._said = Seldom(_log, logging.WARNING)
+        self._said = RateLimitedLog(_log, logging.WARNING)
         self._spare_fd = -1
 
     def take(self) -> bool:
@@ -83,7 +83,7 @@ class Overflow:
             await trio.sleep(PAUSE_S)  # another thread took the descriptor
         try:
             if stream is not None and reason:
-                await send_last(stream, reason, PAUSE_S)
+                await send_and_close(stream, reason, PAUSE_S)
         finally:
             if stream is not None:
                 await trio.aclose_forcefully(stream)

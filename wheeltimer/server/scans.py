@@ -16,7 +16,7 @@ import trio
 
 from wheeltimer.core import access, control, queries
 from wheeltimer.core import records as r
-from wheeltimer.core.access import Grant, Visitor
+from wheeltimer.core.access import Credentials, Grant
 from wheeltimer.core.queries import Forecast
 from wheeltimer.core.task import Now, Task, key_of
 from wheeltimer.errors import BadValue, Refused
@@ -25,20 +25,20 @@ from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import CancelReply, FinishReply, RedriveReply
 from wheeltimer.protocol.task_view import State
 from wheeltimer.server.admission import Admission
-from wheeltimer.server.authorization import Rights
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.server.authorization import Authorization
+from wheeltimer.shard.durable import DurableEngine
 
 SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
 
 
-class Bulk:
+class Scans:
     """Answers requests that may touch any number of tasks, one time slice after the other.
 
     ``changed`` is called after each slice that may have made records; ``stats`` makes the reply of that op.
     """
 
     def __init__(
-        self, ledger: Ledger, admission: Admission, rights: Rights, changed: Callable[[], None],
+        self, ledger: DurableEngine, admission: Admission, rights: Authorization, changed: Callable[[], None],
         stats: Callable[[c.Stats, Grant | None, Mapping[str, object] | None], object],
     ) -> None:  # fmt: skip
         self._admission = admission
@@ -59,7 +59,10 @@ class Bulk:
             await self._quiet.wait()
 
     async def answer(
-        self, command: c.AnyCommand, subscribe: Callable[[c.Subscribe], None] | None, visitor: Visitor | None
+        self,
+        command: c.AnyCommand,
+        subscribe: Callable[[c.Subscribe], None] | None,
+        visitor: Credentials | None,
     ) -> object:
         """The reply. Every slice has the rights that the visitor's token has then, not those at the start."""
         try:
@@ -131,7 +134,7 @@ class Bulk:
             self._turn.spent(began_ns)
         return self._stats_reply(command, grant, shown)
 
-    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Visitor | None) -> object:
+    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Credentials | None) -> object:
         """A group or queue at once: every member is decided by itself, at its own time.
 
         Raises Refused in the middle if the token allows it no more; what was done stays.
@@ -210,7 +213,7 @@ class Bulk:
         return control.cancel_one(engine, key, task, now, lsn)
 
 
-def _granted(command: c.AnyCommand, visitor: Visitor | None) -> Grant | None:
+def _granted(command: c.AnyCommand, visitor: Credentials | None) -> Grant | None:
     """What the visitor's token allows now; None: no token is asked for. Raises Refused."""
     grant = None if visitor is None else visitor.grant
     if grant is not None:
@@ -218,7 +221,7 @@ def _granted(command: c.AnyCommand, visitor: Visitor | None) -> Grant | None:
     return grant
 
 
-def _keeps(visitor: Visitor | None, grant: Grant | None) -> bool:
+def _keeps(visitor: Credentials | None, grant: Grant | None) -> bool:
     return visitor is None or visitor.keeps(grant)
 
 
@@ -226,7 +229,7 @@ def _encoded(shown: dict[str, object]) -> msgspec.Raw:
     return msgspec.Raw(wire.encode(shown))
 
 
-def is_long(command: c.AnyCommand, queues: int) -> bool:
+def is_scan(command: c.AnyCommand, queues: int) -> bool:
     """Whether a command may touch any number of tasks, or of so many queues."""
     if type(command) is c.Schedule:  # most commands
         return False

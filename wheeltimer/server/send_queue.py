@@ -13,13 +13,13 @@ from typing import Final
 import trio
 
 from wheeltimer.journal import Journal
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
 
 SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
 
 
-class Outbox:
+class SendQueue:
     """``put`` replies, ``push`` when something became durable; ``run`` has patience with a slow client."""
 
     def __init__(
@@ -28,7 +28,7 @@ class Outbox:
         journal: Journal,
         memory: ClientMemory,
         unread_ms: int,
-        stalled: Seldom,
+        stalled: RateLimitedLog,
     ) -> None:
         self._stream = stream
         self._journal = journal

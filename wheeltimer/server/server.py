@@ -14,13 +14,13 @@ from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.errors import StorageFailed
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
-from wheeltimer.runtime.ratelog import Seldom
+from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.connection import Connection
-from wheeltimer.server.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Door
-from wheeltimer.server.guests import Guests, address_of
+from wheeltimer.server.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Rejections
+from wheeltimer.server.guests import ConnectionCounts, address_of
 from wheeltimer.server.overflow import Overflow
-from wheeltimer.server.service import Requests
+from wheeltimer.server.service import Service
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.server.tls import serve_tls
 from wheeltimer.settings import Limits
@@ -33,7 +33,7 @@ class Server:
     """All connections; ``serve`` is given to Trio's listeners."""
 
     def __init__(
-        self, requests: Requests, subs: Subscriptions, memory: ClientMemory, limits: Limits,
+        self, requests: Service, subs: Subscriptions, memory: ClientMemory, limits: Limits,
         access: Access | None = None, tls: ssl.SSLContext | None = None,
         overflow: Overflow | None = None, turned_away_max: int = TURNED_AWAY_MAX,
     ) -> None:  # fmt: skip
@@ -42,13 +42,13 @@ class Server:
         self._memory = memory
         self._limits = limits
         self._open: set[Connection] = set()
-        self._door = Door(turned_away_max)
+        self._door = Rejections(turned_away_max)
         self._overflow = overflow or Overflow()
-        self._guests = Guests(limits)
+        self._guests = ConnectionCounts(limits)
         self._tls = tls
         requests.rights.reload(access or Access())
-        self._stalled = Seldom(_log, logging.WARNING)
-        self._handshakes = Seldom(_log, logging.INFO)
+        self._stalled = RateLimitedLog(_log, logging.WARNING)
+        self._handshakes = RateLimitedLog(_log, logging.INFO)
         self._closed = trio.Event()
         self._ending = False
 

@@ -15,17 +15,17 @@ import msgspec
 from wheeltimer import __version__
 from wheeltimer.core import access, control, queries, schedule
 from wheeltimer.core import records as r
-from wheeltimer.core.access import Grant, Visitor
-from wheeltimer.core.schedule_batch import Runs, take_run
+from wheeltimer.core.access import Credentials, Grant
+from wheeltimer.core.schedule_batch import BatchSize, decide_batch
 from wheeltimer.core.task import Now
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import HelloReply, PingReply
 from wheeltimer.server.admission import Admission
-from wheeltimer.server.authorization import Rights, stats
-from wheeltimer.server.scans import Bulk, is_long
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.server.authorization import Authorization, stats
+from wheeltimer.server.scans import Scans, is_scan
+from wheeltimer.shard.durable import DurableEngine
 
 PROTOCOL: Final = 1
 REPLY_BYTES_MAX: Final = 262_144  # of what may be long, in one slice: a client that reads nothing has it all
@@ -33,11 +33,11 @@ _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _LONG_REPLIES: Final = (c.Get, c.Stats)
 
 
-class Requests:
+class Service:
     """Answers lines. ``about`` adds the shells' part of ``stats``; ``changed`` is told after each slice."""
 
     def __init__(
-        self, ledger: Ledger, admission: Admission, *, durability: str,
+        self, ledger: DurableEngine, admission: Admission, *, durability: str,
         about: Callable[[], dict[str, object]], changed: Callable[[], None],
         resumed: Callable[[str], None],
     ) -> None:  # fmt: skip
@@ -49,14 +49,14 @@ class Requests:
         self._about = about
         self.changed = changed
         self._resumed = resumed
-        self._runs = Runs()
+        self._runs = BatchSize()
         self._malformed = 0  # lines that were no requests
-        self.rights = Rights(ledger)
-        self.bulk = Bulk(ledger, admission, self.rights, changed, self.stats)
+        self.rights = Authorization(ledger)
+        self.bulk = Scans(ledger, admission, self.rights, changed, self.stats)
 
     async def answer(
         self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None,
-        visitor: Visitor | None = None, began_ns: int = 0, light: bool = False,
+        visitor: Credentials | None = None, began_ns: int = 0, light: bool = False,
     ) -> tuple[int, bytes]:  # fmt: skip
         """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies).
 
@@ -80,18 +80,18 @@ class Requests:
         return at, _encode_lines(replies)
 
     def _slice(
-        self, lines: list[bytes], at: int, replies: list[object], until_ns: int, visitor: Visitor | None
+        self, lines: list[bytes], at: int, replies: list[object], until_ns: int, visitor: Credentials | None
     ) -> tuple[int, c.AnyCommand | None]:
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
         now, ledger, runs = self._ledger.now(), self._ledger, self._runs
         if visitor is not None and visitor.unknown:
-            runs = Runs()  # what it is refused does not shorten the runs of others
+            runs = BatchSize()  # what it is refused does not shorten the runs of others
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
             line = lines[at]
             if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.admission.draining:
                 some = lines[at : at + runs.length]
-                run = take_run(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
+                run = decide_batch(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if (
                     run is None
                     or not (visitor is None or self.rights.may(visitor.grant, run, now))
@@ -114,7 +114,7 @@ class Requests:
                     if line.strip(foreign.BLANK):  # else it is blank, and blank lines are skipped
                         replies.append(wire.refusal(error, wire.seq_of(line)))
                 else:
-                    if is_long(command, len(self._engine.queues)):
+                    if is_scan(command, len(self._engine.queues)):
                         return at, command  # what was asked before is not held up by what takes long
                     reply = self._short(command, now, visitor)
                     if isinstance(command, _LONG_REPLIES):
@@ -126,7 +126,7 @@ class Requests:
                 break
         return at, None
 
-    def _short(self, command: c.AnyCommand, now: Now, visitor: Visitor | None) -> object:
+    def _short(self, command: c.AnyCommand, now: Now, visitor: Credentials | None) -> object:
         grant = None if visitor is None else visitor.grant
         try:
             if grant is not None:

@@ -17,7 +17,7 @@ from wheeltimer.core import record_events
 from wheeltimer.protocol.replies import ErrorReply, Seq
 
 
-class Outlet(Protocol):
+class EventSink(Protocol):
     """What a subscriber asks of its connection."""
 
     @property
@@ -54,7 +54,7 @@ class Subscriber:
         self.last: ErrorReply | None = None  # the last line, if something went wrong
         self._leave = leave
         self._waiting_bytes_max = waiting_bytes_max
-        self._outlet: Outlet | None = None
+        self._outlet: EventSink | None = None
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._wake = trio.Event()
@@ -89,7 +89,7 @@ class Subscriber:
         self._leave(self)
         self._wake.set()
 
-    async def pass_on(self, outlet: Outlet) -> None:
+    async def pass_on(self, outlet: EventSink) -> None:
         """Hand over what was given, and go on until nothing more comes."""
         self._outlet = outlet
         while True:

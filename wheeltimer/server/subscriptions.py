@@ -30,10 +30,10 @@ from wheeltimer.journal import Follower, Frame, Journal, Trimmed
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply, SubscribeReply
-from wheeltimer.runtime.time_slices import Turn
-from wheeltimer.server.subscriber import Outlet, Subscriber
+from wheeltimer.runtime.time_slices import TimeSlices
+from wheeltimer.server.subscriber import EventSink, Subscriber
 from wheeltimer.settings import Limits
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.durable import DurableEngine
 
 ROUND_S: Final = 0.01  # events of so long go out together
 REST_FACTOR: Final = 4  # after work of t, at least so many t of rest: subscribers take a fifth of the loop
@@ -48,7 +48,7 @@ Numbered = list[tuple[int, Raw]]  # records with their lsns
 class Subscriptions:
     """All subscribers of a daemon; ``committed`` is told of every commit, ``run`` is a nursery task."""
 
-    def __init__(self, ledger: Ledger, turn: Turn, limits: Limits) -> None:
+    def __init__(self, ledger: DurableEngine, turn: TimeSlices, limits: Limits) -> None:
         self.journal: Journal = ledger.journal
         self.turn = turn
         self.writer = record_events.Writer(self.journal.journal_id)
@@ -125,7 +125,7 @@ class Subscriptions:
 
     # -- one of them ----------------------------------------------------------------------------
 
-    async def serve(self, subscriber: Subscriber, outlet: Outlet) -> None:
+    async def serve(self, subscriber: Subscriber, outlet: EventSink) -> None:
         """Reply, catch up, pass on, until it ends; what was put is then still to be sent.
 
         Raises what the connection raises.
@@ -141,13 +141,13 @@ class Subscriptions:
             subscriber.over = True
             self.close(subscriber)
 
-    async def _listen(self, subscriber: Subscriber, outlet: Outlet, scope: trio.CancelScope) -> None:
+    async def _listen(self, subscriber: Subscriber, outlet: EventSink, scope: trio.CancelScope) -> None:
         if await outlet.says_more():
             text = "a subscribed connection takes no further request"
             subscriber.last = ErrorReply(False, "bad_request", text)
         scope.cancel()
 
-    async def _feed(self, subscriber: Subscriber, outlet: Outlet) -> None:
+    async def _feed(self, subscriber: Subscriber, outlet: EventSink) -> None:
         shelf = self.journal.shelf
         try:
             seen_lsn = subscriber.seen_lsn
@@ -175,7 +175,7 @@ class Subscriptions:
             cursor=self.writer.cursor(oldest_lsn - 1),
         )  # fmt: skip
 
-    async def _catch_up(self, subscriber: Subscriber, outlet: Outlet) -> None:
+    async def _catch_up(self, subscriber: Subscriber, outlet: EventSink) -> None:
         """Read what happened since its cursor, until it has seen what the others were given."""
         assert subscriber.seen_lsn is not None
         while not subscriber.joined and not subscriber.over:
@@ -186,7 +186,7 @@ class Subscriptions:
                 await self._replay(subscriber, outlet)
             await outlet.drained()
 
-    async def _replay(self, subscriber: Subscriber, outlet: Outlet) -> None:
+    async def _replay(self, subscriber: Subscriber, outlet: EventSink) -> None:
         """Pass on what is durable, as long as the socket takes it."""
         journal = self.journal
         assert subscriber.seen_lsn is not None

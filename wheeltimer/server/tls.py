@@ -15,8 +15,8 @@ from typing import Final
 import trio
 
 from wheeltimer.errors import SettingsError
-from wheeltimer.runtime.ratelog import Seldom
-from wheeltimer.runtime.time_slices import Turn
+from wheeltimer.runtime.ratelog import RateLimitedLog
+from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.farewell import CLOSE_GRACE_S
 from wheeltimer.server.overflow import NONE_LEFT, Overflow
 from wheeltimer.settings import Tls
@@ -49,8 +49,8 @@ async def serve_tls(
     stream: trio.SocketStream,
     context: ssl.SSLContext,
     patience_ms: int,
-    turn: Turn,
-    failed: Seldom,
+    turn: TimeSlices,
+    failed: RateLimitedLog,
     overflow: Overflow,
     talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:

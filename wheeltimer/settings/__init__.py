@@ -1,9 +1,9 @@
 """Settings of the daemon: frozen, checked once, explained in one place.
 
 Four layers, the first that has a value wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
-``definitions.py`` has what can be set, ``values.py`` reads one value, ``load.py`` makes one ``Settings`` of the
-layers, ``changes.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is explained in
-the file that applies it.
+``definitions.py`` has what can be set, ``values.py`` reads one value, ``load.py`` makes one ``Settings`` of
+the layers, ``changes.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is
+explained in the file that applies it.
 """
 
 from __future__ import annotations

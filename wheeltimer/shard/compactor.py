@@ -19,11 +19,11 @@ from typing import Final
 import trio
 
 from wheeltimer.core import records as r
-from wheeltimer.core.copies import COPY_BYTES, copy_of, leftovers, stands_at
+from wheeltimer.core.copies import COPY_BYTES, copies_beside_tasks, copy_of, newest_full_lsn
 from wheeltimer.core.task import unpack
-from wheeltimer.journal import Sealed, given_up, history_bytes, hurries
-from wheeltimer.runtime.time_slices import Turn
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.journal import Sealed, history_bytes, is_urgent, segments_to_drop
+from wheeltimer.runtime.time_slices import TimeSlices
+from wheeltimer.shard.durable import DurableEngine
 
 LOOK_S: Final = 0.5  # how often it looks whether there is work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
@@ -42,7 +42,7 @@ _log = logging.getLogger("wheeltimer.compaction")
 class Compactor:
     """Keeps the journal small."""
 
-    def __init__(self, ledger: Ledger, turn: Turn, history_wanted: int = 0) -> None:
+    def __init__(self, ledger: DurableEngine, turn: TimeSlices, history_wanted: int = 0) -> None:
         self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
         self._turn = turn
         # An eighth of a segment at most: a frame that does not fit its rest leaves that empty, and compaction
@@ -71,7 +71,9 @@ class Compactor:
     async def work(self) -> None:
         """Compact as long as there is need."""
         while True:
-            going = given_up(self._journal.sealed, self.live_bytes, self._history, full=self._journal.full)
+            going = segments_to_drop(
+                self._journal.sealed, self.live_bytes, self._history, full=self._journal.full
+            )
             if not going or not await self._room_for(going):
                 return
             await self._compact(going)
@@ -83,7 +85,9 @@ class Compactor:
         upto_lsn, total = going[-1].last_lsn, COPIES_BYTES
         for rows in self._engine.table.slices(SLICE_ROWS):
             began_ns = await self._turn.take()
-            total += sum(len(key) + len(row) + COPY_BYTES for key, row in rows if stands_at(row) <= upto_lsn)
+            total += sum(
+                len(key) + len(row) + COPY_BYTES for key, row in rows if newest_full_lsn(row) <= upto_lsn
+            )
             self._turn.spent(began_ns)
         return total + total // 8 <= self._journal.room
 
@@ -121,7 +125,7 @@ class Compactor:
         now_s = trio.current_time()
         if now_s - self._looked_s >= HURRY_LOOK_S:
             self._looked_s = now_s
-            self._hurries = hurries(self._journal.sealed, self.live_bytes, self._history)
+            self._hurries = is_urgent(self._journal.sealed, self.live_bytes, self._history)
         return self._hurries
 
     @property
@@ -145,7 +149,7 @@ class Compactor:
     ) -> bool:
         """Add who stands in these segments to those that wait; False when all rows were looked at."""
         for rows in walk:
-            waiting += [key for key, row in rows if stands_at(row) <= upto_lsn]
+            waiting += [key for key, row in rows if newest_full_lsn(row) <= upto_lsn]
             if not self._hurries or self._turn.over(began_ns):
                 return True
         return False
@@ -175,7 +179,7 @@ class Compactor:
         taken = size = 0
         for key in islice(keys, self._copies_max):
             row = table.get(key)
-            if row is not None and stands_at(row) <= upto_lsn:
+            if row is not None and newest_full_lsn(row) <= upto_lsn:
                 size += len(row) + len(key) + COPY_BYTES
                 if records and size > self._copies_bytes:
                     break
@@ -187,7 +191,7 @@ class Compactor:
         """What is no task and would go with these segments."""
         while True:
             lsn, now_ms = self._journal.next_lsn, self._ledger.now().wall_ms
-            records = leftovers(self._engine, upto_lsn, now_ms, lsn, QUEUES_MAX)
+            records = copies_beside_tasks(self._engine, upto_lsn, now_ms, lsn, QUEUES_MAX)
             if not self._ledger.submit(records):
                 await trio.sleep(ROOM_RETRY_S)
             elif isinstance(records[-1], r.Counted):

@@ -21,7 +21,7 @@ from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.policy import Policy
 from wheeltimer.core.schedule import RETRY_FULL_MS
-from wheeltimer.core.schedule_batch import Run
+from wheeltimer.core.schedule_batch import Batch
 from wheeltimer.core.task import Now, Task, split_key
 from wheeltimer.errors import Refused
 from wheeltimer.journal import Journal
@@ -40,7 +40,7 @@ FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 
 
-class Ledger:
+class DurableEngine:
     """Engine, journal and clock together; used from one Trio run.
 
     ``listeners`` are called with every record of their kind after it was applied, before it is durable:
@@ -95,7 +95,7 @@ class Ledger:
         for listener in self.listeners.get(type(record), ()):
             listener(record)
 
-    def submit_run(self, run: Run) -> bool:
+    def submit_run(self, run: Batch) -> bool:
         """``submit`` for a run of new tasks at once; False where it must be done one by one."""
         journal = self.journal
         if r.Scheduled in self.listeners or run.size > journal.decision_bytes_max:
@@ -230,7 +230,7 @@ class Ledger:
 OUTCOME_HOLD_S: Final = 0.005  # how long an outcome may wait for others to share its commit
 
 
-class Soon:
+class Debounce:
     """Does something a moment after it was asked for, once for all who asked meanwhile; ``first`` at once.
 
     Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost

@@ -19,7 +19,7 @@ from wheeltimer.core.replay import Rebase
 from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.errors import JournalDamaged
 from wheeltimer.journal import Boot, Clocks, Journal
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.durable import DurableEngine
 
 ROOM_RETRY_S: Final = 0.5
 _log = logging.getLogger("wheeltimer")
@@ -106,7 +106,7 @@ def _ahead_at_most_ns(clocks: Clocks) -> int:
     return _ahead_ns(clocks) + NS_PER_MS
 
 
-async def note_boot(ledger: Ledger) -> None:
+async def note_boot(ledger: DurableEngine) -> None:
     """Have a frame of this boot in the journal before anybody is served.
 
     A clock step is noted in the last frame's slot, which must be of this boot: so a boot that writes
@@ -118,7 +118,7 @@ async def note_boot(ledger: Ledger) -> None:
         await journal.wait_durable(journal.next_lsn - 1)
 
 
-async def end_stopped(ledger: Ledger, keys: set[str]) -> None:
+async def end_stopped(ledger: DurableEngine, keys: set[str]) -> None:
     """End the tasks that a stored cancel or finish waits for, before an attempt of theirs can start.
 
     In slices; where the journal is full, when it has room again.

@@ -18,7 +18,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.task import NS_PER_MS, Now, Task
 from wheeltimer.runtime.clock import Clock, stepped
 from wheeltimer.runtime.timer import DeadlineTimer
-from wheeltimer.shard.durable import Ledger
+from wheeltimer.shard.durable import DurableEngine
 
 HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
 SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
@@ -33,7 +33,7 @@ class Ticker:
     """
 
     def __init__(
-        self, ledger: Ledger, clock: Clock, timer: DeadlineTimer, handed_over: Callable[[], None]
+        self, ledger: DurableEngine, clock: Clock, timer: DeadlineTimer, handed_over: Callable[[], None]
     ) -> None:
         self._ledger = ledger
         self._engine = ledger.engine
