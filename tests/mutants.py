@@ -164,8 +164,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "unlink-before-the-trim-is-durable", "journal/committer.py",
-        "self._chores.append((self._last_lsn, partial(self._writer.drop, below)))",
-        "self._chores.append((0, partial(self._writer.drop, below)))",
+        "self._jobs_after.append((self._last_lsn, partial(self._writer.drop, below)))",
+        "self._jobs_after.append((0, partial(self._writer.drop, below)))",
         "tests/journal tests/simulation -k trim",
     ),
     Mutant(
@@ -178,7 +178,7 @@ MUTANTS: Final = (
         "if True:\n            return await", "tests/shard/test_compactor.py -k hurry",
     ),
     Mutant(
-        "a-flood-works-on-beside-a-commit", "server/service.py", "self._turn.hush(lsn)", "pass",
+        "a-flood-works-on-beside-a-commit", "server/service.py", "self._turn.pause_bulk_until(lsn)", "pass",
         "tests/server/test_time_slices.py -k flood",
     ),
     Mutant(
@@ -269,8 +269,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-lapse-keeps-the-room-of-its-outcome", "shard/durable.py",
-        "            self.journal.release(reserved)\n            self.happened(what)",
-        "            self.happened(what)", "tests/daemon/test_lapsed.py",
+        "            self.journal.release(reserved)\n            self.apply_volatile(what)",
+        "            self.apply_volatile(what)", "tests/daemon/test_lapsed.py",
     ),
     Mutant(
         "a-lapse-passes-over-a-stored-stop", "core/outcome.py",
@@ -298,8 +298,8 @@ MUTANTS: Final = (
     ),
     Mutant(
         "segments-go-before-their-trim-is-on-disk", "journal/committer.py",
-        "self._chores.append((self._last_lsn, partial(self._writer.drop, below)))",
-        "self._chores.append((0, partial(self._writer.drop, below)))",
+        "self._jobs_after.append((self._last_lsn, partial(self._writer.drop, below)))",
+        "self._jobs_after.append((0, partial(self._writer.drop, below)))",
         "tests/simulation/test_accidents.py -k trimmed",
     ),
     Mutant(
@@ -557,7 +557,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a-lane-in-vain-wakes-no-other", "delivery/lanes.py",
-        "if not target.window.in_flight and target in self.crowd:", "if False:",
+        "if not target.window.in_flight and target in self.over_share:", "if False:",
         "tests/delivery/test_dispatcher.py -k goes_in_vain",
     ),
     Mutant(

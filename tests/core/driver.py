@@ -200,7 +200,7 @@ class Driver:
         """Hand over all that is due, as the ticker does; the keys that something happened to, in order."""
         moved = []
         for _ in range(10_000):
-            keys = self.engine.hand_over(self.now, limit)
+            keys = self.engine.take_due(self.now, limit)
             for key in keys:
                 task = self.engine.get(key)
                 assert task is not None

@@ -101,7 +101,7 @@ class Play:
         )  # fmt: skip
         for weight, act in kinds:
             if what < weight:
-                self.driver.engine.soonest_ns = FAR_NS
+                self.driver.engine.earliest_added_ns = FAR_NS
                 act(target, a, b)
                 return
             what -= weight
@@ -396,7 +396,7 @@ class Play:
                 instants_ns.append(engine.forget_ns(task))
         earliest_ns = min(instants_ns)
         if self.due_ns is not None and earliest_ns < self.due_ns:
-            assert engine.soonest_ns <= earliest_ns, "nobody is woken for it"
+            assert engine.earliest_added_ns <= earliest_ns, "nobody is woken for it"
         self.due_ns = earliest_ns if self.looked else None
 
     def compare_webhook_ids(self, tasks: dict[str, Task]) -> None:

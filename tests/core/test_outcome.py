@@ -158,13 +158,13 @@ def test_what_was_handed_over_and_not_recorded_is_handed_over_again() -> None:
     driver.pass_ms(5)
     engine = driver.engine
     for _ in range(3):
-        assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
+        assert engine.take_due(driver.now, 64) == [KEY, "default/wall"]
         check(engine)
     assert engine.next_wake_ns(driver.now, NS_PER_MS) == driver.now.elapsed_ns
-    assert engine.hand_over(driver.now, 64) == [KEY, "default/wall"]
+    assert engine.take_due(driver.now, 64) == [KEY, "default/wall"]
     assert driver.ask("cancel", id="t")["ok"]  # between the wheel and the record
     check(engine)
-    assert engine.hand_over(driver.now, 64) == ["default/wall"]
+    assert engine.take_due(driver.now, 64) == ["default/wall"]
     assert driver.tick() == ["default/wall"]
     assert engine.next_wake_ns(driver.now, NS_PER_MS) > driver.now.elapsed_ns
 

@@ -87,7 +87,7 @@ def test_a_run_gives_what_one_request_after_the_other_gives() -> None:
         assert tasks_of(run) == tasks_of(alone), (seed, round_)
         assert records_of(run) == records_of(alone), (seed, round_)
         assert run.engine.counts == alone.engine.counts
-        assert run.engine.soonest_ns == alone.engine.soonest_ns
+        assert run.engine.earliest_added_ns == alone.engine.earliest_added_ns
         for driver in (run, alone):
             check(driver.engine)
             driver.pass_ms(50)

@@ -123,8 +123,8 @@ async def world(
     dispatcher = Dispatcher(
         ledger, lambda key, task: made[0].send(key, task), lambda: journal.durable_lsn, concurrency
     )
-    ticker = Ticker(ledger, clock, timer, dispatcher.go)
-    ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task, due.late_ms)]
+    ticker = Ticker(ledger, clock, timer, dispatcher.dispatch_now)
+    ledger.listeners[Due] = [lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms)]
     journal.on_durable.append(lambda lsn: dispatcher.committed())
 
     def changed() -> None:

@@ -180,7 +180,7 @@ class World:
         for key in self.driver.tick():
             task = self.driver.task(key)
             if task.state == State.READY:
-                self.dispatcher.offer(key, task, task.late_ms(self.driver.now))
+                self.dispatcher.enqueue(key, task, task.late_ms(self.driver.now))
 
     def pump(self) -> int | None:
         """Pump until there is no more to do at once; when to look again."""
@@ -283,14 +283,14 @@ class World:
         assert dispatcher.in_flight <= self.concurrency
         for name, queue in lanes.queues.items():
             assert queue.in_flight == sum(split_key(flight.key)[0] == name for flight in flights), name
-        crowd = list(chain.from_iterable(lanes.crowd.values()))
-        assert all(lanes.crowd.values()), "a destination without lanes stands in the crowd"
-        stands = Counter(map(id, (*lanes.ring, *crowd)))
+        crowd = list(chain.from_iterable(lanes.over_share.values()))
+        assert all(lanes.over_share.values()), "a destination without lanes stands in the crowd"
+        stands = Counter(map(id, (*lanes.active, *crowd)))
         for gate in (*lanes.queues.values(), *lanes.targets.values()):
             stands.update(map(id, gate.line))
         assert set(stands.values()) <= {1}, "a lane stands in two lines"
-        going = Counter(id(lane.target) for lane in (*lanes.ring, *crowd))
-        in_lanes: set[str] = {*dispatcher._unwritten, *dispatcher._written}
+        going = Counter(id(lane.target) for lane in (*lanes.active, *crowd))
+        in_lanes: set[str] = {*dispatcher._awaiting_commit, *dispatcher._written}
         in_lanes.update(key for _, key in dispatcher._lapses.waiting)
         size = all_lanes = 0
         for target in lanes.targets.values():
@@ -298,7 +298,7 @@ class World:
             assert target.window.in_flight == mine, target.destination
             assert target.going == going[id(target)]
             assert lanes.others_go(target) == (sum(going.values()) > target.going)
-            if forgotten and target in lanes.crowd and not mine:
+            if forgotten and target in lanes.over_share and not mine:
                 free = dispatcher.in_flight < self.concurrency and self.book.room and not dispatcher.draining
                 assert not free, "all lanes wait in the crowd for an end, and nothing is in flight"
             for lane in target.lanes.values():
@@ -335,7 +335,7 @@ class World:
             assert wake_ns is not None
             assert wake_ns <= self.now_ns + wait_ns, "it will be looked at too late"
         elif self.book.room and not self._is_short(lane, wake_ns):
-            crowd = dispatcher._lanes.crowd
+            crowd = dispatcher._lanes.over_share
             in_crowd = lane in crowd.get(lane.target, ())
             assert in_crowd, "forgotten: ready, its gates are open, and it has not started"
             assert dispatcher.in_flight, "alone, and not started"

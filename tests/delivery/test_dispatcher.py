@@ -791,7 +791,7 @@ async def test_one_bad_task_stops_nobody(caplog: pytest.LogCaptureFixture) -> No
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         with trio.fail_after(30):
             while world.counts()["done"] < 20 or world.counts()["dead"] < 1:
                 world.commit()
@@ -826,7 +826,7 @@ async def test_attempt_that_cannot_even_begin_stops_nobody(caplog: pytest.LogCap
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         with trio.fail_after(30):
             while world.counts()["done"] < 20 or world.counts()["dead"] < 1:
                 world.commit()
@@ -852,7 +852,7 @@ async def test_attempts_cut_short_were_not_made() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         while world.dispatcher.in_flight < 3:
             await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
@@ -882,7 +882,7 @@ async def test_flight_to_be_sent_again_after_the_dispatcher_ended_was_not_made()
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         nursery.cancel_scope.cancel()
     (landed,) = landings
     landed(again)
@@ -904,7 +904,7 @@ async def test_drain_waits_for_what_is_in_flight() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         while world.dispatcher.in_flight < 2:
             await trio.lowlevel.checkpoint()
         with trio.move_on_after(0.01) as patience:
@@ -932,7 +932,7 @@ async def test_an_instant_that_a_gate_waits_for_wakes_the_loop() -> None:
     async with trio.open_nursery() as nursery:
         await nursery.start(world.dispatcher.run)
         world.tick()
-        world.dispatcher.go()
+        world.dispatcher.dispatch_now()
         while len(sent) < 20:
             world.commit()
             await trio.lowlevel.checkpoint()

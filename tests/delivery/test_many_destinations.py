@@ -43,8 +43,8 @@ def idle(world: World) -> Lanes:
     """The lanes when all is over: empty, and nothing waits in any line."""
     kept = world.dispatcher._lanes
     assert kept.size == len(world.dispatcher) == 0
-    assert not kept.ring
-    assert not kept.crowd
+    assert not kept.active
+    assert not kept.over_share
     assert not kept.queues, "a queue without limits is not kept"
     assert all(not target.lanes and not target.line and not target.going for target in kept.targets.values())
     world.check(None)

@@ -40,7 +40,7 @@ async def _works(turn: TimeSlices, name: str, said: list[str], *, light: bool = 
     while True:
         began_ns = await turn.take(light=light)
         said.append(name)
-        turn.spent(began_ns, light=light)
+        turn.release(began_ns, light=light)
         if light:
             await trio.lowlevel.checkpoint()  # its next request comes in another pass
 
@@ -69,7 +69,7 @@ async def test_who_asks_for_little_waits_for_a_pass_or_two_and_not_for_fifty(sto
         for _ in range(20):
             await trio.lowlevel.checkpoint()
             before = len(said)
-            turn.spent(await turn.take(light=True), light=True)
+            turn.release(await turn.take(light=True), light=True)
             assert len(said) - before <= 3
         nursery.cancel_scope.cancel()
 
@@ -105,12 +105,12 @@ async def test_slices_are_short_as_long_as_somebody_asks_for_little(stopwatch: S
 
 async def _asks(turn: TimeSlices, lsn: int) -> None:
     """A light slice whose reply waits for a commit."""
-    turn.spent(await turn.take(light=True), light=True)
-    turn.hush(lsn)
+    turn.release(await turn.take(light=True), light=True)
+    turn.pause_bulk_until(lsn)
 
 
 async def _brings(turn: TimeSlices, said: list[str]) -> None:
-    turn.spent(await turn.take())
+    turn.release(await turn.take())
     said.append("much")
 
 

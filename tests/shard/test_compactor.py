@@ -284,7 +284,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
             while True:
                 began_ns = await line.take()
                 await trio.lowlevel.checkpoint()
-                line.spent(began_ns - time_slices.SLICE_NS)
+                line.release(began_ns - time_slices.SLICE_NS)
                 slices += 1
 
         async with trio.open_nursery() as nursery:

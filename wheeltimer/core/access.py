@@ -49,7 +49,7 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
     queues: tuple[str, ...] = ()
     tasks_max: int | None = None
 
-    def sees(self, queue: str) -> bool:
+    def allows(self, queue: str) -> bool:
         """Whether a queue is one of its own."""
         return any(
             queue.startswith(pattern[:-1]) if pattern[-1] == "*" else queue == pattern
@@ -59,7 +59,7 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
     @property
     def filter(self) -> Sees | None:
         """``sees``; None where that is all queues."""
-        return None if "*" in self.queues else self.sees
+        return None if "*" in self.queues else self.allows
 
     def same_rights(self, other: Grant | None) -> bool:
         """Whether it allows what ``other`` does."""
@@ -153,7 +153,7 @@ def check(grant: Grant, command: c.AnyCommand) -> None:
         op = type(command).__struct_config__.tag
         raise Refused("forbidden", f"the token {grant.name} has no scope that allows {op}")
     queue = _queue_of(command)
-    if queue is not None and not grant.sees(queue):
+    if queue is not None and not grant.allows(queue):
         raise Refused("forbidden", f"queue: the token {grant.name} is not for this queue", field="queue")
 
 
@@ -188,7 +188,7 @@ class Quota:
             return
         few = len(engine.queues) <= EXACT_QUEUES
         if self._at_ms is None or few or not 0 <= wall_ms - self._at_ms < RECOUNT_MS:
-            sees = self._grant.sees
+            sees = self._grant.allows
             self._live = sum(
                 sum(queue.counts[:_ENDED]) for name, queue in engine.queues.items() if sees(name)
             )

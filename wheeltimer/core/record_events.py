@@ -178,7 +178,7 @@ class Filter(NamedTuple):
             (self.queue is None or event.queue == self.queue)
             and (self.group is None or event.group == self.group)
             and (self.types is None or event.type in self.types)
-            and (self.grant is None or self.grant.sees(event.queue))
+            and (self.grant is None or self.grant.allows(event.queue))
         )
 
 

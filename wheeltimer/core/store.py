@@ -65,7 +65,7 @@ class TaskStore:
         self._handed_elapsed: set[str] = set()
         self._handed_wall: set[str] = set()
         # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
-        self.soonest_ns = 0
+        self.earliest_added_ns = 0
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
         self._replaying = False  # then only rows change: the rest is left to ``_follow_all``
 
@@ -114,11 +114,11 @@ class TaskStore:
         """How long an ended task stays known."""
         return self.limits.keep_dead_ms if state in _KEPT_WHOLE else self.limits.keep_done_ms
 
-    def hand_over(self, now: Now, limit: int) -> list[str]:
+    def take_due(self, now: Now, limit: int) -> list[str]:
         """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
         self.see(now)
-        self._take_back()
+        self.requeue_untouched()
         keys = self.elapsed.expire(now.elapsed_ns, limit)
         self._handed_elapsed.update(keys)
         by_wall = self.wall.expire(now.wall_ns, limit)
@@ -129,15 +129,15 @@ class TaskStore:
         return keys + over
 
     def next_wake_ns(self, now: Now, horizon_ns: int) -> int:
-        """When to look again, on the elapsed time line; from here on ``soonest_ns`` tells of what is new."""
-        self._take_back()
-        self.soonest_ns = now.elapsed_ns + horizon_ns
+        """When to look again, on the elapsed time line; ``earliest_added_ns`` then begins anew."""
+        self.requeue_untouched()
+        self.earliest_added_ns = now.elapsed_ns + horizon_ns
         elapsed_ns = self.elapsed.next_wake_ns(now.elapsed_ns, horizon_ns)
         wall_ns = self.wall.next_wake_ns(now.wall_ns, horizon_ns)
         kept_ns = self.kept_wheel.next_wake_ns(now.elapsed_ns, horizon_ns)
         return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns, kept_ns)
 
-    def _take_back(self) -> None:
+    def requeue_untouched(self) -> None:
         """Back into the wheels with what was handed over and not moved; nothing, but where room was short."""
         while self._handed_elapsed:
             key = self._handed_elapsed.pop()
@@ -191,7 +191,7 @@ class TaskStore:
             self.kept(state)[key] = None
             forget_ns = self.forget_ns(task)
             self.kept_wheel.schedule(key, forget_ns)
-            self.soonest_ns = min(self.soonest_ns, forget_ns)
+            self.earliest_added_ns = min(self.earliest_added_ns, forget_ns)
         if task.group is not None:
             self.groups.setdefault(task.group, {})[key] = None
 
@@ -206,7 +206,7 @@ class TaskStore:
         """
         self.table.put_run(homes, keys, rows)
         self.elapsed.schedule_many(keys, deadlines_ns)
-        self.soonest_ns = min(self.soonest_ns, *deadlines_ns)
+        self.earliest_added_ns = min(self.earliest_added_ns, *deadlines_ns)
         self._count(_SCHEDULED, queues)
 
     def _count(self, state: int, queues: dict[str, int]) -> None:
@@ -276,11 +276,13 @@ class TaskStore:
     def _start_timers(self, key: str, elapsed_ns: int | None, wall_ms: int | None) -> None:
         if elapsed_ns is not None:
             self.elapsed.schedule(key, elapsed_ns)
-            if elapsed_ns < self.soonest_ns:
-                self.soonest_ns = elapsed_ns
+            if elapsed_ns < self.earliest_added_ns:
+                self.earliest_added_ns = elapsed_ns
         if wall_ms is not None:
             self.wall.schedule(key, wall_ms * NS_PER_MS)
-            self.soonest_ns = min(self.soonest_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns)
+            self.earliest_added_ns = min(
+                self.earliest_added_ns, wall_ms * NS_PER_MS + self._wall_to_elapsed_ns
+            )
 
     def _stop_timers(self, key: str, elapsed_ns: int | None, wall_ms: int | None) -> None:
         if elapsed_ns is not None:

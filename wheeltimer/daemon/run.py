@@ -159,8 +159,8 @@ class Daemon:
             queue_of(settings), window_of(settings), sender.begin, sender.flush, transport.keeps,
         )  # fmt: skip
         self._timer = open_timer(clock)
-        self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.go)
-        ledger.listeners[Due] = [lambda due: dispatcher.offer(due.key, due.task, due.late_ms)]
+        self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.dispatch_now)
+        ledger.listeners[Due] = [lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms)]
         self._deaths = Deaths(self.engine)
         ledger.listeners[Ended] = [self._deaths.ended]
         ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]

@@ -63,7 +63,7 @@ class Dispatcher:
         self._concurrency = concurrency
         self._lanes = Lanes(queue_of, window_of)
         self._held = Held(book)
-        self._unwritten: list[str] = []  # ready, but their record is not on disk yet
+        self._awaiting_commit: list[str] = []  # ready, but their record is not on disk yet
         self._written: deque[str] = deque()  # those whose record may be by now
         self._alarms = WakeHeap()
         self._stale = LanePurger(book, self._lanes)
@@ -80,12 +80,12 @@ class Dispatcher:
 
     def __len__(self) -> int:
         """Keys that wait here."""
-        return self._lanes.size + len(self._unwritten) + len(self._written) + len(self._lapses.waiting)
+        return self._lanes.size + len(self._awaiting_commit) + len(self._written) + len(self._lapses.waiting)
 
-    def offer(self, key: str, task: Task, late_ms: int) -> None:
+    def enqueue(self, key: str, task: Task, late_ms: int) -> None:
         """A task became ready, so late; `go` after a slice of them. O(1)."""
         if task.lsn > self._durable_lsn():
-            self._unwritten.append(key)
+            self._awaiting_commit.append(key)
             return
         queue, _ = split_key(key)
         lane = self._lanes.add(queue, destination_of(task), key, late=late_ms > BACKLOG_MS)
@@ -94,9 +94,9 @@ class Dispatcher:
 
     def committed(self) -> None:
         """More records are on disk: what waited for that may go."""
-        if self._unwritten:
-            self._written.extend(self._unwritten)
-            self._unwritten.clear()
+        if self._awaiting_commit:
+            self._written.extend(self._awaiting_commit)
+            self._awaiting_commit.clear()
             self._offer_written()  # now: what comes due next does not go before them
             self._wake.set()
         if self._no_room_until_ns:
@@ -109,7 +109,7 @@ class Dispatcher:
             key = self._written.popleft()
             task = self._book.engine.get(key)
             if task is not None and task.state == _READY:
-                self.offer(key, task, task.late_ms(self._book.now()))
+                self.enqueue(key, task, task.late_ms(self._book.now()))
         return bool(self._written)
 
     def paused(self, queue: str) -> None:
@@ -146,11 +146,11 @@ class Dispatcher:
         looks = tries = passed = 0
         lanes, entry, limit = self._lanes, self._entry, self._lapses.in_flight_limit.look(now_ns)
         while self.in_flight < self._concurrency:
-            if not lanes.ring:
-                if not lanes.crowd or tries == CROWD_TRIES:
+            if not lanes.active:
+                if not lanes.over_share or tries == CROWD_TRIES:
                     break
                 tries += 1
-                lanes.uncrowd()
+                lanes.readmit()
             if looks == LOOKS_MAX:
                 return 0
             looks += 1
@@ -162,15 +162,15 @@ class Dispatcher:
             elif short_ns := self._lapses.wait_until_ns(lane, self.in_flight < limit, now_ns):
                 passed = 0 if lanes.pass_over(lane) else passed + 1
                 wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
-                if passed >= min(len(lanes.ring), LOOKS_MAX):
+                if passed >= min(len(lanes.active), LOOKS_MAX):
                     break
                 continue
             elif entry.has_share(lane, self.in_flight, limit):
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):
                 tries = 0
-                if lanes.crowd:  # they take turns with those that never had their share
-                    lanes.uncrowd()
+                if lanes.over_share:  # they take turns with those that never had their share
+                    lanes.readmit()
             else:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
                 return self._no_room_until_ns
@@ -196,7 +196,7 @@ class Dispatcher:
         if task is None or task.state != _READY or destination_of(task) != lane.target.destination:
             pass  # cancelled or changed since
         elif task.lsn > self._durable_lsn():
-            self._unwritten.append(key)
+            self._awaiting_commit.append(key)
         elif self._book.start(key, task, now):
             self.in_flight += 1
             lane.queue.in_flight += 1
@@ -212,7 +212,7 @@ class Dispatcher:
 
     # -- running --------------------------------------------------------------------------------
 
-    def go(self) -> None:
+    def dispatch_now(self) -> None:
         """Start what may start at once: what is due must not wait until ``run`` has its turn."""
         wake_ns = self._start()
         if wake_ns is not None and (self._wake_ns is None or wake_ns < self._wake_ns):

@@ -142,8 +142,10 @@ class Lanes:
     ) -> None:
         self._new_queue = new_queue
         self._new_window = new_window
-        self.ring: deque[Lane] = deque()
-        self.crowd: OrderedDict[DestinationState, deque[Lane]] = OrderedDict()  # a share is a destination's
+        self.active: deque[Lane] = deque()
+        self.over_share: OrderedDict[DestinationState, deque[Lane]] = (
+            OrderedDict()
+        )  # a share is a destination's
         self.queues: dict[str, Queue] = {}
         self.targets: OrderedDict[Destination, DestinationState] = OrderedDict()
         self.size = 0
@@ -180,37 +182,37 @@ class Lanes:
     # -- the ring and the crowd -----------------------------------------------------------------
 
     def _go(self, lane: Lane) -> None:
-        self.ring.append(lane)
+        self.active.append(lane)
         lane.target.going += 1
 
     def next(self) -> Lane:
         """Take the first lane out of the ring; it must be put somewhere else, or ``leave``."""
-        lane = self.ring.popleft()
+        lane = self.active.popleft()
         lane.target.going -= 1
         return lane
 
     def others_go(self, target: DestinationState) -> bool:
         """Whether anything for another destination waits for a permit."""
-        crowded = self.crowd.get(target, ())
-        return len(self.crowd) > bool(crowded) or len(self.ring) > target.going - len(crowded)
+        crowded = self.over_share.get(target, ())
+        return len(self.over_share) > bool(crowded) or len(self.active) > target.going - len(crowded)
 
     def crowd_in(self, lane: Lane) -> None:
         """The lane's destination has its share of the permits: it waits for more of them to be free."""
-        self.crowd.setdefault(lane.target, deque()).append(lane)
+        self.over_share.setdefault(lane.target, deque()).append(lane)
         lane.target.going += 1
         self.wake(lane.queue)
 
-    def uncrowd(self) -> None:
+    def readmit(self) -> None:
         """A lane of the destination that waits longest in the crowd may try again."""
-        target = next(iter(self.crowd))
-        self.crowd.move_to_end(target)
+        target = next(iter(self.over_share))
+        self.over_share.move_to_end(target)
         self._uncrowd(target)
 
     def _uncrowd(self, target: DestinationState) -> None:
-        line = self.crowd[target]
-        self.ring.append(line.popleft())
+        line = self.over_share[target]
+        self.active.append(line.popleft())
         if not line:
-            del self.crowd[target]
+            del self.over_share[target]
 
     def take(self, lane: Lane) -> tuple[KeyQueue, str]:
         self.size -= 1
@@ -221,7 +223,7 @@ class Lanes:
         line.give_back(key)
         lane.turn = not lane.turn
         self.size += 1
-        self.ring.appendleft(lane)
+        self.active.appendleft(lane)
         lane.target.going += 1
 
     def leave(self, lane: Lane, now_ns: int) -> None:
@@ -247,7 +249,7 @@ class Lanes:
 
     def _next_of_crowd(self, target: DestinationState) -> None:
         """A lane did not start after all. No end will let another go where nothing is in flight."""
-        if not target.window.in_flight and target in self.crowd:
+        if not target.window.in_flight and target in self.over_share:
             self._uncrowd(target)
 
     # -- gates ----------------------------------------------------------------------------------
@@ -271,7 +273,9 @@ class Lanes:
     def ended(self, lane: Lane) -> None:
         """An attempt of this lane has ended; its gates may have opened."""
         lane.queue.in_flight -= 1
-        if lane.target in self.crowd:  # it has one less: it need not wait for its turn among all the others
+        if (
+            lane.target in self.over_share
+        ):  # it has one less: it need not wait for its turn among all the others
             self._uncrowd(lane.target)
         self.wake(lane.queue)
         self.wake(lane.target)
@@ -310,7 +314,7 @@ class Lanes:
 
     # -- keys that are not wanted any more ------------------------------------------------------
 
-    def sieve(self, wanted: Callable[[str], bool]) -> Iterator[None]:
+    def purge(self, wanted: Callable[[str], bool]) -> Iterator[None]:
         """Drop keys that are not wanted and what was put in twice; one key looked at for each step."""
         for target in list(self.targets.values()):
             for lane in list(target.lanes.values()):
@@ -384,7 +388,7 @@ class LanePurger:
         if self._sieve is None:
             if self._lanes.size <= 2 * ready + self._surplus + STALE_MIN:
                 return False
-            self._sieve = self._lanes.sieve(self._is_ready)
+            self._sieve = self._lanes.purge(self._is_ready)
         if sum(1 for _ in islice(self._sieve, looks_max)) == looks_max:
             return True
         self._sieve = None

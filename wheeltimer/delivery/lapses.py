@@ -86,6 +86,6 @@ class Lapses:
         if (may_open and until_ns <= now_ns) or self._keeps(lane.target.destination):
             return 0
         until_ns = max(until_ns, self.in_flight_limit.until_ns or 0)
-        if len(self._lanes.ring) > LOOKS_MAX:  # not all are looked at in this slice: look again soon
+        if len(self._lanes.active) > LOOKS_MAX:  # not all are looked at in this slice: look again soon
             until_ns = min(until_ns, now_ns + PAUSE_MIN_NS)
         return until_ns

@@ -58,14 +58,14 @@ class Held:
         self._book = book
         self._heap: list[_Entry] = []
         self._count = 0
-        self._coming: deque[tuple[DestinationState, int, Iterator[str]]] = (
+        self._incoming: deque[tuple[DestinationState, int, Iterator[str]]] = (
             deque()
         )  # of targets that went down just now
-        self._unprobed: dict[DestinationState, deque[_Entry]] = {}
-        self._parked: dict[str, deque[_Entry]] = {}  # due, but their queue is paused
+        self._awaiting_probe: dict[DestinationState, deque[_Entry]] = {}
+        self._paused: dict[str, deque[_Entry]] = {}  # due, but their queue is paused
         # Due while their own attempt, the probe, was under way or waited for its retry: lsn by key.
         self._overdue: dict[DestinationState, dict[str, int]] = {}
-        self._again: deque[_Entry] = deque()  # due before, to be looked at again
+        self._recheck: deque[_Entry] = deque()  # due before, to be looked at again
         self._paused_since_ns: dict[str, int] = {}
         self._paused_ns: dict[str, int] = {}  # of queues that were paused: how long in all, till resumed
         self._pruning: list[_Entry] = []
@@ -78,8 +78,8 @@ class Held:
 
     def __len__(self) -> int:
         """Entries kept, those that mean nothing any more included."""
-        waiting = sum(map(len, (*self._unprobed.values(), *self._parked.values())))
-        return len(self._heap) + len(self._again) + len(self._pruning) + waiting
+        waiting = sum(map(len, (*self._awaiting_probe.values(), *self._paused.values())))
+        return len(self._heap) + len(self._recheck) + len(self._pruning) + waiting
 
     # -- what comes in --------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Held:
         """A destination went down: what is in its lanes is taken in, a slice at each ``sweep``."""
         self._downs.say("held destination=%s", target.destination.origin)
         for lane in target.lanes.values():
-            self._coming.append((target, now_ns, lane.waiting_keys()))
+            self._incoming.append((target, now_ns, lane.waiting_keys()))
 
     def add(self, key: str, task: Task, target: DestinationState, now_ns: int) -> None:
         """A task became held ``now_ns``."""
@@ -112,12 +112,12 @@ class Held:
 
     def probed(self, target: DestinationState) -> None:
         """A probe failed: those that waited for one may give up."""
-        self._again.extend(self._unprobed.pop(target, ()))
+        self._recheck.extend(self._awaiting_probe.pop(target, ()))
 
     def open(self, target: DestinationState) -> None:
         """The destination answers again; entries of this hold are passed over when they come up."""
         self._opens.say("open destination=%s", target.destination.origin)
-        self._unprobed.pop(target, None)
+        self._awaiting_probe.pop(target, None)
         self._overdue.pop(target, None)
 
     def paused(self, queue: str, now_ns: int) -> None:
@@ -130,7 +130,7 @@ class Held:
         since_ns = self._paused_since_ns.pop(queue, None)
         if since_ns is not None:
             self._paused_ns[queue] += now_ns - since_ns
-        self._again.extend(self._parked.pop(queue, ()))
+        self._recheck.extend(self._paused.pop(queue, ()))
 
     def _paused_till(self, queue: str, now_ns: int) -> int:
         since_ns = self._paused_since_ns.get(queue, now_ns)
@@ -140,33 +140,33 @@ class Held:
 
     def sweep(self, now_ns: int) -> int | None:
         """One slice: elapsed ns at which to sweep again (now: more to do at once), None for never."""
-        self._downs.say_rest("held destinations that were not named")
-        self._opens.say_rest("open destinations that were not named")
+        self._downs.log_suppressed("held destinations that were not named")
+        self._opens.log_suppressed("open destinations that were not named")
         left = SLICE_MAX - self._take_in(SLICE_MAX)
         left -= self._prune(left)
-        while left and self._again:
+        while left and self._recheck:
             left -= 1
-            if not self._end(self._again.popleft(), now_ns):
+            if not self._end(self._recheck.popleft(), now_ns):
                 return now_ns + ROOM_RETRY_NS
         while left and self._heap and self._heap[0].at_ns <= now_ns:
             left -= 1
             if not self._end(heappop(self._heap), now_ns):
                 return now_ns + ROOM_RETRY_NS
-        if self._coming or self._again or self._pruning:
+        if self._incoming or self._recheck or self._pruning:
             return now_ns
         if self._heap:
             return self._heap[0].at_ns
-        if not self._unprobed and not self._parked:
+        if not self._awaiting_probe and not self._paused:
             self._paused_ns = {queue: self._paused_ns[queue] for queue in self._paused_since_ns}
         return None
 
     def _take_in(self, most: int) -> int:
         taken = 0
-        while self._coming and taken < most:
-            target, held_ns, keys = self._coming[0]
+        while self._incoming and taken < most:
+            target, held_ns, keys = self._incoming[0]
             key = next(keys, None) if target.window.held_ns == held_ns else None
             if key is None:
-                self._coming.popleft()
+                self._incoming.popleft()
                 continue
             taken += 1
             task = self._book.engine.get(key)
@@ -182,7 +182,7 @@ class Held:
             return True
         if self._book.engine.paused(queue):
             self.paused(queue, now_ns)
-            self._parked.setdefault(queue, deque()).append(entry)
+            self._paused.setdefault(queue, deque()).append(entry)
             return True
         paused_ns = self._paused_till(queue, now_ns)
         if paused_ns > entry.paused_ns:
@@ -191,7 +191,7 @@ class Held:
         elif state is not State.READY:
             self._overdue.setdefault(target, {})[entry.key] = entry.lsn
         elif not target.window.probes:
-            self._unprobed.setdefault(target, deque()).append(entry)
+            self._awaiting_probe.setdefault(target, deque()).append(entry)
         elif not self._book.give_up(entry.key):
             heappush(self._heap, entry)
             return False

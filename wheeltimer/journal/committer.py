@@ -57,7 +57,7 @@ class Committer(Capacity):
         self._size = self._charge = 0
         self._ready: deque[_Batch] = deque()  # batches that grew to their limit
         self._flight: _Batch | None = None
-        self._chores: deque[tuple[int, Job]] = deque()  # done when the lsn is durable
+        self._jobs_after: deque[tuple[int, Job]] = deque()  # done when the lsn is durable
         self._busy = True  # until run() starts the hand
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = count()
@@ -117,8 +117,8 @@ class Committer(Capacity):
         """Hands what was appended to the disk if that is free; else the end of the commit will."""
         if self._busy:
             return
-        if self._chores and self._chores[0][0] <= self._durable:
-            job = self._chores.popleft()[1]
+        if self._jobs_after and self._jobs_after[0][0] <= self._durable:
+            job = self._jobs_after.popleft()[1]
         elif self._ready or self._records:
             if not self._ready:
                 self._close_batch(Kind.BATCH)
@@ -143,13 +143,13 @@ class Committer(Capacity):
         self._records, self._size, self._charge = [record], len(record), charge(len(record))
         self._last_lsn += 1
         self._close_batch(Kind.TRIM)
-        self._chores.append((self._last_lsn, partial(self._writer.drop, below)))
+        self._jobs_after.append((self._last_lsn, partial(self._writer.drop, below)))
         self.flush()
         return True
 
     def mark(self) -> None:
         """A clock was set: a marker with what the clocks say now, written and synced soon."""
-        self._chores.append((0, self._writer.step))
+        self._jobs_after.append((0, self._writer.step))
         self.flush()
 
     async def wait_durable(self, lsn: int) -> None:
@@ -209,7 +209,7 @@ class Committer(Capacity):
             self._release()
             self._ended.set()
         else:
-            self._chores.append((self._last_lsn, self._writer.stop))
+            self._jobs_after.append((self._last_lsn, self._writer.stop))
             self.flush()
         await self._ended.wait()
         if self._failure is not None:
@@ -245,7 +245,7 @@ class Committer(Capacity):
             self.flush()  # the disk works on while we tell
             if batch is not None:
                 self._tell()
-            elif self._closing and not (self._busy or self._chores):
+            elif self._closing and not (self._busy or self._jobs_after):
                 return
 
     def _tell(self) -> None:
@@ -283,7 +283,7 @@ class Committer(Capacity):
                 await trio.sleep_until(due_s)  # every commit puts it off
             self._stirred = trio.Event()
             if self._flight is None:
-                self._chores.append((0, self._writer.settle))
+                self._jobs_after.append((0, self._writer.settle))
                 self.flush()
 
     async def _keep_watch(self) -> None:
@@ -300,7 +300,7 @@ class Committer(Capacity):
             await trio.sleep(LOOK_S)
             if not self._looking:  # if the disk hangs, no second look is queued
                 self._looking = True
-                self._chores.append((0, self._look))
+                self._jobs_after.append((0, self._look))
                 self.flush()
 
     def _look(self) -> None:

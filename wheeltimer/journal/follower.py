@@ -64,13 +64,13 @@ class SegmentIndex:
     async def head(self, number: int) -> SegmentHeader:
         """A segment's header. Raises Trimmed, StorageFailed."""
         if number not in self._heads:
-            head = decode_header(await self.piece(number, 0, SECTOR_BYTES))
+            head = decode_header(await self.read_range(number, 0, SECTOR_BYTES))
             if head is None:
                 raise StorageFailed(f"{segment_name(number)}: the header does not verify")
             self._heads[number] = head
         return self._heads[number]
 
-    async def piece(self, number: int, offset: int, size: int) -> bytes:
+    async def read_range(self, number: int, offset: int, size: int) -> bytes:
         """Bytes of a segment, less at its end. Raises Trimmed where it is gone, StorageFailed."""
         found = [b""]
 
@@ -101,7 +101,7 @@ class SegmentIndex:
                 return
             await trio.sleep(RETRY_S)
 
-    def remember(self, number: int, lsn: int, offset: int) -> None:
+    def note_frame(self, number: int, lsn: int, offset: int) -> None:
         """A place that later readers may begin at: the frame at ``offset`` begins with ``lsn``."""
         places = self._places.setdefault(number, [])
         at = bisect_right(places, (lsn, offset))
@@ -164,7 +164,7 @@ class Follower:
         """Read from the next frame on: whole at least that one."""
         size = PIECE_BYTES
         while True:
-            data = await self._shelf.piece(self._number, self._offset, size)
+            data = await self._shelf.read_range(self._number, self._offset, size)
             header = header_at(data, 0, head.salt)
             if header is None:
                 raise StorageFailed(f"{self._where()}: a durable frame does not verify")
@@ -190,7 +190,7 @@ class Follower:
                 start = at + HEADER_BYTES
                 payload = view[start : start + header.length]
                 found.append(Frame(header.first_lsn, header.records, header.clocks, payload, self._offset))
-            self._shelf.remember(self._number, header.first_lsn, self._offset)
+            self._shelf.note_frame(self._number, header.first_lsn, self._offset)
             self.next_lsn = max(self.next_lsn, header.last_lsn + 1)
             self._offset += extent_bytes(header.length)
             self._chained_lsn = header.last_lsn + 1

@@ -46,7 +46,7 @@ class RateLimitedLog:
         )  # fmt: skip
         self._said, self._unsaid = self._said + 1, 0
 
-    def say_rest(self, text: str) -> None:
+    def log_suppressed(self, text: str) -> None:
         """The count of those that were not said, where no other line has come to bring it."""
         if self._unsaid and self._clock_s() >= self._until_s:
             self.say(text)

@@ -97,7 +97,7 @@ class TimeSlices:
             with trio.move_on_after(left_ns / 1e9):
                 await self._hushed.wait()
 
-    def hush(self, lsn: int) -> None:
+    def pause_bulk_until(self, lsn: int) -> None:
         """Replies of a light slice that is over wait until ``lsn`` is durable, which ``committed`` tells."""
         if not self._hush_until_ns:
             self._hushed = trio.Event()
@@ -129,7 +129,7 @@ class TimeSlices:
         """Whether a slice that began then has taken its time."""
         return time.perf_counter_ns() - began_ns > self.slice_ns
 
-    def spent(self, began_ns: int, *, light: bool = False) -> int:
+    def release(self, began_ns: int, *, light: bool = False) -> int:
         """Count a slice that is over; how long it took, in ns."""
         took_ns = time.perf_counter_ns() - began_ns
         lane = self._light if light else self._heavy

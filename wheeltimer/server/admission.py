@@ -25,14 +25,14 @@ class Admission:
     def __init__(self, journal: Journal, turn: TimeSlices, memory: ClientMemory) -> None:
         self.turn = turn
         self.draining = False
-        self.owed_ns = 0  # work on lines that were no requests; the connection that had it done rests for it
+        self.debt_ns = 0  # work on lines that were no requests; the connection that had it done rests for it
         self.slow_lines = trio.Lock()  # clients whose lines come in drops are read one after the other
         self._journal = journal
         self._memory = memory
         self._gate = trio.Lock()
         self._resting = trio.Lock()
 
-    async def let_in(self, began_ns: int = 0, *, light: bool = False) -> int:
+    async def admit(self, began_ns: int = 0, *, light: bool = False) -> int:
         """Wait for a time slice, unless it was taken, and while too much waits for the disk.
 
         Returns what ``TimeSlices.take`` returns.
@@ -54,7 +54,7 @@ class Admission:
 
     async def rest(self) -> None:
         """One after the other: however many connections send rubbish, the loop is for others too."""
-        worked_ns, self.owed_ns = self.owed_ns, 0
+        worked_ns, self.debt_ns = self.debt_ns, 0
         async with self._resting:
             await trio.sleep(REST_FACTOR * worked_ns / 1e9)
 

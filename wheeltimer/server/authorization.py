@@ -32,11 +32,11 @@ class Authorization:
         self.access = access
         self._quotas = {grant.sha256: Quota(grant) for grant in access.grants}
 
-    def may(self, grant: Grant | None, run: Batch, now: Now) -> bool:
+    def allows_batch(self, grant: Grant | None, run: Batch, now: Now) -> bool:
         """Whether a token allows a run; if not, each request of it is refused, or done, by itself."""
         if grant is None:
             return True
-        if not grant.scopes & ALLOWED[c.Schedule] or not all(map(grant.sees, run.queues)):
+        if not grant.scopes & ALLOWED[c.Schedule] or not all(map(grant.allows, run.queues)):
             return False
         try:
             self._check(grant, len(run.keys), now)
@@ -44,7 +44,7 @@ class Authorization:
             return False
         return True
 
-    def check_room(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> None:
+    def check_quota(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> None:
         """Refuse what would make a task live beyond the token's ``tasks_max``."""
         if grant is None or grant.tasks_max is None or not isinstance(command, (c.Schedule, c.Redrive)):
             return
@@ -55,10 +55,10 @@ class Authorization:
                 return
         self._check(grant, 1, now)
 
-    def has_room(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> bool:
+    def within_quota(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> bool:
         """The same as an answer."""
         try:
-            self.check_room(grant, command, now)
+            self.check_quota(grant, command, now)
         except Refused:
             return False
         return True

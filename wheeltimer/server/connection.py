@@ -58,8 +58,8 @@ class Connection:
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
         self._opened = False  # a byte that is no white space has come
-        self._misled = False  # that byte was not {
-        self._little = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
+        self._speaks_http = False  # that byte was not {
+        self._small_reads = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
         self._began_ns = 0  # the turn that was taken to read
         self._read_bytes = 0  # of what came and is not answered, where that is much
         self._outbox = SendQueue(stream, subscriptions.journal, memory, limits.unread_ms, stalled)
@@ -85,7 +85,7 @@ class Connection:
         limits, partial_until_s, drops = self._limits, None, 0
         hello_until_s: float | None = None
         while True:
-            light = self._little >= LITTLE_VISITS
+            light = self._small_reads >= LITTLE_VISITS
             if not self._visitor.unknown:
                 hello_until_s = None
             elif hello_until_s is None:
@@ -101,7 +101,7 @@ class Connection:
             size, taking_in = len(data), self._take_in(data, light)
             data = b""  # it is not kept while others go first, or while nothing more comes
             lines = await taking_in
-            if self._subscriber is not None or self._misled or self._outbox.gone:
+            if self._subscriber is not None or self._speaks_http or self._outbox.gone:
                 return
             if self._lines.overlong:
                 text = f"a line has more than line_bytes_max ({limits.line_bytes_max}) bytes"
@@ -109,7 +109,7 @@ class Connection:
                 return
             drops = 0 if lines or size >= DROP_BYTES else drops + 1
             if drops:
-                self._little = 0
+                self._small_reads = 0
             if drops > DROPS_MAX:
                 async with self._admission.slow_lines:
                     await trio.sleep(DROPS_PAUSE_S)
@@ -126,7 +126,7 @@ class Connection:
         """
         turn, count, slices = self._turn, 0, 0
         if not self._opened and not self._open_with(data):
-            turn.spent(self._began_ns, light=light)
+            turn.release(self._began_ns, light=light)
             return 0
         if len(data) >= MUCH_BYTES:
             self._hold(len(self._lines.rest) + len(data))
@@ -139,13 +139,13 @@ class Connection:
                 if self._subscriber is not None:
                     break
             else:
-                turn.spent(self._began_ns, light=light)
+                turn.release(self._began_ns, light=light)
                 slices += 1
             self._began_ns, light = 0, False
         if (left_bytes := len(self._lines.rest)) or self._read_bytes:
             self._hold(left_bytes)
         if count:
-            self._little = self._little + 1 if slices == 1 and count <= LITTLE_LINES else 0
+            self._small_reads = self._small_reads + 1 if slices == 1 and count <= LITTLE_LINES else 0
         return count
 
     def _open_with(self, data: bytes) -> bool:
@@ -157,10 +157,10 @@ class Connection:
         """
         first = data.lstrip(foreign.BLANK)
         self._opened = bool(first)
-        self._misled = self._opened and first[:1] != b"{"
-        if self._misled:
+        self._speaks_http = self._opened and first[:1] != b"{"
+        if self._speaks_http:
             self._refuse(foreign.opening(first))
-        return not self._misled
+        return not self._speaks_http
 
     async def _receive(self, light: bool = False, until_s: float | None = None) -> bytes | None:
         """What comes next, in a turn that then has begun; empty at the end of the stream.
@@ -230,7 +230,7 @@ class Connection:
             if replies:
                 self.put(replies)
                 replies = b""  # it is not kept while the client does not read
-            if self._admission.owed_ns:
+            if self._admission.debt_ns:
                 await self._admission.rest()
             if self._subscriber is not None:
                 return slices
@@ -291,7 +291,7 @@ class Connection:
                 return False
         return True
 
-    def regrant(self) -> None:
+    def reauthorize(self) -> None:
         """Tokens were reloaded; who subscribed under rights that are no more is told so, and ends."""
         before = self._visitor.grant
         self._visitor.again(self._requests.rights.access)

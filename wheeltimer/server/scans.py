@@ -81,7 +81,7 @@ class Scans:
             self._admission.refuse_in_drain(command)
             self.changing += 1
             try:
-                return await self._many(command, visitor)
+                return await self._group_change(command, visitor)
             finally:
                 self.changing -= 1
                 if not self.changing:
@@ -97,24 +97,24 @@ class Scans:
         if isinstance(command, c.Stats):
             return await self._stats(command, grant, kept)
         if isinstance(command, c.List):
-            return await self._fed(queries.Listing(command, sees, _encoded), kept)
+            return await self._scan(queries.Listing(command, sees, _encoded), kept)
         limits = self._engine.limits
-        return await self._fed(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees), kept)
+        return await self._scan(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees), kept)
 
-    async def _fed(self, scan: queries.Listing | Forecast, kept: Callable[[], bool]) -> object:
+    async def _scan(self, scan: queries.Listing | Forecast, kept: Callable[[], bool]) -> object:
         """The reply of what looks at all rows, a slice at a time."""
         for rows in scan.rows(self._engine, self._turn.lines_max):
             began_ns = await self._turn.take()
             if not kept():
                 return None
             scan.feed(rows)
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
         while isinstance(scan, queries.Listing):
             began_ns = await self._turn.take()
             if not kept():
                 return None
             more = scan.show(self._turn.lines_max)
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
             if not more:
                 break
         return scan.reply()
@@ -131,10 +131,12 @@ class Scans:
             del names[-len(some) :]
             found = queries.queues(self._engine, sees, some)
             shown |= {name: _encoded(queue) for name, queue in found.items()}
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
         return self._stats_reply(command, grant, shown)
 
-    async def _many(self, command: c.Cancel | c.Finish | c.Redrive, visitor: Credentials | None) -> object:
+    async def _group_change(
+        self, command: c.Cancel | c.Finish | c.Redrive, visitor: Credentials | None
+    ) -> object:
         """A group or queue at once: every member is decided by itself, at its own time.
 
         Raises Refused in the middle if the token allows it no more; what was done stays.
@@ -143,7 +145,7 @@ class Scans:
         reply = control.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
         changed = running = 0
         while True:
-            began_ns = await self._admission.let_in()
+            began_ns = await self._admission.admit()
             grant = _granted(command, visitor)
             sees = None if grant is None else grant.filter
             now = self._ledger.now()
@@ -153,7 +155,7 @@ class Scans:
                 # A member may have left the group since the keys were taken.
                 if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
-                    if records and not self._rights.has_room(grant, command, now):
+                    if records and not self._rights.within_quota(grant, command, now):
                         records = []
                     if records and not self._ledger.submit(records):
                         if changed or running:
@@ -164,9 +166,9 @@ class Scans:
                 if time.perf_counter_ns() > until_ns:
                     break
             else:
-                self._turn.spent(began_ns)
+                self._turn.release(began_ns)
                 break
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
             if self.cut:
                 break  # the rest: ask the daemon's successor
             self._changed()

@@ -121,7 +121,7 @@ class Server:
         self._tls = tls
         self._requests.rights.reload(access)
         for connection in tuple(self._open):
-            connection.regrant()
+            connection.reauthorize()
 
     def fail(self, error: StorageFailed) -> None:
         """The storage failed: every request that waits is told that its outcome is unknown."""

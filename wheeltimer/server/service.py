@@ -64,16 +64,16 @@ class Service:
         ends the slice: its reply, and all that follows, is not ours. ``began_ns``: a turn that was taken
         for it; 0: none.
         """
-        began_ns = await self.admission.let_in(began_ns, light=light)
+        began_ns = await self.admission.admit(began_ns, light=light)
         replies: list[object] = []
         malformed = self._malformed
         at, long = self._slice(lines, at, replies, began_ns + self._turn.slice_ns, visitor)
-        self._turn.spent(began_ns, light=light)
+        self._turn.release(began_ns, light=light)
         self.changed()
         if light and (lsn := self._ledger.journal.next_lsn - 1) > self._ledger.journal.durable_lsn:
-            self._turn.hush(lsn)
+            self._turn.pause_bulk_until(lsn)
         if self._malformed > malformed:
-            self.admission.owed_ns += time.perf_counter_ns() - began_ns
+            self.admission.debt_ns += time.perf_counter_ns() - began_ns
         if long is not None and not replies:
             reply = await self.bulk.answer(long, subscribe, visitor)
             return at + 1, b"" if reply is None else _encode_lines([reply])
@@ -94,7 +94,7 @@ class Service:
                 run = decide_batch(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if (
                     run is None
-                    or not (visitor is None or self.rights.may(visitor.grant, run, now))
+                    or not (visitor is None or self.rights.allows_batch(visitor.grant, run, now))
                     or not ledger.submit_run(run)
                 ):
                     runs.refused()
@@ -150,7 +150,7 @@ class Service:
             case c.Stats():
                 return self.stats(command, grant)
             case _:
-                self.rights.check_room(grant, command, now)
+                self.rights.check_quota(grant, command, now)
                 records, reply = self._change(command, now)
         if records:
             ledger.submit_or_refuse(records)

@@ -59,7 +59,7 @@ class Subscriptions:
         self._channels: dict[record_events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
         self._follower: Follower | None = None  # None while nobody subscribes
         self._starts: deque[record_events.Event] = deque(maxlen=STARTS_MAX)
-        self.given_lsn = 0  # events up to here were given to all channels
+        self.published_lsn = 0  # events up to here were given to all channels
         self._worked_ns = 0  # since the last rest
         self._stirred = trio.Event()
         self._ending = trio.Event()
@@ -101,7 +101,7 @@ class Subscriptions:
         return subscriber
 
     def join(self, subscriber: Subscriber) -> None:
-        """Give it what comes from now on: it has seen all up to ``given_lsn``, or more."""
+        """Give it what comes from now on: it has seen all up to ``published_lsn``, or more."""
         subscriber.joined = True
         self._channels.setdefault(subscriber.wanted, {})[subscriber] = None
 
@@ -179,7 +179,7 @@ class Subscriptions:
         """Read what happened since its cursor, until it has seen what the others were given."""
         assert subscriber.seen_lsn is not None
         while not subscriber.joined and not subscriber.over:
-            if subscriber.seen_lsn >= self.given_lsn:
+            if subscriber.seen_lsn >= self.published_lsn:
                 self.join(subscriber)
                 break
             async with self.replays:
@@ -198,13 +198,13 @@ class Subscriptions:
                 if lines:
                     outlet.put(b"".join(lines), 0)
                 subscriber.seen_lsn = records[-1][0]
-                self.turn.spent(began_ns)
+                self.turn.release(began_ns)
                 if outlet.unread_bytes:
                     return
         subscriber.seen_lsn = max(subscriber.seen_lsn, follower.next_lsn - 1)
-        if subscriber.seen_lsn < self.given_lsn:
+        if subscriber.seen_lsn < self.published_lsn:
             # It is alone so far, and what was decided before it came is not durable yet.
-            await journal.wait_durable(self.given_lsn)
+            await journal.wait_durable(self.published_lsn)
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -242,14 +242,14 @@ class Subscriptions:
     def _follow(self) -> None:
         """Begin with what is decided from now on."""
         self._follower = self.journal.follow()
-        self.given_lsn = self.journal.next_lsn - 1
+        self.published_lsn = self.journal.next_lsn - 1
 
     async def _round(self, follower: Follower) -> None:
         """Give out what is durable now. Where all have left meanwhile, another follower counts, or none."""
         upto_lsn = self.journal.durable_lsn
         try:
             while frames := await follower.read(upto_lsn):
-                for records in numbered(frames, self.given_lsn):
+                for records in numbered(frames, self.published_lsn):
                     await self._give(follower, records)
             if self._starts:
                 await self._give(follower, [])
@@ -281,10 +281,10 @@ class Subscriptions:
         began_ns = await self.turn.take()
         if self._follower is not follower:
             return
-        lsn = records[-1][0] if records else self.given_lsn
+        lsn = records[-1][0] if records else self.published_lsn
         found = self._with_starts(list(self.writer.events(records)), lsn)
         # Who joins while these are handed out has them from the journal: it must have seen them by then.
-        self.given_lsn = lsn
+        self.published_lsn = lsn
         channels = [(wanted, tuple(members)) for wanted, members in self._channels.items()]
         for wanted, members in channels if found else ():
             chosen = (
@@ -302,7 +302,7 @@ class Subscriptions:
         self._spent(began_ns)
 
     def _spent(self, began_ns: int) -> None:
-        self._worked_ns += self.turn.spent(began_ns)
+        self._worked_ns += self.turn.release(began_ns)
 
     def _with_starts(self, found: list[record_events.Event], lsn: int) -> list[record_events.Event]:
         """The events up to ``lsn`` with the attempts that began among them."""

@@ -88,7 +88,7 @@ class Compactor:
             total += sum(
                 len(key) + len(row) + COPY_BYTES for key, row in rows if newest_full_lsn(row) <= upto_lsn
             )
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
         return total + total // 8 <= self._journal.room
 
     async def _compact(self, going: Sequence[Sealed]) -> None:
@@ -99,7 +99,7 @@ class Compactor:
         while more:
             began_ns = await self._take()
             more = self._look(walk, upto_lsn, waiting, began_ns)
-            spent_ns += self._turn.spent(began_ns)
+            spent_ns += self._turn.release(began_ns)
             while len(waiting) >= self._copies_max:
                 waiting = await self._carry(waiting, upto_lsn)
                 spent_ns = PACED_NS
@@ -161,7 +161,7 @@ class Compactor:
             began_ns = await self._take()
             records, taken = self._copies(keys, upto_lsn)
             done = not records or self._ledger.submit(records)
-            self._turn.spent(began_ns)
+            self._turn.release(began_ns)
             if done:
                 break
             await trio.sleep(ROOM_RETRY_S)

@@ -69,7 +69,7 @@ class DurableEngine:
         ``reserved`` bytes were taken for this decision before; they are used or given back.
         """
         journal, first = self.journal, records[0]
-        if self._held and not reserved and not self._widen(first):
+        if self._held and not reserved and not self._grow_reservation(first):
             return False
         written = [r.encode(record) for record in records]
         size = sum(map(len, written))
@@ -86,7 +86,7 @@ class DurableEngine:
             self._tell(record)
         return True
 
-    def happened(self, record: r.Volatile) -> None:
+    def apply_volatile(self, record: r.Volatile) -> None:
         """Make a record true that is not written, and so cannot lack room."""
         self._apply(record)
         self._tell(record)
@@ -106,7 +106,7 @@ class DurableEngine:
         journal.append(run.records, run.size, hold=True)
         return True
 
-    def _widen(self, first: r.Written) -> bool:
+    def _grow_reservation(self, first: r.Written) -> bool:
         """A change of a running task may make its outcome larger: room for that is taken now."""
         if not isinstance(first, (r.Scheduled, r.Rescheduled, r.Stopping)) or first.key not in self._held:
             return True
@@ -142,7 +142,7 @@ class DurableEngine:
         if not self.journal.reserve(size, essential=True):
             return False
         self._held[key] = size
-        self.happened(outcome.start(key, task, now))
+        self.apply_volatile(outcome.start(key, task, now))
         return True
 
     def outcome(self, key: str, answer: Answer, now: Now) -> None:
@@ -171,7 +171,7 @@ class DurableEngine:
         ready = False
         if isinstance(what, r.Lapsed):
             self.journal.release(reserved)
-            self.happened(what)
+            self.apply_volatile(what)
             task = self.engine.get(key)
             ready = task is not None and task.state == State.READY
         else:

@@ -47,7 +47,7 @@ class Ticker:
 
     def poke(self) -> None:
         """Call after tasks were put in: wakes the ticker earlier where one of them wants that. O(1)."""
-        wake_ns = self._engine.soonest_ns
+        wake_ns = self._engine.earliest_added_ns
         if wake_ns < self._armed_ns:
             self._arm(wake_ns)
 
@@ -82,14 +82,14 @@ class Ticker:
     def _hand_over(self, now: Now) -> bool:
         """One slice of what is due; False where there was no room for an end, which then comes again."""
         room = True
-        keys = self._engine.hand_over(now, SLICE_MAX)
+        keys = self._engine.take_due(now, SLICE_MAX)
         handed: list[Task] = []
         for key in keys:
             task = self._engine.get(key)
             assert task is not None
             what = outcome.due(self._engine, key, task, now, self._ledger.journal.next_lsn)
             if isinstance(what, r.Due):
-                self._ledger.happened(what)
+                self._ledger.apply_volatile(what)
                 handed.append(task)
             elif what is not None:
                 if self._ledger.submit(what):
