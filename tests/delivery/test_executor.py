@@ -280,7 +280,7 @@ async def test_bug_in_one_flight_fails_it_alone(
         bad = await here.serve(after_one(b"HTTP/1.1 418 Teapot\r\ncontent-length: 0\r\n\r\n"))
         await run.warm(good)
         await run.warm(bad)
-        monkeypatch.setattr(callback_module, "_wishes", wishes)
+        monkeypatch.setattr(callback_module, "reply_directives", wishes)
         answer = await run.fly("a", bad)
         assert answer.error == "internal: see the daemon's log"
         assert "attempt failed inside key=default/a" in caplog.text

@@ -109,7 +109,7 @@ class Site:
 async def site(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Site]:
     """A daemon without its clients; all that is left at the end must go by itself, and in time."""
     disk = SlowDisk()
-    monkeypatch.setattr(worlds, "Inline", lambda: disk)
+    monkeypatch.setattr(worlds, "InlineWorker", lambda: disk)
     with trio.fail_after(WITHIN_S):
         limits = Limits(unread_bytes_max=UNREAD_BYTES_MAX)
         async with world(folder, limits=limits) as daemon, trio.open_nursery() as nursery:

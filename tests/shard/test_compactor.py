@@ -260,10 +260,10 @@ async def _crash_after(
     return ended
 
 
-@pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
+@pytest.mark.parametrize("hurried", [False, True], ids=["calm", "in a hurry"])
 @trio_test
 async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_journal(
-    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, is_urgent: bool
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurried: bool
 ) -> None:
     """A million tasks, four clients that write without a pause: each look at 512 rows waited for four slices
     of theirs, and the folder outgrew its promise by five segments."""
@@ -271,7 +271,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
     monkeypatch.setattr(time_slices, "time", watch)
     monkeypatch.setattr(compaction, "SLICE_ROWS", 8)
     monkeypatch.setattr(compaction, "PAUSE_S", 0)  # with clients that never rest no simulated time passes
-    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: is_urgent)
+    monkeypatch.setattr(compaction, "is_urgent", lambda sealed, live_bytes, history: hurried)
     async with world(tmp_path, ManualClock(), segment_bytes=SEGMENT, concurrency=4) as daemon:
         await daemon.ask_all([{"op": "schedule", "url": URL, "delay": FAR_MS} for _ in range(100)])
         await churn(daemon, 1500)
@@ -294,7 +294,7 @@ async def test_in_a_hurry_it_does_not_stand_in_line_with_those_who_fill_the_jour
             nursery.cancel_scope.cancel()
         assert compactor.done > 0
         looks = len(daemon.engine.table) / 8 * compactor.done
-        assert (slices < looks) == is_urgent, f"{slices} slices of the clients, {looks} looks at eight rows"
+        assert (slices < looks) == hurried, f"{slices} slices of the clients, {looks} looks at eight rows"
 
 
 class SlowHand(InlineWorker):
@@ -307,15 +307,15 @@ class SlowHand(InlineWorker):
         await trio.sleep(self.SYNC_S)
 
 
-@pytest.mark.parametrize("hurries", [False, True], ids=["calm", "in a hurry"])
+@pytest.mark.parametrize("hurried", [False, True], ids=["calm", "in a hurry"])
 @trio_test
 async def test_in_a_hurry_the_syncs_of_a_busy_disk_do_not_set_its_pace(
-    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, is_urgent: bool
+    tmp_path: Path, time: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, hurried: bool
 ) -> None:
     """A sync of 8 ms for each 64 copies: a segment of a million tasks took 50 seconds to copy, in which those
     who wrote filled more than it gave back."""
-    monkeypatch.setattr(worlds, "Inline", SlowHand)
-    monkeypatch.setattr(compaction, "hurries", lambda sealed, live_bytes, history: is_urgent)
+    monkeypatch.setattr(worlds, "InlineWorker", SlowHand)
+    monkeypatch.setattr(compaction, "is_urgent", lambda sealed, live_bytes, history: hurried)
     clock = ManualClock()
     async with world(tmp_path, clock, segment_bytes=4 * SEGMENT, concurrency=4) as daemon:
         while not daemon.journal.sealed:
@@ -324,7 +324,7 @@ async def test_in_a_hurry_the_syncs_of_a_busy_disk_do_not_set_its_pace(
         await compactor._compact(daemon.journal.sealed)
         assert compactor.carried > 1500
         at_once = compactor.carried / (daemon.journal.commits - before)
-        assert (at_once > 2 * compaction.HURRIED_COPIES_MAX) == is_urgent, (
+        assert (at_once > 2 * compaction.HURRIED_COPIES_MAX) == hurried, (
             f"{at_once:.0f} copies for each sync"
         )
         expected = seen(daemon.engine)
