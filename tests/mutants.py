@@ -77,8 +77,8 @@ MUTANTS: Final = (
         "tests/daemon/test_descriptors.py",
     ),
     Mutant(
-        "a-client-is-turned-away-before-kept-connections-go", "server/overflow.py",
-        "given_up = self._give_up_idle(GIVEN_UP)", "given_up = 0", "tests/server/test_overflow.py",
+        "a-client-is-turned-away-before-kept-connections-go", "server/rejection.py",
+        "given_up = self._give_up_idle(GIVEN_UP)", "given_up = 0", "tests/server/test_rejection.py",
     ),
     Mutant(
         "sync-the-folder-again-after-a-failure", "journal/directory.py",

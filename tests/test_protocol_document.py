@@ -19,7 +19,7 @@ import pytest
 from tests.process.daemon import Connection, Home, until
 from wheeltimer import errors
 from wheeltimer.core import records
-from wheeltimer.core.task import TRANSITIONS
+from wheeltimer.core.states import TRANSITIONS
 from wheeltimer.protocol import events, replies, requests, retry, success
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.requests import _RESERVED, _RESERVED_PREFIXES

@@ -3,21 +3,27 @@
 One process: a hashed wheel timer in memory, an append-only journal on disk, a line protocol over TCP on
 one side and HTTP callbacks on the other. Data goes one way round::
 
-    TCP line ── server ── wire ─► command ┐
-    time ────── ticker ─────────► key due ├─► decide ─► records ─┬─► apply ─► rows, timers, counts
-    HTTP ────── dispatcher ─────► answer  ┘    (core, pure)      └─► journal ── fdatasync ─► durable lsn
-                                                                                                │
-     replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄┘
+    TCP line ─ server/ ───── protocol/ ► request ┐
+    time ───── shard/ticker ───────────► due key ├─► core/ decides ─► records ─► apply ─► rows, timers
+    HTTP ───── delivery/ ──────────────► answer  ┘                       └─► journal/ ─ fdatasync ─► durable lsn
+                                                                                                         │
+           replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄───┘
 
-``core`` decides and knows nothing of the world; ``journal`` keeps bytes; ``delivery`` calls out;
-``daemon`` has the clocks, the sockets and the one place where a decision becomes true (``ledger``).
+Rooms, each may import those to its right: cli, daemon, server, {shard, delivery}, runtime, core, protocol,
+errors. ``journal`` keeps bytes and knows no record; ``journal_tools`` reads both. ``client`` and ``settings``
+need ``protocol`` only. ``shard/durable.py`` is the one place where a decision becomes true.
 
-Where to begin: ``core/task.py`` (what a task is, and the table of its moves), ``core/engine.py`` (the
-state), ``core/wheel.py`` (the timer), ``shard/durable.py``, ``daemon/run.py`` (how it is put together),
-``server/subscriptions.py`` (events), ``journal/__init__.py`` (the life of a record on disk).
+Where to begin: ``core/task.py`` and ``core/states.py`` (what a task is, and the table of its moves),
+``core/engine.py`` (the state), ``core/wheel.py`` (ticks, buckets, rounds), ``shard/durable.py``,
+``journal/__init__.py`` (msgpack records in frames, on disk), ``daemon/run.py`` (how it is put together).
 
-The way of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule_batch.py``
-where many plain ones come at once, ``shard/ticker.py``, ``delivery/dispatcher.py``, ``delivery/callback.py``.
+The way of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule.py``
+(``core/schedule_batch.py`` for many plain ones), ``shard/durable.py``, ``shard/ticker.py``,
+``delivery/dispatcher.py``, ``delivery/callback.py``, ``delivery/executor.py``, ``core/outcome.py``.
+
+Each attempt on a new connection is a Trio nursery task of its own. Attempts on kept connections are the
+exception: a nursery task costs 30 us, so one task awaits all their replies (``delivery/executor.py``).
+httpx calls through an egress proxy (``delivery/proxy.py``); its pool is too slow for the rest.
 """
 
 from __future__ import annotations

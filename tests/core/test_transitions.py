@@ -19,7 +19,7 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.invariants import check
 from wheeltimer.core.outcome import Answer
-from wheeltimer.core.task import TRANSITIONS, Input
+from wheeltimer.core.states import TRANSITIONS, Input
 from wheeltimer.protocol.task_view import Attempt, State
 
 KEY = "default/t"

@@ -14,7 +14,7 @@ from trio.testing import trio_test
 from tests.daemon.worlds import settle, world
 from tests.server.test_connection_ends import Client, Site, schedule, site, until
 from wheeltimer.journal import UNSYNCED_BYTES_MAX, Journal
-from wheeltimer.server.farewell import RECEIVE_BYTES
+from wheeltimer.server.rejection import RECEIVE_BYTES
 
 CLIENTS = 12
 BODY = "x" * 30_000

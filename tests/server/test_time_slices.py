@@ -21,7 +21,7 @@ from wheeltimer.runtime.time_slices import (
     TimeSlices,
 )
 from wheeltimer.server.listeners import Paced
-from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.rejection import Overflow
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
 
-One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled), ``tasks.py``, ``queues.py``,
-``tail.py`` (events), ``top.py`` (a live screen), ``import_tasks.py`` (import), ``stats.py``, ``ping.py``,
-``journal.py`` (the data folder), ``protocol.py`` (for machines), ``token.py``, ``receive.py`` (a receiver to
-look at), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``); ``options.py`` reads options,
-``output.py`` draws, ``session.py`` holds what every client command has.
-Trio and httpx are imported by the functions that need them: ``wheeltimer --help`` answers at
-once.
+One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled, finished, redriven),
+``queues.py``, ``tail.py`` (events), ``top.py`` (a live screen), ``import_tasks.py``, ``stats.py`` (with
+``ping``), ``journal.py`` (the data folder), ``protocol.py`` (the schema), ``token.py``, ``receive.py`` (a
+receiver that shows callbacks), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``).
+``options.py`` reads options, ``output.py`` draws, ``session.py`` has what every client command needs.
+Trio and httpx are imported by the functions that need them, so ``wheeltimer --help`` answers at once.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from wheeltimer.cli import (
     import_tasks,
     journal,
     output,
-    ping,
     protocol,
     queues,
     receive,
@@ -114,7 +112,7 @@ for _command in (
     queues.pause,
     queues.resume,
     queues.forecast,
-    ping.ping,
+    stats.ping,
     stats.stats,
     tail.tail,
     top.top,

@@ -12,7 +12,8 @@ from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.outcome import end
 from wheeltimer.core.schedule import check_version, find, full, refuse_ended, set_expiry
-from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Input, Now, Task, content_of
+from wheeltimer.core.states import Input
+from wheeltimer.core.task import STOP_CANCEL, STOP_FINISH, Now, Task, content_of
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import CancelReply, FinishReply, PauseReply, RedriveReply

@@ -18,8 +18,9 @@ from wheeltimer.core import records as r
 from wheeltimer.core import states
 from wheeltimer.core.replay import Rebase, rebased
 from wheeltimer.core.row import Copied, copied
+from wheeltimer.core.states import Input
 from wheeltimer.core.store import KEPT_EXACT, KEPT_TICK_NS, TaskStore
-from wheeltimer.core.task import NS_PER_MS, Input, Now, Task, pack, unpack
+from wheeltimer.core.task import NS_PER_MS, Now, Task, pack, unpack
 from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.task_view import State
 
@@ -177,7 +178,7 @@ class Engine(TaskStore):
             self._leaving = record.key, task
         else:
             # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
-            task.state, task.flight = int(states.moved(old, Input.AGAIN)), 0
+            task.state, task.flight = int(states.moved(old, Input.RETRY)), 0
             self.put(record.key, old, task)
 
     def _stopping(self, record: r.Stopping) -> None:
@@ -224,7 +225,7 @@ class Engine(TaskStore):
     def _forgotten(self, record: r.Forgotten) -> None:
         rows = [(key, unpack(self.table[key])) for key in record.keys]
         for _, old in rows:
-            states.moved(old, Input.FORGET)
+            states.moved(old, Input.PURGE)
         for key, old in rows:
             self.remove(key, old)
             self.table.pop(key)
@@ -308,7 +309,7 @@ class Engine(TaskStore):
         key, task = record.key, record.task
         assert not task.stop, f"the attempt of {key} lapsed, and its stored stop is passed over"
         present = task.flight == task.version
-        state = states.moved(task, _INPUT_LAPSE if present else Input.AGAIN)
+        state = states.moved(task, _INPUT_LAPSE if present else Input.RETRY)
         self.superseded.pop(key, None)
         self.put(key, task, replace(task, state=int(state), flight=0))
 

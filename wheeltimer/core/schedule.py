@@ -14,18 +14,8 @@ from msgspec.structs import replace
 from wheeltimer.core import records as r
 from wheeltimer.core.engine import Engine
 from wheeltimer.core.policy import Policy
-from wheeltimer.core.task import (
-    NS_PER_MS,
-    TRANSITIONS,
-    Input,
-    Now,
-    Task,
-    content_of,
-    digest,
-    key_of,
-    split_key,
-    unpack,
-)
+from wheeltimer.core.states import TRANSITIONS, Input
+from wheeltimer.core.task import NS_PER_MS, Now, Task, content_of, digest, key_of, split_key, unpack
 from wheeltimer.errors import BadValue, Refused
 from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.ids import is_hook_id, make_id

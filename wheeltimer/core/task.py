@@ -10,7 +10,6 @@ What moves a task is in ``engine.py``; what the fields may hold is checked in ``
 
 from __future__ import annotations
 
-from enum import IntEnum
 from hashlib import blake2b
 from typing import Final
 
@@ -44,76 +43,6 @@ class Now(Struct, frozen=True, gc=False):
     def elapsed_at(self, wall_ms: int) -> int:
         """Where the wall instant ``wall_ms`` lies on the elapsed time line, in ns, by today's offset."""
         return wall_ms * NS_PER_MS - self.wall_ns + self.elapsed_ns
-
-
-class Input(IntEnum):
-    """Everything that can happen to a known task."""
-
-    REPLACE = 0  # schedule with on_conflict "replace"
-    RESCHEDULE = 1
-    CANCEL = 2
-    FINISH = 3
-    REDRIVE = 4
-    DUE = 5  # the wheel hands it over
-    START = 6  # an attempt begins
-    SUCCEED = 7  # an attempt of the present version met the success rule
-    AGAIN = 8  # an attempt ended or lapsed and another is planned: retry, poll, or a newer version
-    GIVE_UP = 9  # no attempts left, a final answer, or the destination stayed down
-    EXPIRE = 10
-    STOP = 11  # a stored cancel takes effect when the attempt ends
-    FORGET = 12  # retention is over
-    LAPSE = 13  # the attempt in flight was not made after all
-
-
-_S, _R, _X = State.SCHEDULED, State.READY, State.RUNNING
-_DONE, _DEAD, _EXPIRED, _CANCELLED = State.DONE, State.DEAD, State.EXPIRED, State.CANCELLED
-
-# A row for every state, a cell for every input. A string is the error code the client gets;
-# None is a move that only a bug can ask for.
-TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
-    _S: {
-        Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
-        Input.REDRIVE: "conflict", Input.DUE: _R, Input.START: None, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: _EXPIRED, Input.STOP: None,
-        Input.FORGET: None, Input.LAPSE: None,
-    },
-    _R: {
-        Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _CANCELLED, Input.FINISH: _DONE,
-        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: _X, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: None,
-        Input.FORGET: None, Input.LAPSE: None,
-    },
-    _X: {
-        Input.REPLACE: _X, Input.RESCHEDULE: _X, Input.CANCEL: _X, Input.FINISH: _X,
-        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: _DONE,
-        Input.AGAIN: _S, Input.GIVE_UP: _DEAD, Input.EXPIRE: _EXPIRED, Input.STOP: _CANCELLED,
-        Input.FORGET: None, Input.LAPSE: _R,
-    },
-    _DONE: {
-        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: _DONE,
-        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _DONE, Input.LAPSE: None,
-    },
-    _DEAD: {
-        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
-        Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _DEAD, Input.LAPSE: None,
-    },
-    _EXPIRED: {
-        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: "too_late", Input.FINISH: "too_late",
-        Input.REDRIVE: _S, Input.DUE: None, Input.START: None, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _EXPIRED, Input.LAPSE: None,
-    },
-    _CANCELLED: {
-        Input.REPLACE: _S, Input.RESCHEDULE: "too_late", Input.CANCEL: _CANCELLED, Input.FINISH: "too_late",
-        Input.REDRIVE: "conflict", Input.DUE: None, Input.START: None, Input.SUCCEED: None,
-        Input.AGAIN: None, Input.GIVE_UP: None, Input.EXPIRE: None, Input.STOP: None,
-        Input.FORGET: _CANCELLED, Input.LAPSE: None,
-    },
-}  # fmt: skip
 
 
 class Spec(Struct, omit_defaults=True, gc=False, rename=LETTERS):

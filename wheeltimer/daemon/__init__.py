@@ -1,10 +1,9 @@
-"""The process: clocks, timers, TCP, and the composition root (``run.py``).
+"""The process: the composition root, what it is made of, and what the system tells it.
 
-``shard/durable.py`` is where decisions become true; everything else brings it inputs or carries its results
-out::
+Files::
 
-    run.py         the parts, started in order and drained       build.py     made of the settings
-    descriptors.py how descriptors are shared out, and clients for whom there is none
-    signals.py, process.py, drain.py    the process, its surroundings, its end
-    deaths.py      what is logged, and how that never holds the loop
+    run.py      starts the parts in order, drains them, gives the exit code
+    build.py    parts made of the settings
+    process.py  signals, the service manager, file descriptors
+    deaths.py   one log line for each task that ends ``dead``, limited by queue and destination
 """

@@ -25,7 +25,7 @@ from wheeltimer.delivery.pool import IDLE_MAX
 from wheeltimer.errors import SettingsError
 from wheeltimer.runtime.clock import monotonic_us
 from wheeltimer.runtime.ratelog import write_all
-from wheeltimer.server.farewell import TURNED_AWAY_MAX
+from wheeltimer.server.rejection import TURNED_AWAY_MAX
 from wheeltimer.settings import Settings
 
 WATCHES: Final = 2  # signs of life in the time that the manager waits for one, as systemd recommends
@@ -130,7 +130,7 @@ def ignore_signals() -> None:
 # -- file descriptors --------------------------------------------------------------------------------------
 # As many as the system allows, shared among attempts, kept connections and clients. What each may have is
 # fixed at the start, so that none can take another's. If they run out all the same (the limit is the whole
-# system's, or was lowered), see ``server/overflow.py`` and ``journal/spare_descriptors.py``.
+# system's, or was lowered), see ``server/rejection.py`` and ``journal/spare_descriptors.py``.
 
 LEAST: Final = 64  # with fewer there is nothing to share
 OWN: Final = 128  # HELD, listeners, and what is open for a moment: clients turned away, lookups

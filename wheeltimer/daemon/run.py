@@ -49,7 +49,7 @@ from wheeltimer.runtime.timer import open_timer
 from wheeltimer.server.admission import Admission
 from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.listeners import open_listeners
-from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.rejection import Overflow
 from wheeltimer.server.scans import Scans
 from wheeltimer.server.server import Server
 from wheeltimer.server.service import Service

@@ -1,18 +1,19 @@
-"""Outgoing HTTP: which attempt may go, what it sends, how it gets there. No state of a task is kept
-here: the ledger (``ports.py``) gets the begin of an attempt, and its outcome as a value.
+"""Callbacks out: which attempt may start, what it sends, how it gets there. Tasks are not kept here.
 
+``ports.py`` has what this room asks of the engine: ready keys in, the start and the outcome of attempts out.
 A callback goes down this list, and its answer back up::
 
-    dispatcher.py  who may go now: permits, windows, fairness    share.py     of how many permits (pure)
-    entry.py       whether a lane may start something now
-    lanes.py       what waits, by queue and destination          window.py    what one destination can bear
-    outage.py      tasks of destinations that are down           alarms.py    gates that open at an instant
-    stale.py       keys of tasks that are ready no longer        ports.py     the ledger, as seen from here
-    callback.py    one attempt: the request of a task, the answer as a value; signature.py signs it
-    shortage.py    what of our own an attempt may lack               lapses.py    attempts that lacked it
-    executor.py    replies on kept connections, awaited by one task for all
-    transport.py   requests over kept or fresh connections       proxy.py     the same through an egress proxy
-    pool.py        kept connections                              resolve.py   lookup, check, connect
-    http_connection.py one open connection
-    reply.py       its bytes, under caps (pure)
+    dispatcher.py       starts attempts: permits, the order of lanes
+    lanes.py            keys that wait, by queue and destination, and what a lane may wait for
+    entry.py            whether a lane may start an attempt now
+    window.py           how many attempts one destination gets, of its own window and of all permits
+    outage.py           tasks of destinations that are down
+    shortage.py         what an attempt may lack on this machine; lapses.py: attempts that lacked it
+    callback.py         one attempt: the request of a task, the answer as a value
+    executor.py         replies on kept connections, awaited by one nursery task for all
+    transport.py        requests over kept or new connections; proxy.py: the same through an egress proxy
+    pool.py             kept connections
+    resolve.py          lookup, check, connect; authorities.py: is there any CA certificate
+    http_connection.py  one open connection
+    reply.py            its bytes, under caps (pure); oddhead.py: odd but harmless heads; coding.py: gzip
 """

@@ -25,14 +25,14 @@ Data goes down this list and comes back up by lsn::
     trim_policy.py which segments to give up next, by size alone
     writer.py      one frame: encode, write, sync; seal and rotate; the tail made anew (in the thread)
     preallocation.py segments to come
-    pace.py        how long the disk takes
     recovery.py    folder -> what it holds; torn or damaged
     follower.py    durable batches as they come, for subscribers
     directory.py   lock, names, publishing a file
     segment.py     one file: header, walk over its frames (pure)
     frame.py       one batch: bytes (pure)
     disk.py        the system calls
-    spare_descriptors.py    descriptors for when there are none
+    holding.py     the lock of a folder, and whether the folder is still there
+    spare_descriptors.py    descriptors kept for when none are left
 
 Beside the plan, and why: frames start on sector boundaries and keep a slot for their marker in their
 last sector, instead of markers being frames in the chain. A batch then never shares a sector with

@@ -1,10 +1,10 @@
-"""Offline tools that know both the journal's files and the records: check, dump, repair.
+"""Offline tools, the only ones that know both the journal's files and the records in them.
 
 Files::
 
-    reader.py  the same for tools
-    check.py   recovery's verdict beside a running daemon
-    dump.py    records to read
-    repair.py  what can be read of a damaged journal, anew; salvage.py, core/replay_filter.py, rewriting.py
-               serve it
+    check.py    recovery's verdict, also beside a running daemon
+    reader.py   the frames of a folder, in order
+    dump.py     records as lines of JSON
+    salvage.py  frames that can be read in a damaged segment
+    repair.py   a new journal of what could be read
 """

@@ -1,10 +1,10 @@
-"""The machine: clocks, waiting for an instant, time slices of the loop, rate-limited logging.
+"""The machine: clocks, the timer, time slices of the loop, the log.
 
 Files::
 
-    clock.py        reads the clocks that tasks go by
-    timer.py        waits for an instant
-    time_slices.py  the loop, shared by those who bring work
-    log_writer.py   what is logged, and how that never holds the loop
-    ratelog.py      log lines that others can cause, counted; the daemon has some too
+    clock.py        the clocks that tasks go by, the boot id, the time namespace
+    loop_clock.py   Trio's clock, for a process that may stand still
+    timer.py        waits for an instant (timerfd)
+    time_slices.py  shares the loop: interactive connections before bulk work
+    ratelog.py      rate-limited log lines, and standard error written by a thread
 """

@@ -1,4 +1,4 @@
-"""A log line that others can cause as often as they like, and that is said now and then."""
+"""The log: rate-limited lines for what clients can trigger, and writes that never block the loop."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ class RateLimitedLog:
             self.say(text)
 
 
-# -- log_writer ------------------------------------------------------------------------------------------
+# -- standard error, written by a thread -------------------------------------------------------------------
+# A pipe that nobody reads takes 64 KiB, and then each write blocks until somebody reads. So a thread of its
+# own writes standard error, from a queue of bounded size; lines for which the queue has no room are counted and
+# dropped. ``sys.stderr`` as a whole is replaced, not the log's handler alone: a traceback or the reason of a
+# failed start must not block either. A non-blocking descriptor would do the same without a thread, but
+# O_NONBLOCK belongs to the open file, which other processes share.
 
 WAITING_BYTES_MAX: Final = 262_144  # in the queue: about 2,000 lines
 END_S: Final = 1.0  # how long the end of the process waits for the queue to be written

@@ -1,15 +1,17 @@
-"""Clients in: listeners, connections, what a line asks for, replies and subscriptions.
+"""Clients in: connections, what a line asks for, replies when they are durable, subscriptions.
 
-Files::
+A line goes down this list, and its reply back up::
 
-    listeners.py                     addresses
-    server.py                        all connections
-    connection.py                    one: bytes in, slices of work
-    send_queue.py                    replies out, when durable
-    service.py                       what a line asks for
-    scans.py                         what touches any number of tasks
-    authorization.py                 what tokens allow
-    subscriptions.py, subscriber.py  events as they happen, and what was missed
-    tls.py, guests.py, farewell.py   who may stay, and how they end
-    overflow.py                      how descriptors are shared out, and clients for whom there is none
+    listeners.py                     addresses, and a bounded rate of accepts
+    rejection.py                     clients that cannot stay, and connections for which no descriptor is left
+    server.py                        all connections: how many, by which address, how they end
+    tls.py                           TLS before ``connection.py``, over a socket pair
+    connection.py                    one connection: bytes in, lines, time slices
+    send_queue.py                    its replies, in order, each when it is durable
+    client_memory.py                 what all clients hold, under one bound
+    admission.py                     when a request may be decided
+    service.py                       what a line asks for, decided
+    scans.py                         requests that may touch any number of tasks, slice by slice
+    authorization.py                 what tokens allow, and ``tasks_max``
+    subscriptions.py, subscriber.py  events of the journal to all subscribers, and one of them
 """

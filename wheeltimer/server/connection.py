@@ -21,7 +21,7 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
-from wheeltimer.server.farewell import RECEIVE_BYTES, send_and_close
+from wheeltimer.server.rejection import RECEIVE_BYTES, send_and_close
 from wheeltimer.server.send_queue import SendQueue
 from wheeltimer.server.service import Service
 from wheeltimer.server.subscriber import Subscriber

@@ -14,7 +14,7 @@ import trio
 
 from wheeltimer.errors import ListenError
 from wheeltimer.runtime.time_slices import TimeSlices
-from wheeltimer.server.overflow import FULL, NONE_LEFT, Overflow
+from wheeltimer.server.rejection import FULL, NONE_LEFT, Overflow
 from wheeltimer.settings import Address
 
 BACKLOG: Final = 1024

@@ -1,7 +1,7 @@
 """Replies on their way out: in order, each when what it says is durable, as fast as the client reads.
 
 What a client does not read is counted, here and by the server for all clients together. Reading, and what
-is answered, is in ``connection.py``; the last words of a connection are in ``farewell.py``.
+is answered, is in ``connection.py``; the last words of a connection are in ``overflow.py``.
 """
 
 from __future__ import annotations

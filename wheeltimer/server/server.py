@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -17,9 +18,7 @@ from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
 from wheeltimer.server.connection import Connection
-from wheeltimer.server.farewell import CLOSE_GRACE_S, TURNED_AWAY_MAX, Rejections
-from wheeltimer.server.guests import ConnectionCounts, address_of
-from wheeltimer.server.overflow import Overflow
+from wheeltimer.server.rejection import CLOSE_GRACE_S, TURNED_AWAY_MAX, Overflow, Rejections
 from wheeltimer.server.service import Service
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.server.tls import serve_tls
@@ -138,3 +137,45 @@ class Server:
             while self._guests.count:  # behind TLS the last replies are still on their way
                 self._closed = trio.Event()
                 await self._closed.wait()
+
+
+# -- how many connections there are, and how many from one address -----------------------------------------
+
+
+class ConnectionCounts:
+    """Counts connections; those of Unix sockets have no address and count as a whole only."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._of: Counter[str] = Counter()
+        self.count = 0
+
+    def refusal(self, address: str) -> str | None:
+        """Why one more from here cannot stay, None where it can."""
+        limits = self._limits
+        if self.count >= limits.connections_max:
+            return f"connections_max ({limits.connections_max}) are open"
+        if address and self._of[address] >= limits.address_connections_max:
+            return f"address_connections_max ({limits.address_connections_max}) are open from {address}"
+        return None
+
+    def enter(self, address: str) -> None:
+        """One more."""
+        self.count += 1
+        self._of[address] += 1
+
+    def leave(self, address: str) -> None:
+        """One fewer; an address of which nobody is left is forgotten."""
+        self.count -= 1
+        self._of[address] -= 1
+        if not self._of[address]:
+            del self._of[address]
+
+
+def address_of(stream: trio.SocketStream) -> str:
+    """Where a client connects from; empty for a Unix socket, and for one that is gone already."""
+    try:
+        peer = stream.socket.getpeername()
+    except OSError:
+        return ""
+    return str(peer[0]) if isinstance(peer, tuple) else ""

@@ -17,8 +17,7 @@ import trio
 from wheeltimer.errors import SettingsError
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.runtime.time_slices import TimeSlices
-from wheeltimer.server.farewell import CLOSE_GRACE_S
-from wheeltimer.server.overflow import NONE_LEFT, Overflow
+from wheeltimer.server.rejection import CLOSE_GRACE_S, NONE_LEFT, Overflow
 from wheeltimer.settings import Tls
 
 PIECE_BYTES: Final = 65_536
@@ -141,7 +140,7 @@ async def _inwards(
 ) -> None:
     """Pass the client's bytes on to the plain side; their end, or a broken connection, ends the plain side.
 
-    After ``last`` is set, bytes are read and dropped, as in ``farewell.py``, with the same limit.
+    After ``last`` is set, bytes are read and dropped, as in ``overflow.py``, with the same limit.
     """
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await secure.receive_some(PIECE_BYTES):

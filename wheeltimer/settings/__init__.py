@@ -2,13 +2,12 @@
 
 Four layers, the first that has a value wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
 ``definitions.py`` has what can be set, ``values.py`` reads one value, ``load.py`` makes one ``Settings`` of
-the layers, ``changes.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is
+the layers, ``load.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is
 explained in the file that applies it.
 """
 
 from __future__ import annotations
 
-from wheeltimer.settings.changes import changed_keys
 from wheeltimer.settings.definitions import (
     Destination,
     Journal,
@@ -20,7 +19,7 @@ from wheeltimer.settings.definitions import (
     Token,
     knobs,
 )
-from wheeltimer.settings.load import FLAGS, load
+from wheeltimer.settings.load import FLAGS, changed_keys, load
 from wheeltimer.settings.values import DEFAULT_PORT, Address, Rate, Secret, parse_address
 
 __all__ = [

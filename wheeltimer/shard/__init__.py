@@ -2,9 +2,8 @@
 
 Files::
 
+    durable.py    reserve room, apply, append, notify: the one place where a decision becomes true
     startup.py    the journal back into the engine
-    compactor.py  keeps the journal small
-    ticker.py     wakes the wheels
-    lateness.py   how late they were
-    soon.py       the process, its surroundings, its end
+    ticker.py     wakes at the next deadline and hands due keys over; counts how late
+    compactor.py  copies live tasks out of the oldest segments, so that those can go
 """

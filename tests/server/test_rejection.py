@@ -18,7 +18,7 @@ from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.listeners import Paced
-from wheeltimer.server.overflow import GIVEN_UP, PAUSE_S, Overflow
+from wheeltimer.server.rejection import GIVEN_UP, PAUSE_S, Overflow
 from wheeltimer.server.tls import serve_tls
 
 EMFILE = OSError(errno.EMFILE, "Too many open files")

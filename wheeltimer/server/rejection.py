@@ -18,7 +18,6 @@ from wheeltimer.core.schedule import RETRY_FULL_MS
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import RateLimitedLog
-from wheeltimer.server.farewell import send_and_close
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 PAUSE_S: Final = 0.1  # for one client that is turned away; also the pause if none can be
@@ -88,3 +87,45 @@ class Overflow:
             if stream is not None:
                 await trio.aclose_forcefully(stream)
             self.take()
+
+
+# -- the last bytes of a connection, sent so that they arrive ----------------------------------------------
+
+RECEIVE_BYTES: Final = 131_072
+CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before the connection is closed
+TURNED_AWAY_MAX: Final = 64  # told why at once; each has a descriptor for as long as that takes
+
+
+class Rejections:
+    """Turns clients away: with a reason, or at once where too many are being told one."""
+
+    def __init__(self, most: int = TURNED_AWAY_MAX) -> None:
+        self._most = most
+        self._telling = 0
+
+    async def turn_away(self, stream: trio.SocketStream, reason: bytes) -> None:
+        """Say why, then close; a storm of clients that cannot stay must not use up the descriptors."""
+        if self._telling >= self._most:
+            await trio.aclose_forcefully(stream)
+            return
+        self._telling += 1
+        try:
+            await send_and_close(stream, reason)
+        finally:
+            self._telling -= 1
+
+
+async def send_and_close(stream: trio.SocketStream, data: bytes, grace_s: float = CLOSE_GRACE_S) -> None:
+    """Send the last bytes of a connection and its end, and wait a moment until they are read.
+
+    What the client still sends is read and dropped: closing a socket with unread input resets the
+    connection, and the client might lose the very reply that tells it why.
+    """
+    with trio.move_on_after(grace_s):
+        try:
+            await stream.send_all(data)
+            await stream.send_eof()
+            while await stream.receive_some(RECEIVE_BYTES):
+                pass
+        except trio.BrokenResourceError:
+            pass  # the client is gone
