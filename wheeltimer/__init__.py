@@ -5,7 +5,7 @@ one side and HTTP callbacks on the other. Data goes one way round::
 
     TCP line ─ server/ ───── protocol/ ► request ┐
     time ───── shard/ticker ───────────► due key ├─► core/ decides ─► records ─► apply ─► rows, timers
-    HTTP ───── delivery/ ──────────────► answer  ┘                       └─► journal/ ─ fdatasync ─► durable lsn
+    HTTP ───── delivery/ ──────────────► answer  ┘                       └─► journal/ ─ sync ─► durable lsn
                                                                                                          │
            replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄───┘
 

@@ -54,9 +54,9 @@ class RateLimitedLog:
 
 # -- standard error, written by a thread -------------------------------------------------------------------
 # A pipe that nobody reads takes 64 KiB, and then each write blocks until somebody reads. So a thread of its
-# own writes standard error, from a queue of bounded size; lines for which the queue has no room are counted and
-# dropped. ``sys.stderr`` as a whole is replaced, not the log's handler alone: a traceback or the reason of a
-# failed start must not block either. A non-blocking descriptor would do the same without a thread, but
+# own writes standard error, from a queue of bounded size; lines for which the queue has no room are counted
+# and dropped. ``sys.stderr`` as a whole is replaced, not the log's handler alone: a traceback or the reason
+# of a failed start must not block either. A non-blocking descriptor would do the same without a thread, but
 # O_NONBLOCK belongs to the open file, which other processes share.
 
 WAITING_BYTES_MAX: Final = 262_144  # in the queue: about 2,000 lines
