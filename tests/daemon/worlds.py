@@ -124,7 +124,7 @@ async def world(
         ledger, lambda key, task: made[0].send(key, task), lambda: journal.durable_lsn, concurrency
     )
     ticker = Ticker(ledger, clock, timer, dispatcher.dispatch_now)
-    ledger.listeners[Due] = [lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms)]
+    ledger.observe(Due, lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms))
     journal.on_durable.append(lambda lsn: dispatcher.committed())
 
     def changed() -> None:

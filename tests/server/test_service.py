@@ -13,10 +13,14 @@ import trio.testing
 from trio.testing import trio_test
 
 from tests.daemon.worlds import URL, Stopwatch, World, settle, world
+from wheeltimer.core.engine import Engine
+from wheeltimer.core.policy import Policy
 from wheeltimer.core.queries import Forecast, Listing
-from wheeltimer.core.task import NS_PER_MS
+from wheeltimer.core.schedule_batch import RUN_MAX, Batch, BatchSize
+from wheeltimer.core.task import NS_PER_MS, Now
 from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.time_slices import SLICE_LINES_MAX, SLICE_NS
+from wheeltimer.server import service as service_module
 from wheeltimer.server.admission import REST_FACTOR
 
 TASKS = 6000
@@ -278,3 +282,29 @@ def test_rubbish_takes_a_fifth_of_the_loop_and_honest_requests_do_not_wait_for_i
             assert rested_ns >= 20 * REST_FACTOR * SLICE_NS
 
     trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0.01))
+
+
+@trio_test
+async def test_odd_lines_of_one_client_do_not_shorten_the_batches_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = service_module.decide_batch
+
+    def watched(engine: Engine, policy: Policy, lines: list[bytes], now: Now, lsn: int) -> Batch | None:
+        sizes.append(len(lines))
+        return real(engine, policy, lines, now, lsn)
+
+    monkeypatch.setattr(service_module, "decide_batch", watched)
+    line = b'{"op":"schedule","id":"%s%d","url":"http://127.0.0.1:9/","delay":3600000}'
+    odd = [line[:-1] % (b"odd", n) + b',"group":"g"}' for n in range(400)]
+    plain = [line % (b"plain", n) for n in range(400)]
+    async with world(tmp_path) as daemon:
+        await daemon.ask(op="schedule", id="first", url="http://127.0.0.1:9/", delay="1h")
+        mine, other = BatchSize(), BatchSize()
+        for lines, batch_size in ((odd, other), (plain, mine)):
+            sizes.clear()
+            at = 0
+            while at < len(lines):
+                at, _ = await daemon.requests.answer(lines, at, batch_size=batch_size)
+        assert max(sizes) == RUN_MAX

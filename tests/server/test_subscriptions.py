@@ -437,13 +437,13 @@ async def test_nobody_subscribed_costs_nothing(tmp_path: Path, autojump: MockClo
         reads = []
         daemon.journal._directory.disk.read_at = lambda *what: reads.append(what)  # type: ignore[assignment, func-returns-value, return-value]
         async with trio.open_nursery() as nursery:
-            listeners = dict(daemon.ledger.listeners)
+            observers = dict(daemon.ledger._observers)
             reader = Reader(daemon, nursery)
-            assert daemon.ledger.listeners != listeners
+            assert daemon.ledger._observers != observers
             await trio.sleep(1)
             reader.scope.cancel()
             await reader.ended.wait()
-        assert daemon.ledger.listeners == listeners
+        assert daemon.ledger._observers == observers
         assert daemon.subscriptions.count == 0
         await daemon.ask(op="schedule", id="a", url=URL)
         await trio.sleep(ROUNDS_S)

@@ -160,10 +160,10 @@ class Daemon:
         )  # fmt: skip
         self._timer = open_timer(clock)
         self._ticker = ticker = Ticker(ledger, clock, self._timer, dispatcher.dispatch_now)
-        ledger.listeners[Due] = [lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms)]
+        ledger.observe(Due, lambda due: dispatcher.enqueue(due.key, due.task, due.late_ms))
         self._deaths = Deaths(self.engine)
-        ledger.listeners[Ended] = [self._deaths.ended]
-        ledger.listeners[Paused] = [lambda said: dispatcher.paused(said.queue) if said.paused else None]
+        ledger.observe(Ended, self._deaths.ended)
+        ledger.observe(Paused, lambda record: dispatcher.paused(record.queue) if record.paused else None)
 
         def changed() -> None:
             journal.flush()

@@ -15,6 +15,7 @@ import trio
 from msgspec import UNSET
 
 from wheeltimer.core.access import Credentials
+from wheeltimer.core.schedule_batch import BatchSize
 from wheeltimer.errors import StorageFailed
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol import requests as c
@@ -55,6 +56,7 @@ class Connection:
         self._limits = limits
         self._visitor = Credentials(requests.rights.access)
         self._lines = wire.LineReader(limits.line_bytes_max)
+        self._batch_size = BatchSize()
         self._asked: list[bytes] = []  # the lines that are being answered
         self._answered = 0  # how many of them are
         self._opened = False  # a byte that is no white space has come
@@ -221,7 +223,7 @@ class Connection:
                 continue
             try:
                 self._answered, replies = await self._requests.answer(
-                    lines, self._answered, self._subscribe, self._visitor, began_ns, light
+                    lines, self._answered, self._subscribe, self._visitor, began_ns, light, self._batch_size
                 )
             except StorageFailed as error:
                 replies = _storage_refusals(error, lines[self._answered :])

@@ -49,7 +49,6 @@ class Service:
         self._about = about
         self.changed = changed
         self._resumed = resumed
-        self._runs = BatchSize()
         self._malformed = 0  # lines that were no requests
         self.rights = Authorization(ledger)
         self.bulk = Scans(ledger, admission, self.rights, changed, self.stats)
@@ -57,17 +56,20 @@ class Service:
     async def answer(
         self, lines: list[bytes], at: int, subscribe: Callable[[c.Subscribe], None] | None = None,
         visitor: Credentials | None = None, began_ns: int = 0, light: bool = False,
+        batch_size: BatchSize | None = None,
     ) -> tuple[int, bytes]:  # fmt: skip
         """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies).
 
         ``visitor``: whose token counts; None: nobody is asked for one. A ``subscribe`` is handed over and
         ends the slice: its reply, and all that follows, is not ours. ``began_ns``: a turn that was taken
-        for it; 0: none.
+        for it; 0: none. ``batch_size``: the client's own, kept by its connection; None: as of a new client.
         """
         began_ns = await self.admission.admit(began_ns, light=light)
         replies: list[object] = []
         malformed = self._malformed
-        at, long = self._slice(lines, at, replies, began_ns + self._turn.slice_ns, visitor)
+        at, long = self._slice(
+            lines, at, replies, began_ns + self._turn.slice_ns, visitor, batch_size or BatchSize()
+        )
         self._turn.release(began_ns, light=light)
         self.changed()
         if light and (lsn := self._ledger.journal.next_lsn - 1) > self._ledger.journal.durable_lsn:
@@ -80,32 +82,31 @@ class Service:
         return at, _encode_lines(replies)
 
     def _slice(
-        self, lines: list[bytes], at: int, replies: list[object], until_ns: int, visitor: Credentials | None
-    ) -> tuple[int, c.AnyCommand | None]:
+        self, lines: list[bytes], at: int, replies: list[object], until_ns: int,
+        visitor: Credentials | None, batch_size: BatchSize,
+    ) -> tuple[int, c.AnyCommand | None]:  # fmt: skip
         """Answer lines until the slice is over: (the first left over, the long request that it is)."""
-        now, ledger, runs = self._ledger.now(), self._ledger, self._runs
-        if visitor is not None and visitor.unknown:
-            runs = BatchSize()  # what it is refused does not shorten the runs of others
+        now, ledger, draining = self._ledger.now(), self._ledger, self.admission.draining
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
             line = lines[at]
-            if runs.length > 1 and at + 1 < count and b'"schedule"' in line and not self.admission.draining:
-                some = lines[at : at + runs.length]
-                run = decide_batch(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
+            if batch_size.length > 1 and at + 1 < count and b'"schedule"' in line and not draining:
+                some = lines[at : at + batch_size.length]
+                batch = decide_batch(self._engine, ledger.policy, some, now, ledger.journal.next_lsn)
                 if (
-                    run is None
-                    or not (visitor is None or self.rights.allows_batch(visitor.grant, run, now))
-                    or not ledger.submit_run(run)
+                    batch is None
+                    or not (visitor is None or self.rights.allows_batch(visitor.grant, batch, now))
+                    or not ledger.submit_run(batch)
                 ):
-                    runs.refused()
+                    batch_size.refused()
                     continue
-                runs.taken()
-                replies += run.replies
+                batch_size.taken()
+                replies += batch.replies
                 at += len(some)
                 if time.perf_counter_ns() > until_ns:
                     break
                 continue
-            runs.alone()
+            batch_size.alone()
             if line and line != b"\r":
                 try:
                     command = wire.decode(line)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -58,6 +58,7 @@ class Subscriptions:
         self._open: set[Subscriber] = set()
         self._channels: dict[record_events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
         self._follower: Follower | None = None  # None while nobody subscribes
+        self._unobserve: Callable[[], None] = lambda: None
         self._starts: deque[record_events.Event] = deque(maxlen=STARTS_MAX)
         self.published_lsn = 0  # events up to here were given to all channels
         self._worked_ns = 0  # since the last rest
@@ -88,7 +89,7 @@ class Subscriptions:
             raise Refused("full", reason, retry_after_ms=RETRY_FULL_MS)
         if not self._open:
             self._follow()
-            self._ledger.listeners[r.Started] = [self._started]
+            self._unobserve = self._ledger.observe(r.Started, self._started)
         last_lsn = self.journal.next_lsn - 1
         from_lsn = last_lsn if command.from_ is None else self.writer.lsn_of(command.from_)
         subscriber = Subscriber(wanted, command.reply_seq, self.leave, self._waiting_bytes_max)
@@ -121,7 +122,7 @@ class Subscriptions:
         if not self._open and self._follower is not None:
             self._follower = None
             self._starts.clear()
-            del self._ledger.listeners[r.Started]
+            self._unobserve()
 
     # -- one of them ----------------------------------------------------------------------------
 

@@ -41,17 +41,13 @@ _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 
 
 class DurableEngine:
-    """Engine, journal and clock together; used from one Trio run.
-
-    ``listeners`` are called with every record of their kind after it was applied, before it is durable:
-    whoever shows one to the outside waits for ``journal.durable_lsn``.
-    """
+    """Engine, journal and clock together; used from one Trio run."""
 
     def __init__(self, engine: Engine, journal: Journal, clock: Clock, policy: Policy) -> None:
         self.engine = engine
         self.journal = journal
         self.policy = policy
-        self.listeners: dict[type[r.Record], list[Callable[[Any], None]]] = {}
+        self._observers: dict[type[r.Record], tuple[Callable[[Any], None], ...]] = {}
         self._apply = engine.apply
         self.now: Callable[[], Now] = clock.now
         # Told after an outcome, an end or what is forgotten: wakes the ticker, and sees to a commit soon.
@@ -62,6 +58,27 @@ class DurableEngine:
     def chance(self) -> int:
         """32 random bits."""
         return self._random.getrandbits(32)
+
+    def observe(self, kind: type[r.Record], observer: Callable[[Any], None]) -> Callable[[], None]:
+        """Call ``observer`` with every record of ``kind`` after it was applied, before it is durable.
+
+        An observer that shows a record to the outside waits for ``journal.durable_lsn``. Observers of one
+        kind are called in the order in which they came. The returned function ends this observation alone.
+        While ``Scheduled`` is observed no batch is taken: each new task is decided and reported by itself.
+        """
+
+        def observed(record: Any) -> None:  # of this call alone: the same observer may observe twice
+            observer(record)
+
+        def end() -> None:
+            left = tuple(each for each in self._observers[kind] if each is not observed)
+            if left:
+                self._observers[kind] = left
+            else:
+                del self._observers[kind]
+
+        self._observers[kind] = (*self._observers.get(kind, ()), observed)
+        return end
 
     def submit(self, records: Sequence[r.Written], reserved: int = 0) -> bool:
         """Make ``records``, one decision, true. False where the journal has no room: nothing changed.
@@ -92,13 +109,13 @@ class DurableEngine:
         self._tell(record)
 
     def _tell(self, record: r.AnyRecord) -> None:
-        for listener in self.listeners.get(type(record), ()):
-            listener(record)
+        for observer in self._observers.get(type(record), ()):
+            observer(record)
 
     def submit_run(self, run: Batch) -> bool:
         """``submit`` for a run of new tasks at once; False where it must be done one by one."""
         journal = self.journal
-        if r.Scheduled in self.listeners or run.size > journal.decision_bytes_max:
+        if r.Scheduled in self._observers or run.size > journal.decision_bytes_max:
             return False
         if not journal.reserve(run.size):
             return False
