@@ -1,4 +1,4 @@
-"""What is answered: one struct per reply. ``seq`` is left out where the request had none."""
+"""One struct per reply. ``seq`` is left out if the request had none."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class HelloReply(Struct, gc=False):
 
 
 class StatsReply(Struct, gc=False, kw_only=True):
-    """What ``stats`` answers; the daemon puts it together. What counts all queues, not to every token."""
+    """Reply to ``stats``. Fields that count over all queues are left out for a token that sees only some."""
 
     ok: bool
     tasks: dict[str, int]
