@@ -160,7 +160,7 @@ Records = list[Written]  # one decision, in the order in which it is applied
 
 
 class RawScheduled(Record, tag="s", frozen=True):
-    """A ``Scheduled`` as recovery reads it and ``schedule_batch.py`` writes it: the task as its packed row."""
+    """A ``Scheduled`` as recovery reads it and ``schedule_batch.py`` writes it: the task is a packed row."""
 
     key: str
     time_ms: int
@@ -168,7 +168,7 @@ class RawScheduled(Record, tag="s", frozen=True):
 
 
 class RawCarried(Record, tag="c", frozen=True):
-    """A ``Carried`` as recovery reads it: the task as its packed row, `NIL` for a paused queue."""
+    """A ``Carried`` as recovery reads it: the task is a packed row, `NIL` for a paused queue."""
 
     key: str
     time_ms: int

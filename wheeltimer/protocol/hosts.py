@@ -148,5 +148,5 @@ def _punycode(host: str) -> str | None:
 
 
 def ends_in_number(host: str) -> bool:
-    """Whether the host is an IPv4 address or invalid by its last label (the URL standard's "ends in a number")."""
+    """Whether a host can only be an IPv4 address, by its last label (URL standard: "ends in a number")."""
     return _LOOKS_NUMERIC.fullmatch(host.rpartition(".")[2]) is not None

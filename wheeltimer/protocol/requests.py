@@ -166,7 +166,7 @@ URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEP: Final = bytes(set(range(256)) - set(b"[{]}"))
-FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # each level takes two bytes: shorter JSON cannot be nested too deep
+FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # a level takes two bytes: JSON up to this size is not too deep
 
 
 def check_name(value: str, field: str) -> str:
@@ -210,7 +210,7 @@ def split_url(url: str, field: str = "url") -> tuple[str, str, int, str]:
 
 
 def too_deep(raw: bytes) -> bool:
-    """Whether JSON is nested deeper than ``DEPTH_MAX``: a parser that reads it later could exhaust its stack."""
+    """Whether JSON is nested deeper than ``DEPTH_MAX``: it could exhaust the stack of a later parser."""
     if len(raw) <= FLAT_BYTES_MAX or raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return False
     # Without a Python loop over 64 KiB: remove strings (first their escapes), turn brackets into +1 and -1,
@@ -238,7 +238,7 @@ def json_body(command: TaskFields, limits: Limits) -> bytes:
 
 
 def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
-    """(the bytes to send, the kind of field that had them) of a checked command; (None, "") without a body."""
+    """(the bytes to send, the kind of their field) of a checked command; (None, "") without a body."""
     if command.body:
         if command.body_text is not None or command.body_base64 is not None:
             raise BadValue("body: only one of body, body_text and body_base64 expected", "body")

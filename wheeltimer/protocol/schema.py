@@ -19,7 +19,7 @@ _REF: Final = "#/$defs/{name}"
 
 
 def schema() -> dict[str, Any]:
-    """One schema for any line; ``requests``, ``replies`` and ``events`` refer to the schema of each by name."""
+    """One schema for any line; ``requests``, ``replies`` and ``events`` refer to each one's by name."""
     asked = {struct.__struct_config__.tag: _shown(struct) for struct in requests.AnyCommand.__args__}
     seen = {name: _event(name) for name in events.TYPES}
     structs = [*asked.values(), *REPLIES.values(), replies.ErrorReply, *events.EVENTS]
@@ -56,7 +56,7 @@ def _event(name: str) -> type[msgspec.Struct]:
 
 
 def _shown(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The struct with each ``Raw`` field, for which JSON Schema has no type, as an optional field of any JSON."""
+    """The struct with each ``Raw`` field, which has no JSON Schema, as an optional field of any JSON."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         if isinstance(field.default, msgspec.Raw):
