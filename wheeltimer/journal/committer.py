@@ -1,7 +1,7 @@
 """Group commit in the loop: batches, and the waiters for each lsn.
 
-One batch is under way at a time; records appended meanwhile make the next one. ``capacity.py`` bounds what may
-be appended; the blocking half is ``writer.py``, the thread ``worker.py``, spare segments are in
+One batch is under way at a time; records appended meanwhile make the next one. ``capacity.py`` bounds what
+may be appended; the blocking half is ``writer.py``, the thread ``worker.py``, spare segments are in
 ``preallocation.py``, the folder's content in ``recovery.py``.
 """
 
@@ -171,7 +171,7 @@ class Committer(Capacity):
             raise StorageFailed(str(self._failure)) from self._failure.__cause__
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commits until :meth:`close`; a nursery task. Raises :class:`StorageFailed` if a write or sync fails.
+        """Commits until :meth:`close`; a nursery task. Raises :class:`StorageFailed` if the disk fails.
 
         In every case it ends the commit under way, joins the thread and closes every file.
         """
@@ -309,7 +309,7 @@ class Committer(Capacity):
         self._writer.look()
 
     async def _keep_spares(self) -> None:
-        """Allocates spare segments in advance and zeroes them piece by piece; retries while the disk is full."""
+        """Allocates spare segments in advance, zeroes them piece by piece; retries while the disk is full."""
         spares, aside = self._spares, self._hand.aside
         try:
             while True:

@@ -109,7 +109,7 @@ class SegmentIndex:
             places.insert(at, (lsn, offset))
 
     async def _numbers(self) -> list[int]:
-        """Numbers of the segments in the folder, lowest first. Drops the headers and places of trimmed ones."""
+        """Numbers of the segments in the folder, lowest first. Drops headers and places of trimmed ones."""
         numbers: list[int] = []
 
         def work() -> bool:

@@ -4,7 +4,7 @@ A file's space is usable as soon as it is allocated; zeros only make it fast (a 
 never written takes two to three times as long). So an allocated file counts at once, is zeroed piece by
 piece, and only then gets a name that a restart keeps.
 
-``SpareSegments`` is the one object that both the aside thread and the committer's thread use: a lock guards it.
+The aside thread and the committer's thread both use ``SpareSegments``, and no other object: a lock guards it.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class Verifier:
         if head is None:
             whole = len(data) >= SEGMENT_BYTES_MIN
             if last and whole and self.before is not None and only_zeros(data, SECTOR_BYTES):
-                # Zeros to the end, which no crash of ours leaves: treated as a segment that was never written.
+                # Zeros to the end, which no crash of ours leaves: taken for a segment never written.
                 state = SegmentWalk(end=SECTOR_BYTES, next_lsn=lsn, crc=0)
                 self.keep(VerifiedSegment(number, name, None, state, len(data)), data)
             else:
