@@ -57,8 +57,9 @@ def segments_to_drop(
 ) -> Sequence[Sealed]:
     """The oldest segments that should be removed now; none if the journal is small enough.
 
-    ``history``: bytes kept beyond those needed, unless the file system is ``full``. If it is full, one segment
-    at a time is removed, whenever that frees a segment's size: its copies must fit the reserved segments.
+    ``history``: bytes kept beyond those needed, unless the file system is ``full``. If it is full, one
+    segment at a time is removed, whenever that frees a segment's size: its copies must fit the reserved
+    segments.
     """
     total = sum(segment.size for segment in sealed)
     most, of = SEALED_WANTED

@@ -38,7 +38,8 @@ class Checked:
     """The result. ``state``: ``stopped`` cleanly, ``open`` (the daemon runs, or was killed) or ``empty``.
 
     ``torn``: file, offset and number of bytes that a crash left of its last write, or that are being written
-    now. ``spares``: file and offset of spare segments that are not zero; nothing is lost, a start zeroes them.
+    now. ``spares``: file and offset of spare segments that are not zero; nothing is lost, a start zeroes
+    them.
     """
 
     journal_id: str = ""

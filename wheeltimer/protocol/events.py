@@ -46,13 +46,13 @@ class EndEvent(Head, kw_only=True, gc=False):
 
 
 class StartEvent(Head, kw_only=True, gc=False):
-    """``attempt.started``: sent live only."""
+    """``attempt.started``: live only."""
 
     attempt: int
 
 
 class AttemptEvent(Head, kw_only=True, gc=False):
-    """``attempt.succeeded``, ``failed``, ``not_yet``: with the fields of the task's history."""
+    """``attempt.succeeded``, ``failed``, ``not_yet``: the entry of the task's history."""
 
     attempt: int
     started: int

@@ -77,7 +77,7 @@ class HelloReply(Struct, gc=False):
 
 
 class StatsReply(Struct, gc=False, kw_only=True):
-    """Reply to ``stats``. Fields that count over all queues are left out for a token that sees only some."""
+    """What ``stats`` answers; the daemon puts it together. What counts all queues, not to every token."""
 
     ok: bool
     tasks: dict[str, int]

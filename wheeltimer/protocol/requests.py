@@ -166,7 +166,7 @@ URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEP: Final = bytes(set(range(256)) - set(b"[{]}"))
-FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # shorter JSON is not too deep: a level takes two bytes
+FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # JSON up to this size is not too deep: a level takes two bytes
 
 
 def check_name(value: str, field: str) -> str:

@@ -47,7 +47,7 @@ _INDEX: Final = re.compile(r"0|[1-9][0-9]{0,9}")
 
 
 class JsonCheck(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=False):
-    """The value at ``pointer`` (RFC 6901; ``""`` is the whole body) has the type and value of ``equals``."""
+    """At ``pointer`` (RFC 6901; ``""`` is the whole body) stands the type and value of ``equals``."""
 
     pointer: str
     equals: Any
@@ -57,7 +57,7 @@ class SuccessRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fa
     """All that is given must hold: one of ``status``, the whole body as ``text``, every check of ``json``.
 
     Checked when made and when parsed; `BadValue` names the member (msgspec wraps it into its own
-    ValidationError, which has the path of the rule).
+    ValidationError, which says where the rule stood).
     """
 
     status: tuple[int | str, ...] = ("2xx",)

@@ -36,7 +36,7 @@ STATE_BY_WORD: Final = {state.name.lower(): state for state in State}
 
 
 class Poll(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, gc=False):
-    """Call again after ``every`` while the answer is "not yet", up to ``max`` such answers; each wait is
+    """Ask again after ``every`` while the answer is "not yet", up to ``max`` such answers; each wait is
     ``factor`` times the last, at most ``cap``.
     """
 
