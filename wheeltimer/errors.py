@@ -16,7 +16,7 @@ networks and settings, and each is made in the module that met the fault.
     │   ├── JournalNewer       written by a later version of wheeltimer              exit 65
     │   ├── JournalInUse       another process holds the folder, or it is not ours   exit 73
     │   └── StorageFailed      a read, write or sync failed                          exit 74
-    ├── AttemptError           an exchange brought no reply (delivery/http_connection.py; becomes a value)
+    ├── AttemptError           an exchange got no reply (delivery/http_connection.py; becomes a value)
     ├── Shortage               an attempt could not begin: our own shortage (delivery/shortage.py)
     ├── ServerUnreachable      a client found no daemon                              exit 69
     └── ClientMisused          a client, or an iterator of it, was entered when it cannot answer

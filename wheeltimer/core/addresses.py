@@ -1,7 +1,7 @@
-"""Which addresses callbacks may go to: literals in all their spellings, and the rule.
+"""Which addresses callbacks may call: literals in all their spellings, and the rule.
 
-Here lives the pure part of the address guard. Not here: looking names up, and connecting to the very
-address that was checked (``delivery``).
+This is the pure part of the address guard. ``delivery`` looks names up, and connects to the very address
+that was checked.
 
 The registries are IANA's for IPv4 and IPv6 special purpose addresses. `ipaddress`'s own ``is_global``
 is not used: it changes between Python versions, and 3.11's calls ``fec0::1`` and ``::127.0.0.1`` global.

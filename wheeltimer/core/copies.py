@@ -23,7 +23,7 @@ Why nothing is lost and no forgotten task comes back, whatever the order of reco
   recorded later, replay applies it to that version, as it would without a copy.
 - Deadlines in the copy are those of the row, on the time line of the boot whose id the frame has.
 - Paused queues stand at the record that paused them. The counts of attempts by outcome are replaced by
-  those of the last ``Counted``, which goes before every trim.
+  those of the last ``Counted``, which is written before every trim.
 - Ended tasks that were carried are not replayed in the order of their ends: it is made again from
   ``ended_ms`` (``Engine.replayed``).
 - A crash at any point leaves copies beside their originals (the trim was not written), or segments that a

@@ -16,7 +16,7 @@ Its whole life, and all that callers may use (the command line's tools are in ``
 ``hold=True`` and calls ``flush()`` after the last one: one commit then takes them all. The end of a commit
 and ``wait_durable`` also start the commit of held records.
 
-Data goes down this list and comes back up by lsn::
+From the API down to the system calls::
 
     file_log.py    open, replay, close
     committer.py   batches and waiters (in the loop)
