@@ -1,7 +1,7 @@
-"""Every error that wheeltimer raises for something the world did.
+"""Every error that wheeltimer raises for a cause outside of it.
 
-A broken invariant is a bug and asserts; what is listed here is normal input from clients, disks,
-networks and operators, translated once, in the shell that met it.
+A broken invariant is a bug and fails an assertion; the errors here are for faults of requests, disks,
+networks and settings, and each is made in the module that met the fault.
 
 ::
 
@@ -16,7 +16,7 @@ networks and operators, translated once, in the shell that met it.
     │   ├── JournalNewer       written by a later version of wheeltimer              exit 65
     │   ├── JournalInUse       another process holds the folder, or it is not ours   exit 73
     │   └── StorageFailed      a read, write or sync failed                          exit 74
-    ├── AttemptError           an exchange brought no reply (delivery/http_connection.py; becomes a value)
+    ├── AttemptError           an exchange got no reply (delivery/http_connection.py; becomes a value)
     ├── Shortage               an attempt could not begin: our own shortage (delivery/shortage.py)
     ├── ServerUnreachable      a client found no daemon                              exit 69
     └── ClientMisused          a client, or an iterator of it, was entered when it cannot answer
@@ -31,12 +31,12 @@ _SECRET: Final = re.compile(r"whsec_[A-Za-z0-9+/=_-]+")
 
 
 class WheeltimerError(Exception):
-    """Root of the tree; ``exit_code`` is what the process ends with when nothing handles it."""
+    """Root of the tree; ``exit_code`` is the process's if nothing handles the error."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors cross process pools as they are, whatever their constructors take."""
+        """Makes errors picklable for process pools, whatever arguments their constructors take."""
         return _rebuilt, (type(self), self.args, self.__dict__)
 
 
@@ -49,7 +49,7 @@ def _rebuilt(
 
 
 class BadValue(WheeltimerError, ValueError):
-    """A value from outside does not fit; ``field`` names where it stood (``""`` when unknown)."""
+    """A value from outside does not fit; ``field`` names its field (``""`` if unknown)."""
 
     def __init__(self, message: str, field: str = "") -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class Refused(WheeltimerError):
 
     @property
     def message(self) -> str:
-        """The daemon's own sentence."""
+        """The daemon's own message."""
         return str(self) if self.said is None else self.said
 
 
@@ -100,7 +100,7 @@ class LineTooLong(RefusedWith):
 
 
 class Unauthorized(RefusedWith):
-    """The daemon asks for a token, or does not know this one."""
+    """The daemon needs a token, or this one is not configured."""
 
     CODE = "unauthorized"
 
@@ -112,31 +112,31 @@ class Forbidden(RefusedWith):
 
 
 class NotFound(RefusedWith):
-    """The queue knows no task with this id."""
+    """The queue has no task with this id."""
 
     CODE = "not_found"
 
 
 class Exists(RefusedWith):
-    """The id is known with other content."""
+    """A task with this id and other content exists."""
 
     CODE = "exists"
 
 
 class Conflict(RefusedWith):
-    """``if_version`` is another, or the task's state does not allow it."""
+    """``if_version`` is not the task's version, or the task's state does not allow the request."""
 
     CODE = "conflict"
 
 
 class TooLate(RefusedWith):
-    """The task has ended; ``extra["state"]`` is how."""
+    """The task has ended; ``extra["state"]`` is its state."""
 
     CODE = "too_late"
 
 
 class Full(RefusedWith):
-    """No room just now; ``extra["retry_after_ms"]`` if the daemon knows when to ask again."""
+    """No room at present; ``extra["retry_after_ms"]`` if the daemon suggests when to ask again."""
 
     CODE = "full"
 
@@ -148,13 +148,13 @@ class Draining(RefusedWith):
 
 
 class Lagged(RefusedWith):
-    """Events after the cursor are no longer kept; ``extra["cursor"]`` is the oldest that is."""
+    """Events after the cursor are no longer kept; ``extra["cursor"]`` is the oldest that can be used."""
 
     CODE = "lagged"
 
 
 class TargetBlocked(RefusedWith):
-    """A callback address is outside the networks that the settings allow; names the setting."""
+    """A callback address is outside the networks that the settings allow; the message names the setting."""
 
     CODE = "target_blocked"
 
@@ -166,7 +166,7 @@ class Storage(RefusedWith):
 
 
 class Unavailable(RefusedWith):
-    """Nobody here can answer just now; nothing was done. ``extra["retry_after_ms"]``."""
+    """The daemon cannot answer at present; nothing was done. See ``extra["retry_after_ms"]``."""
 
     CODE = "unavailable"
 
@@ -176,9 +176,9 @@ REFUSALS: Final[dict[str, type[RefusedWith]]] = {kind.CODE: kind for kind in Ref
 
 
 class SettingsError(WheeltimerError):
-    """A setting is unknown, out of bounds or unreadable; the message names it and says what to do.
+    """A setting is unknown, out of bounds or unreadable; the message names it and how to correct it.
 
-    What stands there may be a secret in the wrong place: no message shows one.
+    Its value may be a secret in the wrong place: secrets are removed from the message.
     """
 
     exit_code = 78
@@ -194,13 +194,13 @@ class ListenError(WheeltimerError):
 
 
 class JournalError(WheeltimerError):
-    """Something about the journal's folder or files."""
+    """A fault of the journal's folder or files; see the classes below."""
 
 
 class JournalDamaged(JournalError):
-    """Acknowledged data does not read back: names file, offset and the command that repairs.
+    """Acknowledged data does not read back: the message names file, offset and the command that repairs.
 
-    ``file``, ``offset`` and ``lsn`` say it once more, for programs.
+    ``file``, ``offset`` and ``lsn`` are for programs.
     """
 
     exit_code = 65
@@ -231,7 +231,7 @@ class StorageFailed(JournalError):
 class ServerUnreachable(WheeltimerError):
     """No daemon answered at the address the client was given.
 
-    ``lasting``: it is not that the daemon is away, so trying again does not help.
+    ``lasting``: the cause is not an absent daemon, so another try does not help.
     """
 
     exit_code = 69

@@ -1,14 +1,14 @@
-"""The rules of tasks, pure: no I/O, no clock, no chance; time and random numbers come in as arguments.
+"""The rules of tasks, pure: no I/O, no clock; time and random numbers are arguments.
 
-Reading order, from what a task is to what a request makes of it::
+Reading order, from the fields of a task to the requests that change it::
 
-    task.py            the fields of a task, and the clocks that it goes by
+    task.py            the fields of a task, and a reading of the clocks
     states.py          the table of moves between states, and what a move changes in the task
     row.py             the packed form at rest: which letter each field has
     wheel.py           the timer: ticks, buckets, rounds
     timers.py          a wheel of timers of this run and one of timers that a start found
-    store.py           all rows, with what is derived from them: timers, counts, groups, retention
-    records.py         what happened, as the journal keeps it
+    store.py           all rows, and all that is derived from them: timers, counts, groups, retention
+    records.py         what happened: the journal's records
     engine.py          the store and ``apply``: the only place that changes state
     schedule.py, control.py, outcome.py    requests and answers to records
     schedule_batch.py  many plain new tasks at once

@@ -1,8 +1,9 @@
-"""Who may ask what: tokens, their scopes, and the queues that they open.
+"""Tokens, their scopes, and the queues that they open.
 
-The daemon knows the SHA-256 of each token and never the token. A slow hash would protect words that people
-choose; a token is 256 random bits, and nobody finds those by trying, however fast a try is. The queue is
-looked at before any task, so the answer about a foreign queue is the same whether the task exists or not.
+The daemon stores the SHA-256 of each token and never the token. A slow hash protects passwords that people
+choose; a token is 256 random bits, which cannot be found by trying, however fast a try is. The queue is
+checked before any task is looked up, so the answer about a foreign queue is the same whether the task exists
+or not.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _ANY: Final = frozenset(SCOPES)
 _ADMIN: Final = frozenset({"admin"})
 _PRODUCE: Final = frozenset({"produce", "admin"})
 _READ: Final = frozenset({"read", "admin"})
-# A command that has no line here is allowed to nobody, and a test says so.
+# No token allows a command that has no line here; a test checks that.
 ALLOWED: Final[dict[type, frozenset[str]]] = {
     c.Hello: _ANY, c.Ping: _ANY,
     c.Schedule: _PRODUCE, c.Cancel: _PRODUCE, c.Reschedule: _PRODUCE, c.Finish: _PRODUCE,
@@ -34,14 +35,14 @@ ALLOWED: Final[dict[type, frozenset[str]]] = {
     c.Redrive: _ADMIN, c.Pause: _ADMIN, c.Resume: _ADMIN,
 }  # fmt: skip
 _ENDED: Final = int(State.DONE)  # states from here on are ends
-EXACT_QUEUES: Final = 256  # up to so many are counted for each request near ``tasks_max``
-RECOUNT_MS: Final = 1_000  # more are counted once in so long
+EXACT_QUEUES: Final = 256  # up to this number all queues are counted for each request near ``tasks_max``
+RECOUNT_MS: Final = 1_000  # if there are more queues, they are counted at most once in this time
 
 Sees = Callable[[str], bool]
 
 
 class Grant(Struct, frozen=True, kw_only=True, gc=False):
-    """What one token allows. ``queues``: names, or the start of one and ``*``. No scope: nothing at all."""
+    """What one token allows. ``queues``: names, or the start of one and ``*``. Without a scope: nothing."""
 
     name: str = ""
     sha256: bytes = b""
@@ -50,7 +51,7 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
     tasks_max: int | None = None
 
     def allows(self, queue: str) -> bool:
-        """Whether a queue is one of its own."""
+        """Whether ``queues`` has the name of this queue, or a pattern that matches it."""
         return any(
             queue.startswith(pattern[:-1]) if pattern[-1] == "*" else queue == pattern
             for pattern in self.queues
@@ -58,25 +59,25 @@ class Grant(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def filter(self) -> Sees | None:
-        """``sees``; None where that is all queues."""
+        """The test of a queue's name that listings and events use; None if the token sees all queues."""
         return None if "*" in self.queues else self.allows
 
     def same_rights(self, other: Grant | None) -> bool:
-        """Whether it allows what ``other`` does."""
+        """Whether this grant allows exactly what ``other`` does (``tasks_max`` aside)."""
         return other is not None and (self.scopes, self.queues) == (other.scopes, other.queues)
 
 
-UNAUTHENTICATED: Final = Grant()  # of a connection that has shown no token although one is needed
-WRONG_TOKEN: Final = Grant(name="?")  # of one whose token is not among those that are set, or no longer
+UNAUTHENTICATED: Final = Grant()  # for a connection that has shown no token although one is needed
+WRONG_TOKEN: Final = Grant(name="?")  # for a token that is not in the configuration, or no longer
 
 
 def digest_of(token: str) -> bytes:
-    """What stands in the configuration for a token."""
+    """SHA-256 of a token, as the configuration has it."""
     return hashlib.sha256(token.encode()).digest()
 
 
 class Access:
-    """All tokens. Without any, nobody is asked for one: ``grant_of`` is None for everybody."""
+    """All tokens. If none is configured, none is needed: ``grant_of`` returns None for every connection."""
 
     def __init__(self, grants: Iterable[Grant] = ()) -> None:
         self.grants = tuple(grants)
@@ -84,9 +85,9 @@ class Access:
     def grant_of(self, digest: bytes | None) -> Grant | None:
         """What a token of this digest allows.
 
-        ``UNAUTHENTICATED`` for no token, ``WRONG_TOKEN`` for one that is not known.
+        ``UNAUTHENTICATED`` for no token, ``WRONG_TOKEN`` for one that is not configured.
 
-        It is compared with every stored hash, in constant time, so that the time tells nothing of a hash.
+        Compares with every stored hash in constant time, so that the time taken reveals nothing of a hash.
         """
         if not self.grants:
             return None
@@ -100,7 +101,7 @@ class Access:
 
 
 class Credentials:
-    """One connection's token. ``grant``: None where none is asked for."""
+    """One connection's token. ``grant``: None if no token is needed."""
 
     __slots__ = ("_digest", "grant")
 
@@ -109,7 +110,7 @@ class Credentials:
         self.grant = access.grant_of(None)
 
     def show(self, token: str | None, access: Access) -> None:
-        """``hello``: the last token that was shown counts. Raises Refused."""
+        """Take the token of a ``hello``; it replaces an earlier one. Raises Refused."""
         if token is not None:
             self._digest = digest_of(token)
         self.again(access)
@@ -118,7 +119,7 @@ class Credentials:
 
     @property
     def unknown(self) -> bool:
-        """Whether a token is asked for and none that is known was shown."""
+        """Whether a token is needed and the connection has shown no valid one."""
         return self.grant is UNAUTHENTICATED or self.grant is WRONG_TOKEN
 
     def unauthorized(self) -> Refused:
@@ -126,11 +127,11 @@ class Credentials:
         return unauthorized(self.grant or UNAUTHENTICATED)
 
     def keeps(self, grant: Grant | None) -> bool:
-        """Whether it may do what ``grant``, which it had, allowed, and no more."""
+        """Whether the connection still has exactly the rights of ``grant``, which it had before a reload."""
         return self.grant is grant or (self.grant is not None and self.grant.same_rights(grant))
 
     def again(self, access: Access) -> None:
-        """Tokens were reloaded: what it allows now."""
+        """Call after the tokens were reloaded: look up again what this one allows."""
         self.grant = access.grant_of(self._digest)
 
 
@@ -158,7 +159,7 @@ def check(grant: Grant, command: c.AnyCommand) -> None:
 
 
 def _queue_of(command: c.AnyCommand) -> str | None:
-    """The queue that a command names, None where it is for all that may be seen."""
+    """The queue that a command names or defaults to; None if it applies to all queues the token sees."""
     queue: str | None = getattr(command, "queue", None)
     if queue is None and (type(command) is c.Schedule or getattr(command, "id", None) is not None):
         return DEFAULT_QUEUE
@@ -168,8 +169,8 @@ def _queue_of(command: c.AnyCommand) -> str | None:
 class Quota:
     """How many live tasks the queues of one token hold, without counting them for each request.
 
-    A record makes at most one task live: what was counted once, and the records since, is a bound. Only where
-    that passes ``tasks_max`` is counted again, one look a queue.
+    A record makes at most one task live, so the last count plus the number of records since is an upper
+    bound. Only if that exceeds ``tasks_max`` are the tasks counted again, with one look-up for each queue.
     """
 
     __slots__ = ("_at_ms", "_grant", "_live", "_lsn")
@@ -180,7 +181,7 @@ class Quota:
         self._at_ms: int | None = None
 
     def check(self, engine: Engine, count: int, lsn: int, wall_ms: int) -> None:
-        """Refuse ``count`` more tasks where they would be too many; ``lsn`` is the next record's."""
+        """Refuse ``count`` more tasks if they would exceed ``tasks_max``; ``lsn`` is the next record's."""
         most = self._grant.tasks_max
         if most is None:
             return

@@ -1,7 +1,7 @@
-"""Which addresses callbacks may go to: literals in all their spellings, and the rule.
+"""Which addresses callbacks may call: literals in all their spellings, and the rule.
 
-Here lives the pure part of the address guard. Not here: looking names up, and connecting to the very
-address that was checked (``delivery``).
+This is the pure part of the address guard. ``delivery`` looks names up, and connects to the very address
+that was checked.
 
 The registries are IANA's for IPv4 and IPv6 special purpose addresses. `ipaddress`'s own ``is_global``
 is not used: it changes between Python versions, and 3.11's calls ``fec0::1`` and ``::127.0.0.1`` global.
@@ -41,7 +41,7 @@ _LINK_LOCAL: Final = _named(
     ("168.63.129.16/32", "a cloud's host service (Azure)"),
     ("192.0.0.192/32", "a cloud's metadata service (Oracle)"),
 )
-"""What answers to any process of the machine, with its credentials: allowed by exact entry only."""
+"""Services that give the machine's credentials to any of its processes: allowed by exact entry only."""
 
 _NOT_GLOBAL: Final = _named(
     ("0.0.0.0/8", "an address of this host"),
@@ -86,7 +86,7 @@ _NUMBER: Final = re.compile(r"(?:0[xX]([0-9a-fA-F]*)|(0[0-7]*)|([1-9][0-9]*))")
 
 
 class AddressRule(msgspec.Struct, frozen=True):
-    """Who may be called.
+    """Which addresses may be called.
 
     ``open_listener`` is True when the daemon listens on anything but loopback or Unix sockets: then only
     global addresses and those in ``allow`` may be called. Otherwise any address may. Link-local addresses
@@ -97,7 +97,7 @@ class AddressRule(msgspec.Struct, frozen=True):
     allow: tuple[Network, ...] = ()
 
     def check(self, address: Address) -> str | None:
-        """None when ``address`` may be called, else why not and by which setting it could be.
+        """None if ``address`` may be called, else why not and which setting would allow it.
 
         An IPv6 address that carries an IPv4 one is judged by the address that is reached in the end.
         Cost: about 20 us, or 2 us with loopback listeners only.
@@ -112,7 +112,7 @@ class AddressRule(msgspec.Struct, frozen=True):
     def check_host(self, host: str, field: str = "url") -> str | None:
         """The same for the host of a URL; names pass, their addresses are checked when connecting.
 
-        BadValue where `parse_literal` says so.
+        Raises BadValue as `parse_literal` does.
         """
         address = parse_literal(host, field)
         return None if address is None else self.check(address)
@@ -131,12 +131,12 @@ class AddressRule(msgspec.Struct, frozen=True):
 
 
 def parse_literal(host: str, field: str = "url") -> Address | None:
-    """The address that a URL's host spells, or None where it is a name to be looked up.
+    """The address that a URL's host spells, or None if it is a name to be looked up.
 
     Takes what resolvers take: IPv6 with or without brackets and zone (which is dropped), and IPv4 as
     ``inet_aton`` does: one to four numbers, decimal, hexadecimal (0x) or octal (0), the last filling the
-    rest; also with a final dot, and in other scripts' digits, which names are mapped from (UTS 46). What
-    ends in a number and is no such address is no name either: BadValue.
+    rest; also with a final dot, and in other scripts' digits, which UTS 46 maps to ASCII in names. A host
+    that ends in a number and is no such address is no name either: BadValue.
     """
     if len(host) > HOST_CHARS_MAX:
         raise BadValue(f"{field}: a host has at most {HOST_CHARS_MAX} characters", field)
@@ -183,17 +183,17 @@ def _reached(address: Address) -> tuple[Address, ...]:
     if isinstance(address, IPv4Address):
         return (address,)
     value = int(address)
-    plain = IPv6Address(value)  # without a zone: fe80::1%eth0 is in no network, says `ipaddress`
+    plain = IPv6Address(value)  # without a zone: to `ipaddress`, fe80::1%eth0 is in no network
     low = IPv4Address(value & 0xFFFF_FFFF)
     if plain in _MAPPED or plain in _NAT64 or plain in _TRANSLATED:
         return (low,)
-    if plain in _COMPATIBLE and value > 0xFFFF:  # :: and ::1 are none, nor what is written like them
+    if plain in _COMPATIBLE and value > 0xFFFF:  # :: and ::1 carry no IPv4 address, nor does ::ffff or below
         return (low,)
     if plain in _6TO4:
         return (IPv4Address(value >> 80 & 0xFFFF_FFFF),)
-    if plain in _TEREDO:  # RFC 4380 section 4: the server, and the client's address with all bits turned
+    if plain in _TEREDO:  # RFC 4380 section 4: the server, and the client's address with all bits inverted
         return IPv4Address(value >> 64 & 0xFFFF_FFFF), IPv4Address(~value & 0xFFFF_FFFF)
-    if plain in _LOCAL_NAT64:  # its owner chose how long the prefix is, so where the IPv4 address stands
+    if plain in _LOCAL_NAT64:  # the prefix length is local, and with it the place of the IPv4 address
         carried = map(IPv4Address, _carried(value))
         return plain, low, *(address for address in carried if _found(address, _LINK_LOCAL))
     if value >> 32 & 0xFFFF_FFFF in _ISATAP:
@@ -202,7 +202,7 @@ def _reached(address: Address) -> tuple[Address, ...]:
 
 
 def _carried(value: int) -> tuple[int, int, int]:
-    """What stands behind a prefix of 48, 56 or 64 bits, around bits 64 to 71 (RFC 6052 section 2.2)."""
+    """The addresses behind prefixes of 48, 56 and 64 bits, without bits 64 to 71 (RFC 6052 section 2.2)."""
     return (
         (value >> 64 & 0xFFFF) << 16 | value >> 40 & 0xFFFF,
         (value >> 64 & 0xFF) << 24 | value >> 32 & 0xFF_FFFF,

@@ -1,7 +1,7 @@
-"""What clients ask that ends tasks or starts ended ones again: cancel, finish, redrive; and pause.
+"""Requests that end tasks or start ended ones again: cancel, finish, redrive; and pause and resume.
 
-Like ``schedule.py``: nothing is changed, records are returned. The ``*_one`` functions decide for one
-task that was found; requests that name a group or a queue call them for each member.
+Like those of ``schedule.py``, these functions change nothing and return records. The ``*_one`` functions
+decide for one task that was found; requests that name a group or a queue call them for each member.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from wheeltimer.protocol.units import parse_instant_ms
 
 
 def cancel_one(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
-    """Records that cancel this task; none where it is cancelled, or being stopped, already."""
+    """Records that cancel this task; none if it is already cancelled or being stopped."""
     return _stop_one(engine, key, task, now, lsn, STOP_CANCEL, None)
 
 
@@ -41,7 +41,7 @@ def _stop_one(
 
 
 def _find_one(engine: Engine, command: c.Cancel | c.Finish | c.Redrive) -> tuple[str, Task]:
-    """The task that ``id`` names; a second filter beside it would be dropped without a word."""
+    """The task that ``id`` names. A ``group`` beside it is refused, because it would have no effect."""
     assert command.id is not None
     if command.group is not None:
         raise BadValue("group: either id or group expected, not both", "group")
@@ -67,7 +67,7 @@ def finish(engine: Engine, command: c.Finish, now: Now, lsn: int) -> tuple[r.Rec
 
 
 def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
-    """The JSON that stands for the callback's reply, checked."""
+    """The JSON that the client gives in place of the callback's reply, checked."""
     if not command.reply:
         return None
     reply = bytes(command.reply)
@@ -80,12 +80,12 @@ def finish_reply(engine: Engine, command: c.Finish) -> bytes | None:
 
 
 def finish_one(engine: Engine, key: str, task: Task, now: Now, lsn: int, reply: bytes | None) -> r.Records:
-    """Records that finish this task; none where it is done, or being stopped, already."""
+    """Records that finish this task; none if it is already done or being finished."""
     return _stop_one(engine, key, task, now, lsn, STOP_FINISH, reply)
 
 
 def redrive(engine: Engine, command: c.Redrive, now: Now, lsn: int) -> tuple[r.Records, RedriveReply]:
-    """Start the one dead or expired task that ``id`` names again."""
+    """Start again the one dead or expired task that ``id`` names."""
     key, task = _find_one(engine, command)
     refuse_ended(task, Input.REDRIVE)
     if engine.live >= engine.limits.tasks_max:

@@ -1,9 +1,10 @@
 """The state of all tasks, and ``apply``: the only thing that changes it.
 
-``replay`` is the same for what an earlier run wrote, ``insert_fresh`` (``store.py``) for a run of new tasks.
+``replay`` does the same for what an earlier run of the daemon wrote, ``insert_fresh`` (``store.py``) for a
+batch of new tasks.
 
-An input becomes records in ``schedule.py`` (what clients ask) or ``outcome.py`` (what time and
-receivers bring); a record becomes a new state here. Nothing here reads a clock, draws a number or
+An input becomes records in ``schedule.py`` and ``control.py`` (clients' requests) or ``outcome.py`` (time and
+receivers' answers); a record becomes a new state here. Nothing here reads a clock, draws a number or
 writes a byte. Counts, timers and indexes all follow from the rows and change together with them in
 ``store.py``; ``check`` derives them again.
 """
@@ -36,13 +37,13 @@ class Engine(TaskStore):
 
     def __init__(self, limits: Limits, now: Now, tick_ns: int, wheel_size: int) -> None:
         super().__init__(limits, now, tick_ns, wheel_size)
-        # Versions whose attempt is in flight while a newer one waits: their own rules judge its answer.
+        # Versions whose attempt is in flight while a newer one waits: their rules apply to its answer.
         self.superseded: dict[str, Task] = {}
         self.outcomes = {"succeeded": 0, "failed": 0, "not_yet": 0}
         self._rebase: Rebase | None = None
-        # Key and task between its last ``Attempted`` and its ``Ended``, which is the next record.
+        # Key and task between a task's last ``Attempted`` and its ``Ended``, which is the next record.
         self._leaving: tuple[str, Task] | None = None
-        # In a replay: ends so far, in their order. A ``Copied`` is one whose row says so already.
+        # In a replay: ends so far, in their order. If it is a ``Copied``, the row is already an ended task's.
         self._ends: dict[str, r.Ended | Copied] = {}
         self._ends_ns: dict[str, int] = {}  # their elapsed time, if their wall time is too far off
         self._ends_copied = False
@@ -71,7 +72,7 @@ class Engine(TaskStore):
     # -- changing -------------------------------------------------------------------------------
 
     def apply(self, record: r.AnyRecord) -> None:
-        """Make ``record`` true. A move that the table of transitions forbids is a bug."""
+        """Carry out ``record``. A move that the table of transitions forbids is a bug."""
         self._appliers[type(record)](record)
 
     def replay(
@@ -82,10 +83,10 @@ class Engine(TaskStore):
         ``rebase``: for records of another boot, else None. ``ahead_ns``: the wall time of an end in them,
         minus its elapsed time on this boot's line. Only rows change: call ``replayed`` before anything else.
 
-        Volatile records were never written; what they must have done between is supplied. A record
-        of a task that is not there is passed over: what made the task was given up by compaction, so it was
-        forgotten later, or a later record holds it whole (``copies.py``). An end waits until all is read:
-        most tasks that have ended are forgotten, or start again, before that.
+        Volatile records were never written; their effect is supplied. A record of a task that is not there
+        is skipped: compaction removed the record that made the task, so the task was forgotten later, or a
+        later record holds all of it (``copies.py``). An end is applied only when all is read: most tasks
+        that have ended are forgotten, or start again, before that.
         """
         self._replaying, self._rebase, self._stops = True, rebase, []
         present_ns = self.ahead_ns
@@ -97,23 +98,23 @@ class Engine(TaskStore):
         return self._stops
 
     def replayed(self) -> None:
-        """Call once all is replayed: ends are carried out, and what follows from the rows is derived.
+        """Call once all is replayed: applies the ends, and derives timers, counts and indexes from the rows.
 
-        About 1 us for each task, 5 for one that has ended.
+        About 1 us for each task, 5 us for one that has ended.
         """
         ends, self._ends, table = self._ends, {}, self.table
         for key, end in ends.items():
             if isinstance(end, r.Ended):
                 task = unpack(table[key])
                 if end.state == _DEAD and task.state == _SCHEDULED:
-                    task.state = _READY  # as the volatile record before must have left it
+                    task.state = _READY  # as the volatile ``Due``, which was not written, left it
                 states.check_end(task, end.state)
                 states.end(task, end)
                 task.deadline_ns = self._ends_ns.get(key)
                 table[key] = pack(task)
         self._ends_ns.clear()
         order = [(end.time_ms, key, end.state) for key, end in ends.items()]
-        if self._ends_copied:  # copies come in no order
+        if self._ends_copied:  # copies are in no order
             order.sort()
             self._ends_copied = False
         for _, key, state in order:
@@ -122,7 +123,7 @@ class Engine(TaskStore):
         self._replaying = False
 
     def _scheduled_row(self, record: r.RawScheduled) -> None:
-        """A new task's row stays as it was written: most of what a start reads."""
+        """Keeps a new task's row as it was written, without decoding it: most of what a start reads."""
         if self._rebase is not None or not self.table.put_new(record.key, bytes(record.task)):
             self._scheduled(r.Scheduled(record.key, record.time_ms, unpack(record.task)))
 
@@ -177,7 +178,7 @@ class Engine(TaskStore):
         if record.ends:
             self._leaving = record.key, task
         else:
-            # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
+            # A plain integer, as unpacked: msgspec writes an enumeration's member even if it is the default.
             task.state, task.flight = int(states.moved(old, Input.RETRY)), 0
             self.put(record.key, old, task)
 
@@ -188,7 +189,7 @@ class Engine(TaskStore):
                 return
             self._stops.append(record.key)
         assert old is not None, f"a stop is stored for {record.key}, which is not there"
-        running = _SCHEDULED if self._replaying else _RUNNING  # that an attempt began was never written
+        running = _SCHEDULED if self._replaying else _RUNNING  # ``Started`` is never written
         assert old.state == running, f"a stop is stored for a task that is {State(old.state).word}"
         self.put(record.key, old, replace(old, stop=record.stop, stop_reply=record.reply))
 
@@ -211,7 +212,7 @@ class Engine(TaskStore):
             (key, task), self._leaving = self._leaving, None
             assert key == record.key, f"the attempt that ended was of {key}"
         states.check_end(task, record.state)
-        self.superseded.pop(record.key, None)  # if an attempt that lapsed ends a task
+        self.superseded.pop(record.key, None)  # there if a stored stop ended the task after a lapse
         self.remove(record.key, task)
         states.end(task, record)
         task.deadline_ns = self._ended_apart(record.state, record.time_ms)
@@ -239,7 +240,7 @@ class Engine(TaskStore):
                 assert self.table.get(key) is None, f"{key} is forgotten and has not ended"
 
     def _carried(self, record: r.Carried) -> None:
-        """The copy was made of the task as it is: only where it stands is new."""
+        """The copy was made of the task as it is now: only ``carried_lsn`` changes."""
         if record.task is None:
             self._paused_at(record.key, record.lsn)
             return
@@ -248,7 +249,7 @@ class Engine(TaskStore):
         self.table[record.key] = pack(live)
 
     def _carried_row(self, record: r.RawCarried) -> None:
-        """The copy takes the place of whatever is there; its row stays as it was written."""
+        """The copy replaces the row that is there, if any; its own row stays as it was written."""
         key, row = record.key, bytes(record.task)
         if row == r.NIL:
             self._paused_at(key, record.lsn)
@@ -265,15 +266,18 @@ class Engine(TaskStore):
             self._stops.append(key)
 
     def _ended_apart(self, state: int, ended_ms: int, ended_ns: int | None = None) -> int | None:
-        """The elapsed time of an end, if its wall time by the clocks of the start is wrong by more than a
-        second and more than 1/`KEPT_EXACT` of the task's retention; else None. ``ended_ns``: if known."""
+        """The elapsed time of an end, if the one computed from its wall time and the clocks at the start is
+        wrong by more than a second and more than 1/`KEPT_EXACT` of the task's retention; else None.
+
+        ``ended_ns``: the elapsed time of the end, if known.
+        """
         stepped_ns = abs(self.ahead_ns - self.ahead_at_start_ns)
         if ended_ns is None and self._rebase is None and stepped_ns <= KEPT_TICK_NS:
-            return None  # as for nearly all: the wall clock was not set since the start
+            return None  # nearly always: the wall clock was not set since the start
         wall_ns = ended_ms * NS_PER_MS
         ended_ns = wall_ns - self.ahead_ns if ended_ns is None else ended_ns
         if self._rebase is not None:
-            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever the wall clock of that boot was
+            ended_ns = min(ended_ns, self.start_ns)  # it is past, whatever that boot's wall clock showed
         error_ns = abs(wall_ns - self.ahead_at_start_ns - ended_ns)
         tolerance_ns = max(KEPT_TICK_NS, self.kept_ms(state) * NS_PER_MS // KEPT_EXACT)
         return ended_ns if error_ns > tolerance_ns else None
@@ -314,7 +318,7 @@ class Engine(TaskStore):
         self.put(key, task, replace(task, state=int(state), flight=0))
 
     def _known(self, key: str) -> Task | None:
-        """The task, None where it is not there."""
+        """The task, None if it is not there."""
         row = self.table.get(key)
         if row is None:
             return None
@@ -324,8 +328,8 @@ class Engine(TaskStore):
         return task
 
     def _brought_to(self, state: int, key: str) -> Task | None:
-        """The task that a record is of. In recovery None where it is not there, see ``replay``, and in
-        ``state`` where it was scheduled: volatile records must have come before.
+        """The task of a record. In a replay: None if it is not there (see ``replay``), and in ``state`` if it
+        was scheduled, because volatile records, which are not written, came between.
         """
         task = self._known(key)
         if self._replaying:

@@ -16,8 +16,8 @@ def check(engine: Engine) -> None:
     for key, row in engine.table.items():
         task = unpack(row)
         size += len(key) + len(row)
-        # The map of a row that came by the run (schedule_batch.py) has the short header; nothing else may
-        # differ.
+        # The map of a row that was added in a batch (schedule_batch.py) has the short header; nothing else
+        # may differ.
         assert pack(task) in (row, b"\xde\x00" + bytes([row[0] & 15]) + row[1:]), f"row of {key}"
         counts[task.state] += 1
         queues.setdefault(key.partition("/")[0], [0] * STATES)[task.state] += 1

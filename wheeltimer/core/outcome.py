@@ -1,7 +1,7 @@
-"""What time and receivers bring, as records: due, started, the outcome of an attempt, expiry, the end.
+"""Records for what time and receivers' answers cause: due, started, an attempt's outcome, expiry, the end.
 
-An answer is judged in the order of the contract: success beats a final answer, a final answer beats
-"not yet" and retry. Functions change nothing; see ``schedule.py`` for how they are called.
+An answer is judged in the order of the contract: success, then a final answer, then "not yet" and retry.
+Functions change nothing; see ``schedule.py`` for how they are called.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ ERROR_CHARS_MAX: Final = 300
 GONE: Final = 410
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED, _READY, _RUNNING, _DONE = map(int, (State.SCHEDULED, State.READY, State.RUNNING, State.DONE))
-RETRY_AFTER_LEAST_MS: Final = 1_000  # a receiver that asks for less gets the rule's wait, up to this
+# A Retry-After below 1 s is raised to min(the rule's delay, 1 s): ``Retry-After: 0`` must not use up all
+# attempts at once.
+RETRY_AFTER_LEAST_MS: Final = 1_000
 
 
 class Answer(Struct, frozen=True, gc=False):
-    """The result of one attempt: a reply, or an error with the reason why there is no whole one.
+    """The result of one attempt: a reply, or an error with the reason why there is no complete one.
 
-    ``status`` stands beside ``error`` if a status line came, and ``body`` has as much as came.
+    ``status`` is set beside ``error`` if a status line arrived, and ``body`` has as much as arrived.
     ``undecoded``: why ``body`` is still in its content coding.
 
-    ``retry_after_ms`` is set only where the status allows it; ``stop`` is the reply header that makes
+    ``retry_after_ms`` is set only if the status allows it; ``stop`` is the reply header that makes
     an answer final; ``given_ms`` is the time-out that ran out, None if none did. Times are ms;
     ``started`` is Unix time.
     """
@@ -55,8 +57,9 @@ class Answer(Struct, frozen=True, gc=False):
 
 
 def due(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records | r.Due | None:
-    """What the wheel's handing over of ``key`` means now: it is due, has expired, or was kept long enough
-    after its end; None: none of these.
+    """Records for a key that a wheel handed over: the task is due, has expired, or its retention is over.
+
+    None if none of these is true yet.
     """
     if task.state >= _DONE:
         return [r.Forgotten([key], now.wall_ms)] if engine.forget_ns(task) <= now.elapsed_ns else None
@@ -86,8 +89,10 @@ def start(key: str, task: Task, now: Now) -> r.Started:
 
 
 def lapsed(engine: Engine, key: str, now: Now, lsn: int) -> r.Records | r.Lapsed:
-    """The attempt in flight was not made after all: the task goes back to ``ready``, with the same number of
-    the attempt; to its newer version, if one waits; or to the end that a stored cancel or finish asks for.
+    """Records for an attempt in flight that was not made after all.
+
+    The task goes back to ``ready``, and the next attempt has the same number; if a newer version waits, that
+    version is scheduled; if a cancel or finish is stored, the task ends.
     """
     task = engine.get(key)
     assert task is not None
@@ -105,14 +110,14 @@ def rule_of(task: Task) -> Rule:
 def attempt_ended(
     engine: Engine, queue: QueuePolicy, key: str, answer: Answer, now: Now, lsn: int, chance: int
 ) -> r.Records:
-    """The outcome of the attempt in flight: one ``Attempted``, and the task's end where it is one."""
+    """The outcome of the attempt in flight: one ``Attempted``, and the task's end if the attempt ends it."""
     task = engine.get(key)
     assert task is not None
     assert task.state == _RUNNING
     reply_bytes_max = engine.limits.reply_bytes_max
     if answer.body.startswith(BOM):
         answer = replace(answer, body=without_bom(answer.body))
-    if len(answer.body) > reply_bytes_max:  # room in the journal was reserved for so much and no more
+    if len(answer.body) > reply_bytes_max:  # the space reserved in the journal is for this size
         answer = replace(answer, body=answer.body[:reply_bytes_max], truncated=True)
     present = task.flight == task.version
     sent = task if present else engine.superseded[key]
@@ -143,7 +148,7 @@ def attempt_ended(
         return [attempted]
     if present:
         task.attempts += 1
-    if task.stop == STOP_FINISH:  # what the attempt brought is in the history; the end is finish's own
+    if task.stop == STOP_FINISH:  # the attempt's answer is in the history; the end has the reply of finish
         return [attempted, *end(engine, key, task, ending, now, lsn + 1, finish_reply=task.stop_reply)]
     return [attempted, *end(engine, key, task, ending, now, lsn + 1, reason=reason, answer=answer)]
 
@@ -151,7 +156,8 @@ def attempt_ended(
 def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> Answer:
     """``answer``, with an error if the rule needs a body that cannot be compared; a hook gets that error too.
 
-    If the body is another one than expected, only the history has an error: the hook has the body itself.
+    If the body only differs from what the rule expects, the error is in the history alone: the hook has the
+    body.
     """
     problem = unread(
         rule, answer.status or 0, answer.body, answer.truncated, answer.undecoded, reply_bytes_max
@@ -160,7 +166,7 @@ def _with_problem(rule: SuccessRule, answer: Answer, reply_bytes_max: int) -> An
 
 
 def _outcome(sent: Task, queue: QueuePolicy, answer: Answer, succeeded: bool) -> tuple[str, bool]:
-    """(succeeded | failed | not_yet, whether the answer is final). ``sent``: the version it answers."""
+    """(succeeded | failed | not_yet, whether the answer is final). ``sent``: the version that was sent."""
     if succeeded:
         return "succeeded", False
     if answer.stop or answer.status == GONE or answer.status in queue.final_statuses:
@@ -180,7 +186,7 @@ def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, i
     failures = sent.failures + (outcome == "failed")
     wait_ms = next_delay_ms(rule_of(sent), failures, chance) if failures else None
     if wait_ms is not None and answer.retry_after_ms is not None:
-        # The receiver knows best, but 0 would use up all attempts at once.
+        # The receiver's wait replaces the rule's, except that 0 would use up all attempts at once.
         wait_ms = max(answer.retry_after_ms, min(wait_ms, RETRY_AFTER_LEAST_MS))
     return failures, sent.polls, wait_ms
 
@@ -188,7 +194,7 @@ def _next(sent: Task, answer: Answer, outcome: str, chance: int) -> tuple[int, i
 def _ending(
     task: Task, now: Now, present: bool, succeeded: bool, final: bool, wait_ms: int | None, polls: int
 ) -> tuple[State | None, str | None]:
-    """(the state the task ends in with this attempt or None, why)."""
+    """(the state in which this attempt ends the task, or None; the reason)."""
     if task.stop == STOP_FINISH:
         return State.DONE, None
     if task.stop == STOP_CANCEL:
@@ -222,7 +228,7 @@ def end(
     engine: Engine, key: str, task: Task, state: State, now: Now, lsn: int, *,
     reason: str | None = None, finish_reply: bytes | None = None, answer: Answer | None = None,
 ) -> r.Records:  # fmt: skip
-    """The end of ``task`` and, where the task names one, the hook that is stored with it.
+    """The end of ``task`` and, if the task names a hook for this state, the hook's task.
 
     ``lsn`` is that of the ``Ended`` record; the hook's is the next.
     """
@@ -240,7 +246,7 @@ def end(
         deadline_ns=now.elapsed_at(now.wall_ms),
     )  # fmt: skip
     known = engine.get(hook_key)
-    if known is not None:  # without its history: each attempt would have to reserve room for a whole one
+    if known is not None:  # without its history: each attempt would have to reserve space for all of it
         hook.version, hook.revision, hook.born_lsn = known.version + 1, known.revision + 1, known.born
     return [ended, r.Scheduled(hook_key, now.wall_ms, hook)]
 
@@ -249,7 +255,7 @@ def _hook_body(
     key: str, task: Task, state: State, now: Now, reason: str | None, finish_reply: bytes | None,
     answer: Answer | None, reply_bytes_max: int,
 ) -> bytes:  # fmt: skip
-    """The JSON that a hook posts. A reply that is no UTF-8 text comes as ``reply_base64``."""
+    """The JSON that a hook posts. A reply that is no UTF-8 text is sent as ``reply_base64``."""
     queue, id = split_key(key)
     fields: dict[str, object] = {
         "type": f"task.{STATE_WORDS[state]}",
@@ -277,12 +283,12 @@ def _hook_body(
 
 
 _CONTROL: Final = bytes(set(range(32)) - {9, 10, 13})
-_CONTROL_BYTES: Final = 6  # of such a character in JSON, where others take at most two
+_CONTROL_BYTES: Final = 6  # bytes of such a character in JSON; other characters take at most two
 
 
 def _text(body: bytes, json_bytes_max: int) -> str | None:
-    """``body`` as text; None where it is no UTF-8, or where so many bytes of JSON may not hold it: a long
-    one full of control characters, for which no room was reserved.
+    """``body`` as text; None if it is no UTF-8, or if its JSON could exceed ``json_bytes_max``: a long body
+    full of control characters, for which no space was reserved in the journal.
     """
     controls = len(body) - len(body.translate(None, _CONTROL))
     if controls and 2 * (len(body) - controls) + _CONTROL_BYTES * controls > json_bytes_max:
@@ -302,8 +308,8 @@ def give_up(engine: Engine, key: str, now: Now, lsn: int, reason: str) -> r.Reco
 
 
 def stopped(engine: Engine, key: str, task: Task, now: Now, lsn: int) -> r.Records:
-    """The end that a stored cancel or finish asks for, if the attempt it waited for has no outcome: a crash
-    ended it, or it was not made.
+    """The end that a stored cancel or finish causes if the attempt it waited for has no outcome: a crash
+    ended the attempt, or the attempt lapsed.
     """
     if task.stop == STOP_CANCEL:
         return end(engine, key, task, State.CANCELLED, now, lsn)
@@ -327,8 +333,8 @@ def outcome_bytes_max(engine: Engine, task: Task, finish_reply: bytes | None = N
 
 
 def decision_bytes_needed(limits: Limits) -> int:
-    """The most that one decision can take in the journal under these limits: an outcome with its hook, or a
-    task with the history that it keeps through a new version and, in a copy, the reply of a stored finish.
+    """The most bytes that one decision can take in the journal under these limits: an outcome with its hook,
+    or a task with the history that a new version keeps and, in a copy, the reply of a stored finish.
     """
     outcome = (
         8192 + 4 * ERROR_CHARS_MAX + URL_BYTES_MAX + 3 * limits.history_reply_bytes_max

@@ -1,4 +1,4 @@
-"""What the operator has set that decisions depend on; replaced as a whole when settings are reloaded."""
+"""The settings that decisions depend on; replaced as a whole when settings are reloaded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from wheeltimer.protocol.hosts import host_problem
 from wheeltimer.protocol.requests import URL_BYTES_MAX, split_url
 from wheeltimer.protocol.retry import Rule
 
-_SEEN_MAX = 65_536  # origins remembered; then the memory starts afresh
-_VISIBLE = bytes(set(range(33, 127)) - {ord("#")})  # what a URL may hold; a fragment is refused
-_ORIGIN_CHARS_MAX = 300  # of one that is remembered: a name of DNS has at most 253
+_SEEN_MAX = 65_536  # origins remembered; if there are more, all are dropped
+_VISIBLE = bytes(set(range(33, 127)) - {ord("#")})  # the bytes a URL may have; a fragment is refused
+_ORIGIN_CHARS_MAX = 300  # longer origins are not remembered; a DNS name has at most 253
 
 
 class QueuePolicy(Struct, frozen=True):
@@ -30,8 +30,8 @@ _PLAIN = QueuePolicy()
 class Policy:
     """Named retry rules, queue defaults, and which hosts may be called.
 
-    ``check_host`` takes a URL's host and says why it may not be called, or None; names are always
-    allowed here and checked again, address by address, when a connection is made.
+    ``check_host`` takes a URL's host and returns why it may not be called, or None. Names are always
+    allowed here; their addresses are checked when a connection is made.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Policy:
         return self.queues.get(name, _PLAIN)
 
     def check_target(self, url: str, field: str = "url") -> None:
-        """Refuse a URL that is none or whose host cannot be (BadValue), or may not be called (TargetBlocked).
+        """Refuse a URL that is malformed (BadValue), or whose host may not be called (TargetBlocked).
 
         0.5 us if scheme, host and port were seen before.
         """
@@ -62,7 +62,7 @@ class Policy:
             raise BadValue(f"{field}: {problem}", field)
         try:
             reason = self._check_host(host)
-        except BadValue as error:  # of a host; which field it stood in is known here
+        except BadValue as error:  # names no field; the field is known here
             raise BadValue(f"{field}{str(error).removeprefix(error.field)}", field) from error
         if reason is not None:
             raise TargetBlocked(f"{field}: {reason}")
@@ -73,7 +73,7 @@ class Policy:
             self._origins.add(origin)
 
     def all_pass(self, urls: Sequence[str]) -> bool:
-        """Whether these URLs are of origins that were checked before, and well formed beyond them."""
+        """Whether the origins of these URLs passed before, and the rest of each URL is well formed."""
         return (
             not "".join(urls).encode(errors="surrogatepass").translate(None, _VISIBLE)
             and max(map(len, urls)) <= URL_BYTES_MAX
@@ -81,7 +81,7 @@ class Policy:
         )
 
     def _all_of_one_origin(self, urls: Sequence[str]) -> bool:
-        """Most runs go to one place, and that is seen in a fifth of the time."""
+        """Whether all URLs have one known origin: the usual case, and five times as fast to check."""
         origin = _origin(urls[0])
         return origin in self._origins and all(map(str.startswith, urls, repeat(f"{origin}/")))
 

@@ -1,6 +1,7 @@
-"""What can be asked without changing anything: one task as clients see it, and a page of a list.
+"""Requests that change nothing: one task as clients see it, a page of a list, counts, a forecast.
 
-Nothing here walks all tasks in one go: ``Listing`` is fed a slice of rows at a time by its caller.
+Nothing here walks all tasks in one go: the caller feeds ``Listing`` and ``Forecast`` a slice of rows at a
+time.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from wheeltimer.protocol.units import parse_duration_ms
 
 _NEVER: Final = 1 << 62  # sorts ended tasks behind all that have a next attempt
 LIST_MAX: Final = 1000
-UNSORTED_MAX: Final = 128  # beside a page that is in order: sorting twice a page at once takes 0.8 ms
-PAGE_BYTES_MAX: Final = 1 << 20  # one short line may not ask for more; the cursor leads to the rest
+UNSORTED_MAX: Final = 128  # kept unsorted beside a sorted page: to sort two pages at once takes 0.8 ms
+PAGE_BYTES_MAX: Final = 1 << 20  # bounds the reply to one short request; the cursor leads to the rest
 _AS_GIVEN: Final = (
     "delay", "at", "url", "method", "headers", "retry", "timeout", "connect_timeout", "expires_in",
     "expires_at", "success", "poll", "group", "on_done", "on_dead",
@@ -72,7 +73,7 @@ def view(key: str, task: Task, *, whole: bool = True) -> dict[str, object]:
 
 
 def _on_one_line(json: bytes) -> Raw:
-    """As it came, without carriage returns: white space in JSON, and to some readers the end of a line."""
+    """JSON as given, but each carriage return as a space: some clients take it for the end of a line."""
     return Raw(json.replace(b"\r", b" "))
 
 
@@ -90,15 +91,15 @@ def _sort_key(key: str, task: Task) -> tuple[int, str, str]:
 class Listing:
     """One page: the ``limit`` soonest tasks after ``cursor`` that pass the filters.
 
-    Feed it every slice of ``rows(engine)``, have the page made ready by ``show``, a slice at a time too, and
-    ask for ``reply``. Memory is O(limit), time O(rows).
+    Call ``feed`` with every slice of ``rows(engine)``, then ``show`` until it returns False, then ``reply``.
+    Memory is O(limit), time O(rows).
     """
 
     def __init__(
         self, command: c.List, sees: Callable[[str], bool] | None = None,
         shown: Callable[[dict[str, object]], Any] = dict,
     ) -> None:  # fmt: skip
-        """``shown`` makes of a task what stands in the reply; its time is that of ``show``."""
+        """``shown`` makes the reply's form of one task; ``show`` calls it."""
         if not 1 <= command.limit <= LIST_MAX:
             raise BadValue(f"limit: 1 to {LIST_MAX} expected", "limit")
         self._command = command
@@ -115,7 +116,7 @@ class Listing:
         self._size = 0
 
     def rows(self, engine: Engine, size: int = 256) -> Iterator[list[tuple[str, bytes]]]:
-        """The rows to feed: those of the group where one is asked for, else all."""
+        """The rows to feed: those of the group if the request names one, else all."""
         if self._group is None:
             yield from engine.table.slices(size)
             return
@@ -125,7 +126,7 @@ class Listing:
             yield [(key, row) for key, row in found if row is not None]
 
     def feed(self, rows: list[tuple[str, bytes]]) -> None:
-        """Take one slice; keeps one task more than the page holds, to know whether there is more."""
+        """Take one slice. Keeps one task more than the page holds: if it exists, the reply has a cursor."""
         for key, row in rows:
             if self._prefix is not None and not key.startswith(self._prefix):
                 continue
@@ -143,10 +144,10 @@ class Listing:
         if len(self._best) >= wanted + UNSORTED_MAX:
             self._best.sort()
             del self._best[wanted:]
-            self._beyond = self._best[-1][0]  # nothing behind it can be on this page any more
+            self._beyond = self._best[-1][0]  # a task that sorts after it cannot be on this page
 
     def show(self, count: int) -> bool:
-        """Once all is fed: make the next ``count`` tasks ready to be shown; False when that was all."""
+        """Once all is fed: make the reply's form of ``count`` tasks more; False if the page is complete."""
         if self._page is None:
             self._page = sorted(self._best)[: self._command.limit + 1]
         page, tasks = self._page, self._tasks
@@ -159,7 +160,7 @@ class Listing:
         return len(tasks) < min(len(page), self._command.limit)
 
     def reply(self) -> ListReply:
-        """The page; what ``show`` has not made ready is made now."""
+        """The page; completes it if ``show`` has not."""
         while self.show(LIST_MAX):
             pass
         page, tasks = self._page, self._tasks
@@ -191,7 +192,7 @@ def counts(engine: Engine) -> dict[str, int]:
 def queues(
     engine: Engine, sees: Callable[[str], bool] | None = None, names: Sequence[str] | None = None
 ) -> dict[str, dict[str, object]]:
-    """Each known queue's tasks by state (those that are not 0), and whether it is paused; or of ``names``."""
+    """Each queue's tasks by state (without zeros) and whether it is paused; or only of those in ``names``."""
     found = (
         engine.queues.items()
         if names is None
@@ -205,7 +206,7 @@ def queues(
 
 
 def counts_of(engine: Engine, sees: Callable[[str], bool]) -> dict[str, int]:
-    """Tasks by state in the queues that are seen."""
+    """Tasks by state in the queues for which ``sees`` is true."""
     seen = [queue.counts for name, queue in engine.queues.items() if sees(name)]
     return {word: sum(counts[state] for counts in seen) for state, word in enumerate(STATE_WORDS)}
 
@@ -216,10 +217,10 @@ SLICES_MAX: Final = 1000
 
 
 class Forecast:
-    """One count. Feed it every slice of rows and ask for ``reply``. Time O(rows), 0.5 us each.
+    """One count. Call ``feed`` with every slice of ``rows``, then ``reply``. Time O(rows), 0.5 us each.
 
-    A task that waits for elapsed time is counted where that ends, whatever the wall clock was when it was
-    scheduled. What is ``ready`` is overdue; what is ``running`` has begun and is not counted.
+    A task that waits for elapsed time is counted at the end of that wait, whatever the wall clock was when
+    it was scheduled. A ``ready`` task is overdue; a ``running`` task has begun and is not counted.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
 """Events: what subscribers see of the records, one line each.
 
-A line is made from a record's own bytes, as the journal holds them, so an event that is read again after a
-reconnect is the one that was sent live, byte for byte. ``attempt.started`` is the exception: its record is
-never written, so it is made from the record itself and seen live only. Who gets which event when is in
-``server/subscriptions.py``.
+A line is made from a record's bytes as they are in the journal, so an event that is read again after a
+reconnect equals the one that was sent live, byte for byte. ``attempt.started`` is the exception: its record
+is never written, so it is made from the record object and sent live only. ``server/subscriptions.py`` decides
+which subscriber gets which event when.
 
-A cursor is ``JOURNAL-LSN``: 8 hex digits of the journal's id and the number of the last record that was seen.
+A cursor is ``JOURNAL-LSN``: 8 hex digits of the journal's id and the lsn of the last record that was seen.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _CURSOR: Final = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,17})", re.ASCII).ful
 
 
 class Event(NamedTuple):
-    """One event and what filters ask of it.
+    """One event and the fields that filters test.
 
-    ``lsn``: of its record; of the last record before it where it is ``attempt.started``. ``line`` ends in
-    a line end.
+    ``lsn``: of its record; for ``attempt.started``, of the last record before it. ``line`` ends in a line
+    feed.
     """
 
     lsn: int
@@ -82,11 +82,11 @@ class Writer:
         self._prefix = f"{journal_id[:4].hex()}-"
 
     def cursor(self, lsn: int) -> str:
-        """Everything up to ``lsn`` was seen."""
+        """The cursor of a subscriber that has seen everything up to ``lsn``."""
         return f"{self._prefix}{lsn}"
 
     def lsn_of(self, cursor: str) -> int | None:
-        """``cursor`` undone; None for one of another journal. Raises BadValue."""
+        """The lsn of a cursor; None if the cursor is of another journal. Raises BadValue."""
         match = _CURSOR(cursor)
         if match is None:
             raise BadValue("from: a cursor from an event or a reply of subscribe expected", "from")
@@ -119,7 +119,7 @@ class Writer:
         queue, id = split_key(record.key)
         row = record.task
         due_ms = row.due_given_ms
-        if due_ms is None:  # it follows from the others, as in ``Task.due_ms``
+        if due_ms is None:  # computed from the other fields, as in ``Task.due_ms``
             assert isinstance(row.delay, int)
             due_ms = row.created_ms + row.delay
         event = ChangeEvent(
@@ -148,23 +148,23 @@ class Writer:
             event=f"task.{state}", cursor=self.cursor(lsn), time=record.time_ms, queue=queue, id=id,
             version=record.version, group=record.group or UNSET, state=state, attempts=record.attempts,
             error=UNSET if record.reason is None else record.reason,
-            # A carriage return in it is white space; here it could end a line.
+            # A carriage return is white space in JSON, but some clients take it for the end of a line.
             meta=UNSET if record.meta is None else Raw(record.meta.replace(b"\r", b" ")),
         )  # fmt: skip
         return Event(lsn, event.event, queue, record.group, _encode(event) + b"\n")
 
 
 class Filter(NamedTuple):
-    """Which events a subscriber wants; None: all. Subscribers with equal filters share their lines."""
+    """Which events a subscriber asked for; None: all. Subscribers with equal filters share their lines."""
 
     queue: str | None = None
     group: str | None = None
     types: frozenset[str] | None = None
-    grant: Grant | None = None  # of a token that sees some queues only
+    grant: Grant | None = None  # set if the token sees only some queues
 
     @classmethod
     def of(cls, command: Subscribe, grant: Grant | None = None) -> Filter:
-        """What a request asks for, of what the token sees. Raises BadValue."""
+        """The filter of a request, limited to the queues that the token sees. Raises BadValue."""
         if command.queue is not None:
             check_name(command.queue, "queue")
         if command.group is not None:

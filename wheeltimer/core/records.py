@@ -1,4 +1,4 @@
-"""What happened: the journal's records, which are also the events that subscribers see.
+"""The journal's records: what happened. Subscribers' events are made of them.
 
 A record is a msgpack array whose first element names its kind; a frame's payload is an array of
 records, decoded in one call. Written records hold all that their event shows, so a reader of the
@@ -26,7 +26,7 @@ class Record(Struct, array_like=True, frozen=True, gc=False):
 
 
 class Scheduled(Record, tag="s", frozen=True):
-    """A new task, or a new version by ``replace``; also a hook that an end brings about."""
+    """A new task, or a new version by ``replace``; also the task of a hook."""
 
     key: str
     time_ms: int
@@ -42,9 +42,11 @@ class Rescheduled(Record, tag="r", frozen=True):
 
 
 class Attempted(Record, tag="a", frozen=True):
-    """An attempt ended. Where the task goes on (a retry, "not yet", a newer version waits), ``next_ms``
-    and ``deadline_ns`` say when, unless ``attempt.version`` is an old one; with ``ends`` the task's
-    ``Ended`` is the next record of the same frame.
+    """An attempt ended.
+
+    ``next_ms`` and ``deadline_ns``: when the next attempt is due, if the attempt was of the present version
+    and another follows (a retry or "not yet"). ``ends``: the task's ``Ended`` is the next record of the same
+    frame.
     """
 
     key: str
@@ -81,7 +83,7 @@ class Ended(Record, tag="e", frozen=True):
 
 
 class Paused(Record, tag="p", frozen=True):
-    """A queue was paused or resumed; ``lsn`` is this record's own, 0 where that was not kept yet."""
+    """A queue was paused or resumed; ``lsn`` is this record's own, 0 in older journals, which lack it."""
 
     queue: str
     time_ms: int
@@ -97,9 +99,9 @@ class Forgotten(Record, tag="f", frozen=True):
 
 
 class Carried(Record, tag="c", frozen=True):
-    """Compaction's copy of a task or, with an empty task, of a paused queue: state, no event.
+    """Compaction's copy of a task or, if ``task`` is None, of a paused queue: state, no event.
 
-    The copy says itself where it stands: ``task.carried_lsn``, for a queue ``lsn``, is this record's.
+    The lsn of this record is in ``task.carried_lsn``, for a queue in ``lsn``.
     """
 
     key: str
@@ -109,7 +111,7 @@ class Carried(Record, tag="c", frozen=True):
 
 
 class Counted(Record, tag="n", frozen=True):
-    """Compaction's copy of what was counted: the attempts of all time, by outcome. No event."""
+    """Compaction's copy of the counters: all attempts ever made, by outcome. No event."""
 
     time_ms: int
     succeeded: int
@@ -120,8 +122,8 @@ class Counted(Record, tag="n", frozen=True):
 class Due(Record, tag="d", frozen=True):
     """Volatile: the wheel handed the task over; it waits for a permit.
 
-    ``task``: the copy of its row that this was decided of, which nothing has changed since; ``late_ms``:
-    how late it is, in whole ms.
+    ``task``: the unpacked row on which this was decided; the row has not changed since. ``late_ms``: how late
+    the task is, in whole ms.
     """
 
     key: str
@@ -141,9 +143,9 @@ class Started(Record, tag="b", frozen=True):
 
 
 class Lapsed(Record, tag="l", frozen=True):
-    """Volatile: the attempt in flight was not made after all. Nothing is counted and nothing remembered.
+    """Volatile: the attempt in flight was not made after all. It is not counted and not in the history.
 
-    ``task`` as in `Due`; no cancel or finish is stored in it: that one ends with the attempt, by `Ended`.
+    ``task`` as in `Due`. It has no stored cancel or finish: a task that has one ends instead, by `Ended`.
     """
 
     key: str
@@ -158,8 +160,7 @@ Records = list[Written]  # one decision, in the order in which it is applied
 
 
 class RawScheduled(Record, tag="s", frozen=True):
-    """A ``Scheduled`` as recovery reads it, and ``schedule_batch.py`` writes it: the task as the row that it
-    is."""
+    """A ``Scheduled`` as recovery reads it and ``schedule_batch.py`` writes it: the task is a packed row."""
 
     key: str
     time_ms: int
@@ -167,7 +168,7 @@ class RawScheduled(Record, tag="s", frozen=True):
 
 
 class RawCarried(Record, tag="c", frozen=True):
-    """A ``Carried`` as recovery reads it: the task as the row that it is, `NIL` for a paused queue."""
+    """A ``Carried`` as recovery reads it: the task is a packed row, `NIL` for a paused queue."""
 
     key: str
     time_ms: int
@@ -184,4 +185,4 @@ RawRecord = (
 
 encode: Final = msgspec.msgpack.Encoder().encode
 decode_all: Final = msgspec.msgpack.Decoder(list[Replayed]).decode  # a frame's payload, consumed exactly
-decode_recovered: Final = msgspec.msgpack.Decoder(list[RawRecord]).decode  # the same, rows left as they are
+decode_recovered: Final = msgspec.msgpack.Decoder(list[RawRecord]).decode  # the same, rows left packed

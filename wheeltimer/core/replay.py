@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from wheeltimer.core.task import Task
 
 Rebase = Callable[[int], int]
-"""A deadline in ns on the other boot's line -> ns on ours; knows when the record was written."""
+"""Maps a deadline in ns on the other boot's line to ns on this boot's; made for one record's time."""
 
 
 def rebased(task: Task, rebase: Rebase) -> Task:

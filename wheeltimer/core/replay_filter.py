@@ -1,9 +1,9 @@
-"""Which records a start can apply where others are lost, and of which tasks the state is uncertain.
+"""Which records a start can apply if others are lost, and of which tasks the state is uncertain.
 
-A start passes over records of a task that is not there (compaction leaves such), and asserts that others fit
-what came before: the end of a task that has ended is a bug to it. So what rests on something lost is
-changed into what stands alone (a whole task is carried), or left out and told. Pure; the rules are those
-of the engine's replay.
+A start skips records of a task that is not there (compaction leaves such), and asserts that all others fit
+the records before them: an end of a task that has ended fails an assertion. So a record that depends on a
+lost one is replaced by one that depends on none (a ``Carried`` with the whole task), or left out and its key
+reported. Pure; the rules are those of the engine's replay.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from wheeltimer.protocol.task_view import State
 
 
 class ReplayFilter:
-    """Every task that the records so far know: its version, whether it ended, lsn of its last record."""
+    """Every task of the records so far: its version, its state, the lsn of its last record."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, tuple[int, int, int]] = {}  # version, state, lsn
-        self.orphans: dict[str, int] = {}  # keys whose records rest on something lost; lsn of the last one
+        self.orphans: dict[str, int] = {}  # keys whose records depend on lost ones; lsn of the last record
 
     def uncertain(self, lost: list[tuple[int, int]]) -> Iterator[str]:
-        """Keys whose last record is older than something lost, or whose records do not fit together."""
+        """Keys whose last record is older than a lost one, or whose records do not fit together."""
         last_lost = max((upto for _, upto in lost), default=0)
         for key, (_, _, lsn) in self.tasks.items():
             if lsn < last_lost or key in self.orphans:
@@ -31,7 +31,7 @@ class ReplayFilter:
         yield from (key for key in self.orphans if key not in self.tasks)
 
     def fit(self, lsn: int, record: r.Replayed) -> r.Replayed | r.Carried | None:
-        """The record, or what is to stand in its place; None for what cannot be applied."""
+        """The record, or the one to write in its place; None if it cannot be applied."""
         match record:
             case r.RawScheduled(key, time_ms, raw):
                 return self._whole(lsn, record, key, time_ms, unpack(raw), fresh=True)
@@ -73,7 +73,7 @@ class ReplayFilter:
         self.tasks[record.key] = (known[0], state, lsn)
         version = record.attempt.version if isinstance(record, r.Attempted) else known[0]
         if version > known[0]:
-            self.orphans[record.key] = lsn  # of a version whose making is lost
+            self.orphans[record.key] = lsn  # the record that made this version is lost
         return record
 
     def _forgotten(self, keys: list[str], time_ms: int) -> r.Replayed:

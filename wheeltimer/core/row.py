@@ -1,6 +1,6 @@
 """The row of a task: the letter of each field, and views that decode some of the fields only.
 
-A row is a msgpack map. Its keys are the letters below. They stand in the journal, so a letter is never given
+A row is a msgpack map. Its keys are the letters below. The journal contains them, so a letter is never given
 to another field. Every struct that reads or writes rows takes its keys from ``LETTERS``; ``task.Task`` is the
 one with all fields.
 """
@@ -27,7 +27,7 @@ LETTERS: Final = {
 
 
 class Indexed(Struct, gc=False, rename=LETTERS):
-    """What most timers, and all counts and groups, are derived from."""
+    """The fields from which most timers, and all counts and groups, are derived."""
 
     state: int = 0
     deadline_ns: int | None = None
@@ -38,14 +38,14 @@ class Indexed(Struct, gc=False, rename=LETTERS):
 
 
 class Written(Struct, gc=False, rename=LETTERS):
-    """Which records hold the task: of its present version, and of compaction's last copy."""
+    """The lsns of the records that hold all of the task: its present version, and compaction's last copy."""
 
     lsn: int
     carried_lsn: int = 0
 
 
 class Copied(Struct, gc=False, rename=LETTERS | {"time_ms": LETTERS["ended_ms"]}):
-    """What a replay needs of a copy's row: the task's state, a stored cancel or finish, when it ended."""
+    """The fields of a copy's row that a replay needs: state, a stored cancel or finish, time of the end."""
 
     state: int = 0
     stop: int = 0
@@ -54,7 +54,7 @@ class Copied(Struct, gc=False, rename=LETTERS | {"time_ms": LETTERS["ended_ms"]}
 
 
 class Timing(Struct, gc=False, rename=LETTERS):
-    """What the instant of the next attempt is computed from."""
+    """The fields from which the instant of the next attempt is computed."""
 
     state: int = 0
     deadline_ns: int | None = None
@@ -64,7 +64,7 @@ class Timing(Struct, gc=False, rename=LETTERS):
 
 
 class Shown(Struct, gc=False, rename=LETTERS):
-    """What the event of a new version shows of the task."""
+    """The fields that the event of a new version shows."""
 
     created_ms: int
     version: int = 1
@@ -76,7 +76,7 @@ class Shown(Struct, gc=False, rename=LETTERS):
 class Fresh(Struct, omit_defaults=True, gc=False, rename=LETTERS):
     """The fields of a ``Task`` that a plain request fills, in the order of ``Task``.
 
-    The packed bytes are those of a ``Task`` but for the map's header, which is shorter.
+    The packed bytes equal those of a ``Task``, except that the map's header is shorter.
     """
 
     url: str

@@ -1,8 +1,8 @@
-"""What clients ask, as records: identity, versions, due times, refusals.
+"""Records for the requests that make or change tasks: identity, versions, due times, refusals.
 
-Each function takes the engine's state as it is, one reading of the clocks and the lsn that the first
-record will get; it changes nothing. A refusal is raised as ``Refused`` or ``BadValue``. What time and
-receivers bring is in ``outcome.py``.
+Each function takes the engine, one reading of the clocks and the lsn that the first record will get; it
+changes nothing. A refusal is raised as ``Refused`` or ``BadValue``. Requests that end tasks are in
+``control.py``; what time and receivers' answers cause is in ``outcome.py``.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from wheeltimer.protocol.task_view import STATE_WORDS, State
 from wheeltimer.protocol.units import parse_duration_ms, parse_instant_ms
 
 DEFAULT_QUEUE: Final = "default"
-RETRY_FULL_MS: Final = 1_000  # after how long a client that was told "full" may ask again
+RETRY_FULL_MS: Final = 1_000  # ``retry_after_ms`` of a refusal with "full"
 
 
 def schedule(
     engine: Engine, policy: Policy, command: c.Schedule, now: Now, lsn: int, chance: int
 ) -> tuple[r.Records, ScheduleReply]:
     """One ``Scheduled`` record, or none for a duplicate. ``chance`` is 32 random bits, for an id."""
-    # Most requests need little: what they do not need is asked for at most once.
+    # The fast path of most requests: every field that they leave out is tested at most once.
     limits, wall_ms = engine.limits, now.wall_ms
     queue, id, url, delay = command.queue, command.id, command.url, command.delay
     if queue is None:
@@ -69,7 +69,7 @@ def schedule(
 def _known(
     engine: Engine, command: c.Schedule, key: str, known: Task, task: Task, wall_ms: int
 ) -> tuple[r.Records, ScheduleReply]:
-    """``schedule`` of an id that is known: a duplicate, a refusal, or a new version."""
+    """``schedule`` of an id that exists: a duplicate, a refusal, or a new version."""
     queue, id = split_key(key)
     state = STATE_WORDS[known.state]
     if command.on_conflict != "replace":
@@ -104,7 +104,7 @@ def full(engine: Engine) -> Refused:
 
 
 def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, now: Now, lsn: int) -> Task:
-    """The task that a request asks for, every field checked."""
+    """The task of a request, with every field checked."""
     wall_ms = now.wall_ms
     c.check_fields(command, engine.limits, wall_ms)
     body, body_as = c.body_of(command, engine.limits)
@@ -146,7 +146,7 @@ def _new_task(engine: Engine, policy: Policy, command: c.Schedule, queue: str, n
 
 
 def _check_task(policy: Policy, command: c.TaskFields, task: Task) -> None:
-    """Check what depends on the whole task; and the hooks, if the request brings them."""
+    """Check what depends on several fields; and the hooks' URLs, if the request has them."""
     if task.method == "GET" and task.body is not None:
         raise Refused("bad_request", "body: none with GET", field="body")
     if command.on_done is not None:
@@ -156,7 +156,7 @@ def _check_task(policy: Policy, command: c.TaskFields, task: Task) -> None:
 
 
 def _kept_rule(policy: Policy, retry: str | Rule | None, queue: str) -> Rule | None:
-    """The rule to store with the task: None where ``retry`` itself tells it for ever."""
+    """The rule to store with the task: None if ``retry`` alone defines it (no named rule of the settings)."""
     if retry is None:
         return policy.queue(queue).retry
     rule = resolve(retry, policy.rules)
@@ -164,7 +164,7 @@ def _kept_rule(policy: Policy, retry: str | Rule | None, queue: str) -> Rule | N
 
 
 def set_expiry(engine: Engine, task: Task) -> None:
-    """``expires_in`` follows the due's time line, ``expires_at`` the wall clock."""
+    """``expires_in`` counts on the time line of the due time, ``expires_at`` on the wall clock."""
     task.expiry_ns = task.expiry_ms = None
     if task.expires_at is not None:
         task.expiry_ms = parse_instant_ms(task.expires_at, "expires_at")
@@ -177,18 +177,18 @@ def set_expiry(engine: Engine, task: Task) -> None:
 
 
 def find(engine: Engine, id: str, queue: str | None) -> tuple[str, Task]:
-    """Key and task of an id; refused as ``not_found``. Without ``queue``: the one that is called default."""
+    """Key and task of an id; refused as ``not_found``. Without ``queue``: in the queue "default"."""
     name = c.check_name(queue, "queue") if queue is not None else DEFAULT_QUEUE
     key = key_of(name, id)
     task = engine.get(key)
     if task is None:
-        c.check_id(id, engine.limits)  # only here: a hook's own id may be longer than clients' may be
+        c.check_id(id, engine.limits)  # only here: a hook's id may be longer than a client may choose
         raise Refused("not_found", f"queue {name} knows no task with this id")
     return key, task
 
 
 def check_version(task: Task, if_version: int | None) -> None:
-    """Refuse what was meant for another version."""
+    """Refuse a request whose ``if_version`` is another version."""
     if if_version is not None and if_version != task.version:
         raise Refused(
             "conflict",
@@ -209,7 +209,7 @@ def refuse_ended(task: Task, what: Input) -> None:
 def reschedule(
     engine: Engine, policy: Policy, command: c.Reschedule, now: Now, lsn: int
 ) -> tuple[r.Records, RescheduleReply]:
-    """A new version with a new due or new fields; the request that made the task stays its content."""
+    """A new version with a new due time or new fields; ``content`` stays that of the request that made it."""
     key, old = find(engine, command.id, command.queue)
     check_version(old, command.if_version)
     refuse_ended(old, Input.RESCHEDULE)
@@ -267,7 +267,7 @@ def _change_due(engine: Engine, command: c.Reschedule, old: Task, task: Task, no
     else:
         moved = False
         task.due_given_ms = old.due_ms
-        if old.next_given_ms is not None:  # it waited for a retry: its due is past, so it goes at once
+        if old.next_given_ms is not None:  # it waited for a retry: its due time is past, so it is due at once
             follows_wall = task.at is not None
             task.deadline_ns = None if follows_wall else min(now.elapsed_ns, now.elapsed_at(old.due_ms))
     if command.expires_in is not None:

@@ -1,10 +1,10 @@
-"""The way in for plain schedules, by the hundred: the decisions of ``schedule.schedule``, column by column.
+"""The fast path of many plain schedules: the decisions of ``schedule.schedule``, column by column.
 
-Nine requests in ten ask for a new task with a URL, a delay in ms and perhaps a body. A run of those is
-parsed into fewer fields and then worked on a field at a time: a check or a step is one call for all, not a
-line of Python for each. Lines of which one asks for more, or concerns an id that is known, are no run;
-whoever asked tries fewer (``BatchSize``), and in the end decides one alone. So nothing here refuses. That
-a run gives the same tasks, records and replies as one request after the other is held by a test.
+Nine requests in ten are for a new task with a URL, a delay in ms and perhaps a body. A batch of those is
+parsed into fewer fields and then processed a field at a time: a check or a step is one call for all, not a
+line of Python for each. If one line asks for more, or names an id that exists, the lines are no batch: the
+caller tries fewer (``BatchSize``), and in the end decides one alone. So nothing here refuses. A test checks
+that a batch gives the same tasks, records and replies as one request after the other.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.ids import is_hook_id
 from wheeltimer.protocol.replies import ScheduleReply
 
-RUN_MAX: Final = 128  # requests in a run: up to 1 ms beside other work, what a slice of the loop may take
-RUN_BYTES_MAX: Final = 65_536  # of lines: a run is written as one decision
+RUN_MAX: Final = 128  # requests in a batch: up to 1 ms beside other work, the bound of a time slice
+RUN_BYTES_MAX: Final = 65_536  # of lines: a batch is written as one decision
 PRINTABLE: Final = bytes(range(32, 127))  # of ASCII; ``str.isprintable`` takes ten times as long
 COMMAS: Final = 3  # between "op", "id", "url" and "delay"
-TRY_AGAIN: Final = 8  # lines decided alone until a run, of as many, is tried again
+TRY_AGAIN: Final = 8  # lines decided alone before a batch of this size is tried again
 
 
 class _Plain(Struct, tag_field="op", tag="schedule", forbid_unknown_fields=True, gc=False):
-    """A ``schedule`` that asks for nothing special: any other field, or type, makes it no plain one."""
+    """A plain ``schedule``. A request with any other field or type does not decode, and is decided alone."""
 
     id: str
     url: str
@@ -52,10 +52,10 @@ _columns: Final = attrgetter("id", "queue", "url", "delay", "body", "seq")
 
 
 class Batch(Struct, gc=False):
-    """New tasks in the order of their requests: what ``Engine.insert_fresh`` and the journal take."""
+    """New tasks in the order of their requests, as ``Engine.insert_fresh`` and the journal take them."""
 
     keys: list[str]
-    homes: list[Shard]  # where in the table each key goes
+    homes: list[Shard]  # the table's shard of each key
     rows: list[bytes]
     deadlines_ns: list[int]
     records: list[bytes]
@@ -65,10 +65,10 @@ class Batch(Struct, gc=False):
 
 
 class BatchSize:
-    """How many lines to try as a run next; 1: decide the next one alone.
+    """How many lines to try as a batch next; 1: decide the next one alone.
 
-    Fewer after lines that were no run, more again after a run: a client that repeats a thousand requests
-    does not have each looked at a hundred times.
+    Fewer after lines that were no batch, more again after a batch. So if a client repeats a thousand
+    requests, no line is decoded a hundred times.
     """
 
     def __init__(self) -> None:
@@ -76,24 +76,24 @@ class BatchSize:
         self._alone = 0
 
     def taken(self) -> None:
-        """They were a run."""
+        """Call after the lines were a batch: the next may have twice as many."""
         self.length = min(2 * self.length, RUN_MAX)
 
     def refused(self) -> None:
-        """They were none: fewer, and in the end some alone."""
+        """Call after the lines were no batch: try a quarter; below 2, decide ``TRY_AGAIN`` lines alone."""
         self.length //= 4
         if self.length < 2:
             self.length, self._alone = 1, TRY_AGAIN
 
     def alone(self) -> None:
-        """One was decided alone."""
+        """Call after a line was decided alone."""
         self._alone -= 1
         if self.length == 1 and self._alone <= 0:
             self.length = TRY_AGAIN
 
 
 def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: Now, lsn: int) -> Batch | None:
-    """These lines as a run, None where one of them is no plain request for a new task.
+    """These lines as a batch, None if one of them is no plain request for a new task.
 
     ``lsn`` is the first record's. Nothing is changed. 2 us a line, twice that beside other work.
     """
@@ -103,7 +103,7 @@ def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: No
     try:
         plain = list(map(_decode, lines))
     except (msgspec.MsgspecError, RecursionError):
-        return None  # what is wrong with it is said by whoever decides it alone
+        return None  # ``schedule`` refuses the faulty line, when it is decided alone
     ids, names, urls, delays, raws, seqs = zip(*map(_columns, plain), strict=True)
     queues = Counter(names)
     text = "".join(ids)
@@ -119,12 +119,12 @@ def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: No
     keys = list(map("/".join, zip(names, ids, strict=True)))
     homes = engine.table.homes(keys)
     if any(map(dict.__contains__, homes, keys)) or len(set(keys)) < len(keys):
-        return None  # a task of this id is known, or asked for twice
+        return None  # a task with one of these ids exists, or an id stands twice in the batch
     bodies = [bytes(raw) if raw else None for raw in raws]
     if whole.count(b",") != _commas(names, bodies, seqs) and (
         b"\\" in whole or whole.count(b",") != _commas(names, bodies, seqs) + _text_commas(urls, text)
     ):
-        return None  # a field may stand twice
+        return None  # a line may have a field twice
     longest = max(map(len, raws))
     if longest > limits.body_bytes_max or (
         longest > c.FLAT_BYTES_MAX and any(map(c.too_deep, filter(None, bodies)))
@@ -135,7 +135,7 @@ def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: No
     deadlines_ns = [due_ms * NS_PER_MS + base_ns for due_ms in dues_ms]
     tasks = map(Fresh, urls, bodies, delays, repeat(wall_ms), count(lsn), deadlines_ns)
     rows = list(map(pack, tasks))
-    # Each a RawScheduled.
+    # Each is a RawScheduled.
     records = list(map(encode, zip(repeat("s"), keys, repeat(wall_ms), map(Raw, rows), strict=False)))
     ok, version, state, duplicate = repeat(True), repeat(1), repeat("scheduled"), repeat(False)
     replies = map(ScheduleReply, ok, ids, names, version, dues_ms, state, duplicate, seqs)
@@ -145,14 +145,13 @@ def decide_batch(engine: Engine, policy: Policy, lines: Sequence[bytes], now: No
 def _commas(
     names: tuple[str, ...], bodies: Sequence[bytes | None], seqs: tuple[int | str | UnsetType, ...]
 ) -> int:
-    """Commas of plain lines in which no field stands twice and none is inside of text; see
-    ``protocol/twice.py``."""
+    """Commas of plain lines in which no field stands twice and no text has one; see ``protocol/twice.py``."""
     given = list(filter(None, bodies))
-    named = sum(map(is_not, names, repeat(DEFAULT_QUEUE)))  # the default itself stands for no queue
+    named = sum(map(is_not, names, repeat(DEFAULT_QUEUE)))  # a line without a queue has this very object
     seq = len(seqs) - seqs.count(UNSET)
     return COMMAS * len(names) + named + len(given) + b"".join(given).count(b",") + seq
 
 
 def _text_commas(urls: tuple[str, ...], ids: str) -> int:
-    """Commas inside of text that has no escapes: those of queries, as a rule."""
+    """Commas inside text without escapes: usually in the queries of URLs."""
     return "".join(urls).count(",") + ids.count(",")

@@ -1,6 +1,6 @@
-"""The table of moves between states, and what a move makes of one task: its next state, end and history.
+"""The table of moves between states, and the effect of a move on one task: next state, end, history.
 
-``engine.py`` makes the moves and changes what is derived from the states: counts, timers, indexes.
+``engine.py`` makes the moves and updates what is derived from the states: counts, timers, indexes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _S, _R, _X = State.SCHEDULED, State.READY, State.RUNNING
 _D, _F, _E, _C = State.DONE, State.DEAD, State.EXPIRED, State.CANCELLED
 
 # A row for every state, a cell for every input. A string is the error code the client gets;
-# None is a move that only a bug can ask for.
+# None is a move that only a bug can cause.
 TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
     _S: {
         Input.REPLACE: _S, Input.RESCHEDULE: _S, Input.CANCEL: _C, Input.FINISH: _D,
@@ -87,8 +87,8 @@ TRANSITIONS: Final[dict[State, dict[Input, State | str | None]]] = {
 
 # Plain values: asking an enumeration for a member by name takes fifteen times as long, by number fifty.
 _RUNNING, _DONE, _DEAD, _CANCELLED = map(int, (State.RUNNING, State.DONE, State.DEAD, State.CANCELLED))
-_MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # a list is found faster
-# What brings a task to an end: while no attempt of it runs, and while one does.
+_MOVES: Final = [[TRANSITIONS[state][what] for what in Input] for state in State]  # faster than the dicts
+# The input that ends a task in this state: while no attempt is in flight, and while one is.
 _ENDINGS: Final = {
     _DONE: (Input.FINISH, Input.SUCCEED),
     _DEAD: (Input.GIVE_UP, Input.GIVE_UP),
@@ -98,20 +98,20 @@ _ENDINGS: Final = {
 
 
 def moved(task: Task, what: Input) -> State:
-    """The state that ``what`` brings ``task`` to. A move that the table forbids is a bug."""
+    """The state of ``task`` after ``what``. A move that the table forbids is a bug."""
     state = _MOVES[task.state][what]
     assert isinstance(state, State), f"{what.name} of a task that is {State(task.state).word}"
     return state
 
 
 def check_end(task: Task, state: int) -> None:
-    """AssertionError where ``task`` cannot end in this state."""
+    """Raises AssertionError if ``task`` cannot end in this state."""
     assert task.state <= _RUNNING, f"{State(state).word} after {State(task.state).word}"
     assert moved(task, _ENDINGS[state][task.state == _RUNNING]) == state
 
 
 def end(task: Task, record: Ended) -> None:
-    """Make ``task`` what its end leaves of it."""
+    """Change ``task`` into its ended form: no timers, no stored stop, no body unless dead or expired."""
     state = int(record.state)
     if state in (_DONE, _CANCELLED):
         task.content = task.content or digest(task)

@@ -1,8 +1,8 @@
-"""The rows of all tasks, and all that follows from them: timers, counts, the order of ends, groups.
+"""The rows of all tasks, and all that is derived from them: timers, counts, the order of ends, groups.
 
-Timers, counts and indexes change only here, with their rows: one by one, as a turn between two live
-states, or by the run; so they cannot drift. A replay makes rows alone: what follows from them is derived
-once, when they have their last form. Which change a record makes is ``engine.py``'s.
+Timers, counts and indexes change only here, together with their rows: one task at a time, from one live
+state to the next, or a batch at a time; so they cannot drift. A replay changes rows alone: timers, counts and
+indexes are derived once, when all rows are final. ``engine.py`` decides which change a record makes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from wheeltimer.protocol.limits import Limits
 from wheeltimer.protocol.task_view import State
 
 STATES: Final = len(State)
-KEPT_TICK_NS: Final = 1_000_000_000  # of the wheel of ended tasks: when one is forgotten need not be exact
+KEPT_TICK_NS: Final = 1_000_000_000  # tick of the wheel of ended tasks: retention need not be more exact
 KEPT_WHEEL_SIZE: Final = 4096  # buckets: a little over an hour
 KEPT_EXACT: Final = 1000  # ended tasks are forgotten to 1/KEPT_EXACT of their retention, or to a second
-FOLLOWED_ROWS: Final = 4096  # looked at before what follows from them is put in
+FOLLOWED_ROWS: Final = 4096  # rows decoded before their timers and counts are added
 # Plain integers: comparing with a member of an enumeration takes three times as long.
 _SCHEDULED: Final = int(State.SCHEDULED)
 _RUNNING: Final = int(State.RUNNING)
@@ -34,7 +34,7 @@ _KEPT_WHOLE: Final = (int(State.DEAD), int(State.EXPIRED))
 
 
 class Queue(Struct, gc=False):
-    """What is known of one queue: its tasks by state, whether it is paused, and which record says so."""
+    """One queue: its tasks by state, whether it is paused, and the lsn of the record that paused it."""
 
     counts: list[int]
     paused: bool = False
@@ -55,19 +55,19 @@ class TaskStore:
         self.kept_dead: OrderedDict[str, None] = OrderedDict()
         self.elapsed = TimerPair(tick_ns, wheel_size, self._elapsed_deadline, now.elapsed_ns)
         self.wall = TimerPair(tick_ns, wheel_size, self._wall_deadline, now.wall_ns)
-        # Ended tasks, by elapsed time. They have a wheel of their own, so that many delay no due task.
+        # Ended tasks, by elapsed time. A wheel of their own, so that many of them delay no due task.
         self.kept_wheel = HashedWheelTimer(KEPT_TICK_NS, KEPT_WHEEL_SIZE, self._forget_ns_of, now.elapsed_ns)
         self._handed_kept: set[str] = set()
         # Wall time minus elapsed time: at the start, and at the last `see`.
         self.ahead_at_start_ns = self.ahead_ns = now.wall_ns - now.elapsed_ns
         self.start_ns = now.elapsed_ns
-        # Keys that the wheels handed over and no record has moved yet.
+        # Keys that the wheels handed over and whose task no record has moved yet.
         self._handed_elapsed: set[str] = set()
         self._handed_wall: set[str] = set()
-        # The earliest timer put in since whoever wakes the wheels last set this, as elapsed ns.
+        # The earliest timer added since `next_wake_ns` was last called, as elapsed ns.
         self.earliest_added_ns = 0
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
-        self._replaying = False  # then only rows change: the rest is left to ``_follow_all``
+        self._replaying = False  # if True, only rows change; ``_follow_all`` derives the rest
 
     # -- asking ---------------------------------------------------------------------------------
 
@@ -77,7 +77,7 @@ class TaskStore:
         return self.counts[0] + self.counts[1] + self.counts[2]
 
     def get(self, key: str) -> Task | None:
-        """A copy of the task: changing it changes nothing."""
+        """The task, unpacked: to change it does not change the row. None if there is none."""
         row = self.table.get(key)
         return None if row is None else unpack(row)
 
@@ -88,11 +88,11 @@ class TaskStore:
     # -- time -----------------------------------------------------------------------------------
 
     def timers(self, task: Task) -> tuple[int | None, int | None]:
-        """When the task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+        """When the task must be looked at next: (ns of elapsed time, Unix ms), each None if never."""
         return timers(task) if task.state < _FIRST_END else _NO_TIMERS
 
     def forget_ns(self, task: Task) -> int:
-        """When an ended task has been kept long enough, in ns of elapsed time."""
+        """When the retention of an ended task is over, in ns of elapsed time."""
         return self.ended_ns(task) + self.kept_ms(task.state) * NS_PER_MS
 
     def ended_ns(self, task: Task) -> int:
@@ -103,7 +103,7 @@ class TaskStore:
         return task.ended_ms * NS_PER_MS - self.ahead_at_start_ns
 
     def see(self, now: Now) -> None:
-        """Note what the wall clock is ahead of elapsed time. Call before an end is applied.
+        """Note how far the wall clock is ahead of elapsed time. Call before an end is applied.
 
         The row of an ended task has the wall time of its end. If the wall clock was set between the start and
         the end, the row has the elapsed time of the end too, as ``deadline_ns``.
@@ -111,11 +111,11 @@ class TaskStore:
         self.ahead_ns = now.wall_ns - now.elapsed_ns
 
     def kept_ms(self, state: int) -> int:
-        """How long an ended task stays known."""
+        """How long an ended task is kept, in ms."""
         return self.limits.keep_dead_ms if state in _KEPT_WHOLE else self.limits.keep_done_ms
 
     def take_due(self, now: Now, limit: int) -> list[str]:
-        """About ``limit`` keys that a wheel says are due. One that no record moves is handed over again."""
+        """About ``limit`` keys that are due. A key whose task no record moves is handed over again."""
         self._wall_to_elapsed_ns = now.elapsed_ns - now.wall_ns
         self.see(now)
         self.requeue_untouched()
@@ -129,7 +129,7 @@ class TaskStore:
         return keys + over
 
     def next_wake_ns(self, now: Now, horizon_ns: int) -> int:
-        """When to look again, on the elapsed time line; ``earliest_added_ns`` then begins anew."""
+        """When to call `take_due` again, in ns of elapsed time; sets ``earliest_added_ns`` to the horizon."""
         self.requeue_untouched()
         self.earliest_added_ns = now.elapsed_ns + horizon_ns
         elapsed_ns = self.elapsed.next_wake_ns(now.elapsed_ns, horizon_ns)
@@ -138,7 +138,10 @@ class TaskStore:
         return min(elapsed_ns, now.elapsed_ns + wall_ns - now.wall_ns, kept_ns)
 
     def requeue_untouched(self) -> None:
-        """Back into the wheels with what was handed over and not moved; nothing, but where room was short."""
+        """Put back into the wheels every key that was handed over and not moved.
+
+        There is one only if the journal had no space for its record.
+        """
         while self._handed_elapsed:
             key = self._handed_elapsed.pop()
             self.elapsed.schedule(key, self._elapsed_deadline(key))
@@ -152,17 +155,17 @@ class TaskStore:
     # -- changing -------------------------------------------------------------------------------
 
     def put(self, key: str, old: Task, new: Task) -> None:
-        """Replace ``old`` by ``new``; timers, counts and indexes follow."""
+        """Replace ``old`` by ``new``, with timers, counts and indexes."""
         self.remove(key, old)
         self.insert(key, new)
 
     def turn(self, key: str, task: Task, state: State, flight: int) -> None:
-        """``put`` for a task that turns from one live state to the next and stays the same otherwise.
+        """``put`` for a task that moves from one live state to another and stays the same otherwise.
 
-        One that has no timers gets none by it.
+        A task that has no timers gets none by it.
         """
         before, was = timers(task), task.state
-        # A plain integer, as unpacked: msgspec leaves a default out of the row only where it is one.
+        # A plain integer, as unpacked: msgspec writes a member of an enumeration even if it is the default.
         task.state, task.flight = int(state), flight
         self.table[key] = pack(task)
         if before != _NO_TIMERS and (after := timers(task)) != before:
@@ -175,7 +178,7 @@ class TaskStore:
         counts[state] += 1
 
     def insert(self, key: str, task: Task) -> None:
-        """Put in a task that is not there."""
+        """Add a task whose key has no timers, counts or indexes: new, or just removed by ``remove``."""
         self.table[key] = pack(task)
         if self._replaying:
             return
@@ -199,9 +202,9 @@ class TaskStore:
         self, homes: Sequence[Shard], keys: Sequence[str], rows: Sequence[bytes],
         deadlines_ns: Sequence[int], queues: dict[str, int],
     ) -> None:  # fmt: skip
-        """``insert`` for a run of new tasks that wait for an elapsed deadline and have nothing else.
+        """``insert`` for a batch of new tasks that wait for an elapsed deadline, without expiry or group.
 
-        ``homes``: the shard of each key, found since the table last changed. ``queues``: how many tasks
+        ``homes``: the shard of each key, looked up since the table last changed. ``queues``: how many tasks
         each queue gets.
         """
         self.table.put_run(homes, keys, rows)
@@ -210,13 +213,13 @@ class TaskStore:
         self._count(_SCHEDULED, queues)
 
     def _count(self, state: int, queues: dict[str, int]) -> None:
-        """So many tasks more in each queue, all in this state."""
+        """Add to the counts of each queue its number of tasks, all in this state."""
         self.counts[state] += sum(queues.values())
         for name, count in queues.items():
             self.queue(name).counts[state] += count
 
     def _follow_all(self) -> None:
-        """Timers, counts and groups of all rows, where there are none yet. About 1 us a row."""
+        """Derive timers, counts and groups of all rows; there are none before. About 1 us a row."""
         assert not any(self.counts), "what follows from rows is derived into nothing"
         kept_ms = [self.kept_ms(state) for state in range(STATES)]
         for rows in self.table.slices(FOLLOWED_ROWS):
@@ -253,11 +256,11 @@ class TaskStore:
                 self._count(state, Counter(of_state))
 
     def remove(self, key: str, task: Task) -> None:
-        """``insert`` undone; the row itself is left to be replaced, or to whoever forgets it."""
+        """Undo ``insert``, except for the row: the caller replaces it or removes it from the table."""
         if self._replaying:
             return
         state = task.state
-        if state != _RUNNING:  # which has none
+        if state != _RUNNING:  # a running task has no timers
             self._stop_timers(key, *self.timers(task))
         self.counts[state] -= 1
         self.queues[key[: key.index("/")]].counts[state] -= 1
@@ -300,7 +303,7 @@ class TaskStore:
         return self.kept_dead if state in _KEPT_WHOLE else self.kept_done
 
     def queue(self, name: str) -> Queue:
-        """What is known of a queue; made where nothing was."""
+        """The queue of this name; made if there is none."""
         queue = self.queues.get(name)
         if queue is None:
             queue = self.queues[name] = Queue([0] * STATES)
@@ -327,11 +330,11 @@ class TaskStore:
 
 # -- the table of tasks at rest: key to row, in shards -----------------------------------------------------
 # One big dict would stop the loop for tens of milliseconds whenever it grows, and cannot be walked in
-# slices while it changes. A thousand small ones do neither. The table does not read the rows.
+# slices while it changes. A thousand small ones have neither problem. The table does not decode the rows.
 
 SHARDS: Final = 1024
 _MASK: Final = SHARDS - 1
-_SHIFT: Final = 32  # a shard's own dict goes by the low bits of the hash: they must differ within it
+_SHIFT: Final = 32  # a shard's dict uses the low bits of the hash, so they must differ within one shard
 
 Shard = dict[str, bytes]
 
@@ -345,7 +348,7 @@ class Table:
         self.size = 0  # bytes of all keys and rows
 
     def homes(self, keys: Iterable[str]) -> list[Shard]:
-        """The shard of each key, until a key is removed. For those who look and then put in."""
+        """The shard of each key, valid until a key is removed. `decide_batch` looks up in it, then adds."""
         shards = self.shards
         return [shards[hash(key) >> _SHIFT & _MASK] for key in keys]
 
@@ -362,7 +365,7 @@ class Table:
         shard[key] = row
 
     def put_new(self, key: str, row: bytes) -> bool:
-        """Put in a key that is not there; False where it is, and nothing changed."""
+        """Add a key that is not there; False, and no change, if it is there."""
         shard = self.shards[hash(key) >> _SHIFT & _MASK]
         if key in shard:
             return False
@@ -371,13 +374,13 @@ class Table:
         return True
 
     def put_run(self, homes: Sequence[Shard], keys: Sequence[str], rows: Sequence[bytes]) -> None:
-        """Put in keys that are not there; ``homes`` found since a key was last removed."""
+        """Add keys that are not there; ``homes`` must be looked up since a key was last removed."""
         for home, key, row in zip(homes, keys, rows, strict=True):
             home[key] = row
         self.size += sum(map(len, keys)) + sum(map(len, rows))
 
     def pop(self, key: str) -> None:
-        """Remove a key that is there; a shard that has lost most of its rows gives its room back."""
+        """Remove a key that is there; a shard that has lost most of its rows is rebuilt to free memory."""
         number = hash(key) >> _SHIFT & _MASK
         shard = self.shards[number]
         self.size -= len(key) + len(shard.pop(key))
@@ -392,8 +395,8 @@ class Table:
     def slices(self, size: int = 256) -> Iterator[list[tuple[str, bytes]]]:
         """All rows, at most ``size`` at a time; the table may change between two slices.
 
-        A row that is there from beginning to end comes exactly once. One that is added, changed or
-        removed meanwhile comes once or not at all, as it was when its shard was reached.
+        A row that is there from beginning to end is returned exactly once. One that is added, changed or
+        removed meanwhile is returned once or not at all, as it was when its shard was reached.
         """
         for number in range(SHARDS):
             rows = list(self.shards[number].items())

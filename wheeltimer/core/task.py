@@ -1,11 +1,11 @@
-"""A task: its fields, its states, the table of moves between them, and its packed form at rest.
+"""A task: its fields, its timers, and its packed form at rest.
 
-A task lives in memory as one ``bytes`` object, its *row*: a msgpack map that leaves out whatever has
-its default. A million waiting tasks are a million rows and a million keys, nothing else; a ``Task``
-struct exists only while somebody looks at it. Whoever changes a task unpacks the row, changes the
-struct and packs it again (about half a microsecond each way).
+In memory a task is one ``bytes`` object, its *row*: a msgpack map that leaves out every field with its
+default. A million waiting tasks are a million rows and a million keys, nothing else; a ``Task`` struct
+exists only while code reads or changes it: the row is unpacked, the struct changed and packed again (about
+half a microsecond each way).
 
-What moves a task is in ``engine.py``; what the fields may hold is checked in ``protocol/requests.py``.
+Moves between states are in ``states.py``; ``protocol/requests.py`` checks the values of fields.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Now(Struct, frozen=True, gc=False):
         return -(-self.wall_ns // NS_PER_MS)
 
     def elapsed_at(self, wall_ms: int) -> int:
-        """Where the wall instant ``wall_ms`` lies on the elapsed time line, in ns, by today's offset."""
+        """The wall instant ``wall_ms`` on the elapsed time line, in ns, by the clocks of this reading."""
         return wall_ms * NS_PER_MS - self.wall_ns + self.elapsed_ns
 
 
 class Spec(Struct, omit_defaults=True, gc=False, rename=LETTERS):
-    """What the client asked for, as given; ``None`` is "not given".
+    """The fields of the client's request, as given; ``None`` is "not given".
 
-    ``body`` is the bytes that are sent; ``body_as`` is ``""`` (JSON), ``"text"`` or ``"base64"``, the
-    field they came in. ``meta`` is JSON text.
+    ``body`` is the bytes that are sent; ``body_as`` is ``""`` (JSON), ``"text"`` or ``"base64"``, by the
+    field that had them. ``meta`` is JSON text.
     """
 
     url: str
@@ -77,12 +77,12 @@ _SPEC_LENGTH: Final = len(SPEC_FIELDS)
 
 
 class Task(Spec, omit_defaults=True, gc=False, rename=LETTERS, kw_only=True):
-    """A task as the engine sees it: the request's fields and what has become of it.
+    """A task in the engine: the request's fields and what has happened since.
 
     Times: ``*_ms`` is Unix milliseconds, ``*_ns`` is ns on the elapsed time line of this boot. A wait
-    on elapsed time (``delay``, a retry, a poll, redrive) has ``deadline_ns``; one without follows the
-    wall clock to ``due_ms``. Fields whose value follows from others stay at their default, which is
-    what keeps a row small: see ``due_ms``, ``next_ms`` and ``born``.
+    on elapsed time (``delay``, a retry, a poll, redrive) has ``deadline_ns``; one without it ends at
+    ``due_ms`` of the wall clock. A field whose value can be computed from others keeps its default, so that
+    the row stays small: see ``due_ms``, ``next_ms`` and ``born``.
     """
 
     created_ms: int
@@ -105,13 +105,13 @@ class Task(Spec, omit_defaults=True, gc=False, rename=LETTERS, kw_only=True):
     stop: int = 0  # a stored cancel (1) or finish (2) that waits for the attempt's end
     stop_reply: bytes | None = None
     rule: Rule | None = None  # a named rule, as it was when scheduled
-    content: bytes | None = None  # digest of the request, once the fields no longer tell it
+    content: bytes | None = None  # digest of the request, once it cannot be computed from the fields
     reason: str | None = None  # why it ended other than by success
     carried_lsn: int = 0  # of compaction's last copy of the task; 0: none was made
 
     @property
     def due_ms(self) -> int:
-        """When this version is due, Unix ms. Where not stored: creation plus a delay given in ms."""
+        """When this version is due, Unix ms. If not stored: creation plus a delay given in ms."""
         if self.due_given_ms is not None:
             return self.due_given_ms
         assert isinstance(self.delay, int)
@@ -130,7 +130,7 @@ class Task(Spec, omit_defaults=True, gc=False, rename=LETTERS, kw_only=True):
     def late_ns(self, now: Now) -> int:
         """How long ``now`` is after the planned instant, in ns; negative before it.
 
-        A task that was due before it was made could not be earlier than that: it counts from then.
+        A task that was made after its due time is late from its creation on.
         """
         if self.deadline_ns is not None:
             return now.elapsed_ns - self.deadline_ns
@@ -147,15 +147,15 @@ STOP_CANCEL: Final = 1
 STOP_FINISH: Final = 2
 
 _encoder: Final = msgspec.msgpack.Encoder()
-_sorting: Final = msgspec.msgpack.Encoder(order="deterministic")  # the order of headers is no content
+_sorting: Final = msgspec.msgpack.Encoder(order="deterministic")  # the order of headers does not matter
 _encode: Final = _encoder.encode
 unpack: Final = msgspec.msgpack.Decoder(Task).decode
 
 
 def pack(task: Struct) -> bytes:
     """The row of a task. 0.2 us."""
-    # Copied, because the encoder's own bytes grew by halves and were cut at the end, which leaves them in a
-    # block of memory that is up to a third larger than they are: of a million rows up to 70 MB.
+    # Copied, because the encoder grows its buffer by halves and cuts it at the end, which leaves the bytes in
+    # a block of memory up to a third too large: up to 70 MB for a million rows.
     return b"".join((_encode(task), b""))
 
 
@@ -165,7 +165,7 @@ _READY: Final = int(State.READY)
 
 
 def timers(task: Task) -> tuple[int | None, int | None]:
-    """When a live task must be looked at next: (ns of elapsed time, Unix ms), each None when never."""
+    """When a live task must be looked at next: (ns of elapsed time, Unix ms), each None if never."""
     if task.state > _READY:
         return None, None
     elapsed, wall = task.expiry_ns, task.expiry_ms
@@ -178,7 +178,7 @@ def timers(task: Task) -> tuple[int | None, int | None]:
 
 
 def digest(spec: Spec) -> bytes:
-    """16 bytes that tell one request's content from another's (BLAKE2b over the fields as given)."""
+    """16 bytes that identify a request's content (BLAKE2b over the fields as given)."""
     fields = astuple(spec)[:_SPEC_LENGTH]  # a Task's own fields come after those of the request
     return blake2b(_sorting.encode(fields), digest_size=16).digest()
 
@@ -189,7 +189,7 @@ def content_of(task: Task) -> bytes:
 
 
 def key_of(queue: str, id: str) -> str:
-    """The table's key; a queue's name holds no ``/``, so the first one parts them again."""
+    """The table's key; a queue's name has no ``/``, so ``split_key`` splits at the first one."""
     return f"{queue}/{id}"
 
 

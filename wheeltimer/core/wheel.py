@@ -1,12 +1,12 @@
-"""The hashed wheel: which keys are due, in deadline order, at a cost that follows what is due.
+"""The hashed wheel: which keys are due, in deadline order, at a cost in proportion to the keys that are due.
 
-Here live ticks, buckets, rounds and the order in which keys are handed over. Not here: what a key
-stands for, which clock is meant and who wakes up (time is an argument), and what is done with a key
-that has expired.
+This file has ticks, buckets, rounds and the order in which keys are handed over. It does not know what a key
+stands for, and reads no clock: time is an argument. The caller decides when to wake up and what to do with
+an expired key.
 
 The scheme is that of G. Varghese and T. Lauck, "Hashed and Hierarchical Timing Wheels" (SOSP 1987,
 scheme 6), with the round as a dictionary key instead of a counter in every entry: nothing is
-decremented and a tick costs what is due in it.
+decremented, and the cost of a tick is that of the keys due in it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from msgspec import Struct, defstruct
 
 # Keys moved out of buckets per `expire` (about 1 us each): a crowded tick is opened in slices.
 OPEN_KEYS_MAX = 512
-# Rounds looked at per `expire` after a jump over the whole wheel (about 0.1 us each).
+# Rounds checked per `expire` after a jump over the whole wheel (about 0.1 us each).
 SCAN_ROUNDS_MAX = 4096
-# A dict that falls to this many keys becomes a chain again (half of the longest: no flapping).
+# A dict that falls to this many keys becomes a chain again (half of the longest: hysteresis).
 DICT_KEYS_MIN = 4
 # Cancelled entries a heap may hold beyond the number of its live ones.
 STALE_MIN = 64
@@ -30,19 +30,19 @@ SHARED_ROUNDS_MAX = 65_536
 
 
 # -- a few keys of one tick, linked ------------------------------------------------------------------------
-# When they become a chain, and when a dict, is decided in ``HashedWheelTimer``.
+# ``HashedWheelTimer`` decides when keys become a chain, and when a dict.
 
 CHAIN_KEYS_MAX: Final = 8
-"""The longest chain: a key is taken out of one by walking it."""
+"""The longest chain; bounded because a key is removed by walking the chain."""
 
 
 class Chain(Struct, frozen=True, gc=False):
-    """Two keys or more: the last that came, and those before it. 32 bytes for each but the first.
+    """Two keys or more: the last one added, and those before it. 32 bytes for each but the first.
 
-    Not a tuple: Python's collector looks at every young tuple and at what is in it, and a hundred thousand
-    of them, whose keys are no longer in the processor's cache, stopped all timers for 60 ms. Every length
-    is a class of its own: a chain's class stands in the one line of memory that linking to it touches
-    anyway, while to walk it is a miss of the cache for every key.
+    Not a tuple: Python's garbage collector visits every young tuple and its items, and a hundred thousand of
+    them, whose keys were no longer in the processor's cache, stopped all timers for 60 ms. Every length is a
+    class of its own, so the length is known from the object's header, the one cache line that linking to it
+    touches anyway; to count by walking would be a cache miss for every key.
     """
 
     key: str
@@ -53,7 +53,7 @@ class Chain(Struct, frozen=True, gc=False):
         return self.length
 
     def __iter__(self) -> Iterator[str]:
-        """The keys, the last that came first."""
+        """The keys, the last one added first."""
         rest: str | Chain = self
         while isinstance(rest, Chain):
             yield rest.key
@@ -90,12 +90,12 @@ class HashedWheelTimer:
     """Keys by deadline, in buckets of one tick each; hands them over in deadline order, never early.
 
     A key due at tick ``t = deadline_ns // tick_ns`` sits in bucket ``t % wheel_size`` under its round
-    ``t // wheel_size``: the key itself while it is alone there, a chain from two keys on, a dict in a
-    crowd. When the clock reaches a tick that holds keys, the tick is *due*: the lowest due tick is
-    opened, that is its keys move into a heap by deadline and leave it each at its own time, so the
-    tick is the cost of the wheel and not its error.
+    ``t // wheel_size``: the key itself while it is alone there, a chain for 2 to `CHAIN_KEYS_MAX` keys, a
+    dict for more. When the clock reaches a tick that holds keys, the tick is *due*: the lowest due tick is
+    opened, that is its keys move into a heap by deadline and leave it each at its own time. So the length of
+    a tick affects the cost and not the precision.
 
-    With 4 buckets of 10 ns and a clock that stands at 20 ns (tick 2)::
+    With 4 buckets of 10 ns and a clock at 20 ns (tick 2)::
 
         key   deadline   tick   bucket   round
         "a"      34 ns      3        3       0
@@ -120,12 +120,12 @@ class HashedWheelTimer:
     (['a'], 0)
 
     The clock may be late by any span and may step: `expire` takes all ticks that have passed, and
-    after a step back the cursor stands at the earlier tick and what was due waits again.
+    after a step back the cursor is at the earlier tick and keys that were due are no longer.
 
-    Bounds: one entry per key (broken: `check` says so); any integer deadline. Memory: 25 to 50 bytes
-    a key beside the key. `schedule` and `cancel`: O(1), 0.3 us, and the memory misses of a large wheel.
+    Bounds: one entry per key (`check` finds a second one); any integer deadline. Memory: 25 to 50 bytes
+    a key beside the key. `schedule` and `cancel`: O(1), 0.3 us, plus the cache misses of a large wheel.
 
-    ``deadline_of`` answers the deadline in ns of a key that is in this wheel; it is asked once for
+    ``deadline_of`` returns the deadline in ns of a key that is in this wheel; it is called once for
     every key, when the key's tick is opened.
     """
 
@@ -146,14 +146,14 @@ class HashedWheelTimer:
         self._rounds: dict[int, int] = {}  # only saves memory: 32 bytes for every tick that holds keys
         self._len = 0
         self._cursor_tick = now_ns // tick_ns
-        # Due ticks: reached by the clock, keys still in their bucket. The set is the truth, the heap
-        # its order; ticks that a cancel emptied stay in the heap until they come up or weigh too much.
+        # Due ticks: reached by the clock, keys still in their bucket. The set decides, the heap is only the
+        # order; ticks that a cancel emptied stay in the heap until they come first or are too many.
         self._due_ticks: set[int] = set()
         self._due: list[int] = []
-        # Open: keys of opened ticks, by deadline. The dict is the truth, the heap its order.
+        # Open: keys of opened ticks, by deadline. The dict decides, the heap is only the order.
         self._open: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
-        # A jump over the whole wheel is under way: the next bucket to look at, and where it began.
+        # A scan after a jump over the whole wheel: its next bucket (None: no scan), and the tick before it.
         self._scan_bucket: int | None = None
         self._scan_from_tick = 0
 
@@ -161,7 +161,7 @@ class HashedWheelTimer:
         return self._len
 
     def schedule(self, key: str, deadline_ns: int) -> None:
-        """Take ``key`` in, to expire at ``deadline_ns`` (past: at the next `expire`). O(1)."""
+        """Add ``key``, to expire at ``deadline_ns`` (if past, at the next `expire`). O(1)."""
         tick = deadline_ns // self._tick_ns
         round_ = tick >> self._shift
         bucket = self._buckets[tick & self._mask]
@@ -174,7 +174,7 @@ class HashedWheelTimer:
             held[key] = None
         elif longer := LONGER.get(type(held)):
             bucket[round_] = longer(key, held)
-        else:  # from here on cancelling is O(1) in a crowd too
+        else:  # a dict, so that `cancel` is O(1) with any number of keys
             bucket[round_] = dict.fromkeys((*held, key))
         self._len += 1
         if tick <= self._cursor_tick:
@@ -206,9 +206,9 @@ class HashedWheelTimer:
             rounds.clear()
 
     def cancel(self, key: str, deadline_ns: int) -> None:
-        """Take ``key`` out. Not in the wheel with this deadline: a bug (KeyError, AssertionError).
+        """Remove ``key``. If it is not in the wheel with this deadline: a bug (KeyError, AssertionError).
 
-        O(1); now and then the order of the open keys is built anew, O(open), once per as many cancels.
+        O(1), amortized: the heap of open keys is rebuilt, O(open), at most once in as many cancels.
         """
         if self._open and key in self._open:
             assert self._open[key] == deadline_ns, f"{key} has another deadline"
@@ -239,10 +239,10 @@ class HashedWheelTimer:
     def expire(self, now_ns: int, limit: int) -> list[str]:
         """Hand over at most ``limit`` keys whose deadline is at or before ``now_ns``, earliest first.
 
-        Keys of the same deadline come in the order of the keys. May answer fewer than are due, even
-        none: one call moves at most `OPEN_KEYS_MAX` keys out of buckets, and hands over no key while an
-        earlier one may still be in a bucket. `next_wake_ns` then says "now". Cost: what it hands over,
-        what it moves, and one look-up for every tick since the last call (at most ``wheel_size``).
+        Keys of the same deadline are sorted. May return fewer than are due, even none: one call moves at most
+        `OPEN_KEYS_MAX` keys out of buckets, and hands over no key while an earlier one may still be in a
+        bucket. `next_wake_ns` then returns ``now_ns``. Cost: the keys handed over, the keys moved, and one
+        look-up for every tick since the last call (at most ``wheel_size``).
         """
         if not self._move_cursor(now_ns // self._tick_ns):
             return []
@@ -259,14 +259,14 @@ class HashedWheelTimer:
                     del self._open[key]
                     expired.append(key)
                 else:
-                    moves_left -= 1  # cancelled: dropping it is work too
+                    moves_left -= 1  # cancelled: to drop it takes time too
             elif first_tick is not None and first_tick <= self._cursor_tick:
                 moves_left -= self._open_keys(first_tick, moves_left)
             else:
                 break
         self._len -= len(expired)
         if not self._open:
-            self._open.clear()  # an emptied dict keeps its table, a cleared one does not
+            self._open.clear()  # a dict emptied by deletes keeps its memory, a cleared one does not
         return expired
 
     def next_wake_ns(self, now_ns: int, horizon_ns: int) -> int:
@@ -294,15 +294,15 @@ class HashedWheelTimer:
     # -- the cursor
 
     def _move_cursor(self, now_tick: int) -> bool:
-        """Follow the clock, mark what it reached; False while the order of the due ticks is not known yet."""
+        """Advance to ``now_tick`` and mark the due ticks; False while not all due ticks are known."""
         if self._scan_bucket is not None:
-            if now_tick < self._cursor_tick:  # a step back in the middle: begin again from before the jump
+            if now_tick < self._cursor_tick:  # a step back during the scan: begin again from before the jump
                 self._cursor_tick = min(now_tick, self._scan_from_tick)
                 self._scan_bucket = None
             elif not self._scan():
                 return False
         if now_tick - self._cursor_tick > self._mask + 1:
-            # Looking at every tick of a suspended night, or of a clock set from 1970, would take for ever.
+            # To check every tick of a night's suspend, or of a clock set from 1970, would take too long.
             self._scan_bucket = 0
             self._scan_from_tick = self._cursor_tick
             self._cursor_tick = now_tick
@@ -314,7 +314,7 @@ class HashedWheelTimer:
         return True
 
     def _scan(self) -> bool:
-        """Look through the next buckets for due ticks; True when all have been seen."""
+        """Check the next buckets for due ticks; True if all have been checked."""
         assert self._scan_bucket is not None
         looked = 0
         while self._scan_bucket <= self._mask and looked < SCAN_ROUNDS_MAX:
@@ -343,7 +343,7 @@ class HashedWheelTimer:
         return self._due[0] if self._due else None
 
     def _open_keys(self, tick: int, keys_max: int) -> int:
-        """Move about ``keys_max`` keys of a due tick into the heap; the others stay where cancel looks."""
+        """Move about ``keys_max`` keys of a due tick into the heap; the others stay in the bucket."""
         bucket = self._buckets[tick & self._mask]
         held = bucket[tick >> self._shift]
         if isinstance(held, dict) and len(held) > keys_max:

@@ -1,8 +1,8 @@
-"""Group commit in the loop: batches, and who waits for which lsn.
+"""Group commit in the loop: batches, and the waiters for each lsn.
 
-One batch is under way at a time; what is appended meanwhile makes the next one. What may be appended is
-said in ``capacity.py``; the blocking half is ``writer.py``, the thread ``worker.py``, the segments to come
-``preallocation.py``, the folder's content ``recovery.py``.
+One batch is under way at a time; records appended meanwhile make the next one. ``capacity.py`` bounds what
+may be appended; the blocking half is ``writer.py``, the thread ``worker.py``, spare segments are in
+``preallocation.py``, the folder's content in ``recovery.py``.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from .segment import encode_trim
 from .worker import Job, Worker
 from .writer import SLOW_SYNC_MS, Writer
 
-SETTLE_S: Final = 1.0  # an unsynced marker is synced when nothing was committed for so long
-LOOK_S: Final = 0.5  # how often the folder is checked to be there
-ROOM_RETRY_S: Final = 1.0  # how often a full file system is asked again
+SETTLE_S: Final = 1.0  # an unsynced marker is synced after this time without a commit
+LOOK_S: Final = 0.5  # interval of the check that the folder is there
+ROOM_RETRY_S: Final = 1.0  # interval of tries to allocate on a full file system
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class _Batch:
 
 
 class Committer(Capacity):
-    """Takes decisions, makes commits of them, tells who waits. ``release`` ends what the run used."""
+    """Takes decisions, commits them, wakes their waiters. ``release`` closes the files when the run ends."""
 
     def __init__(
         self, writer: Writer, spares: SpareSegments, hand: Worker, release: Job, unsynced_bytes_max: int
@@ -55,10 +55,10 @@ class Committer(Capacity):
         self._last_lsn = self._durable = writer.next_lsn - 1
         self._records: list[bytes] = []  # the batch that is growing
         self._size = self._charge = 0
-        self._ready: deque[_Batch] = deque()  # batches that grew to their limit
+        self._ready: deque[_Batch] = deque()  # complete batches, which wait for the worker
         self._flight: _Batch | None = None
-        self._jobs_after: deque[tuple[int, Job]] = deque()  # done when the lsn is durable
-        self._busy = True  # until run() starts the hand
+        self._jobs_after: deque[tuple[int, Job]] = deque()  # each is done once its lsn is durable
+        self._busy = True  # until run() starts the worker
         self._waiters: list[tuple[int, int, trio.Event]] = []
         self._order = count()
         self._failure: StorageFailed | None = None
@@ -71,7 +71,7 @@ class Committer(Capacity):
 
     @property
     def next_lsn(self) -> int:
-        """lsn of the record that is appended next; the first ever is 1."""
+        """lsn of the record that is appended next; a new journal begins with 1."""
         return self._last_lsn + 1
 
     @property
@@ -81,21 +81,21 @@ class Committer(Capacity):
 
     @property
     def failure(self) -> StorageFailed | None:
-        """Why the journal is dead; None while it lives. Set before anybody is woken."""
+        """The error that ended the journal, or None. Set before any waiter is woken."""
         return self._failure
 
     @property
     def unsynced_bytes(self) -> int:
-        """What was appended and is not on disk, as it was charged; at least its bytes."""
+        """Bytes charged for records that are appended and not on disk; at least their size."""
         under_way = 0 if self._flight is None else self._flight.charge
         return under_way + sum(batch.charge for batch in self._ready) + self._charge
 
     def append(self, records: list[bytes], reserved: int, *, hold: bool = False) -> int:
         """One decision: its records (complete msgpack values) in order; returns the last one's lsn.
 
-        ``reserved`` is the ``size`` it was reserved with. Never split over two frames. Handed to the
-        disk at once when that is free, unless ``hold``: then by :meth:`flush`, by another append, or
-        when the commit under way ends. Raises :class:`StorageFailed` once the journal is dead.
+        ``reserved`` is the ``size`` of its :meth:`reserve`. Never split over two frames. Its commit starts at
+        once if the worker is idle, unless ``hold``: then with :meth:`flush`, with another append, or when the
+        commit under way ends. Raises :class:`StorageFailed` once the journal has failed or is closing.
         """
         number = len(records)
         size = len(records[0]) if number == 1 else sum(map(len, records))
@@ -104,7 +104,7 @@ class Committer(Capacity):
             raise StorageFailed("the journal takes no more records") from self._failure
         if self._size + size > self.decision_bytes_max:
             self._close_batch(Kind.BATCH)
-            hold = False  # a batch that is full need not wait
+            hold = False  # a full batch does not wait for more
         self._size += size
         self._charge += charge(reserved)
         self._records += records
@@ -114,7 +114,7 @@ class Committer(Capacity):
         return lsn
 
     def flush(self) -> None:
-        """Hands what was appended to the disk if that is free; else the end of the commit will."""
+        """Starts a commit of what was appended if the worker is idle; else the end of its job starts it."""
         if self._busy:
             return
         if self._jobs_after and self._jobs_after[0][0] <= self._durable:
@@ -130,9 +130,9 @@ class Committer(Capacity):
         self._hand.submit(job)
 
     def trim(self, below: int) -> bool:
-        """Segments with numbers below this are needed no longer: says so in the journal, then removes them.
+        """Appends a trim of the segments with numbers below this, and removes them once it is durable.
 
-        All that replaces them must have been appended before. False when there is no room for it.
+        All that replaces them must have been appended before. False if there is no space for the record.
         """
         assert below <= self._writer.segment.number
         record = encode_trim(below)
@@ -148,14 +148,14 @@ class Committer(Capacity):
         return True
 
     def mark(self) -> None:
-        """A clock was set: a marker with what the clocks say now, written and synced soon."""
+        """Call after a clock was set: a marker with the present clocks is written and synced soon."""
         self._jobs_after.append((0, self._writer.step))
         self.flush()
 
     async def wait_durable(self, lsn: int) -> None:
-        """Returns when every record up to ``lsn`` is on disk; about 5 us. Cancelling it cancels no commit.
+        """Returns when every record up to ``lsn`` is on disk; about 5 us. To cancel it cancels no commit.
 
-        Raises :class:`StorageFailed` when a write or sync failed: the records may or may not be stored.
+        Raises :class:`StorageFailed` if a write or sync failed: the records may or may not be stored.
         """
         assert lsn <= self._last_lsn, "nobody appended that"
         if lsn <= self._durable:
@@ -171,9 +171,9 @@ class Committer(Capacity):
             raise StorageFailed(str(self._failure)) from self._failure.__cause__
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Commits until :meth:`close`; a nursery task. Raises :class:`StorageFailed` when the disk does.
+        """Commits until :meth:`close`; a nursery task. Raises :class:`StorageFailed` if the disk fails.
 
-        However it ends, the commit under way is done, the thread joined and every file closed.
+        In every case it ends the commit under way, joins the thread and closes every file.
         """
         assert not self._ended.is_set(), "a journal runs once"
         try:
@@ -200,9 +200,9 @@ class Committer(Capacity):
             raise self._failure
 
     async def close(self) -> None:
-        """A clean stop: commits what was appended, marks the end, syncs, lets everything go.
+        """A clean stop: commits what was appended, writes a STOP marker, syncs, closes files and lock.
 
-        Raises :class:`StorageFailed` when that fails. Without :meth:`run` it only lets go.
+        Raises :class:`StorageFailed` if that fails. Without :meth:`run` it only closes.
         """
         self._closing = True
         if self._scope is None:
@@ -216,15 +216,15 @@ class Committer(Capacity):
             raise StorageFailed(str(self._failure)) from self._failure.__cause__
 
     def _idle(self) -> None:
-        """In the hand's thread after a commit: a marker, unless somebody follows.
+        """Runs in the worker's thread after a commit: writes a marker, unless another batch waits.
 
-        It looks at the loop's lists and may be a moment late: a marker more or less does no harm.
+        It reads the loop's lists without a lock and may miss a change: a marker more or less does no harm.
         """
         if not (self._records or self._ready):
             self._writer.idle()
 
     async def _collect(self) -> None:
-        """Takes the ends of jobs until the last one of a clean stop, or a failure."""
+        """Handles the end of each job, until the last one of a clean stop, or a failure."""
         while True:
             try:
                 await self._hand.done()
@@ -242,7 +242,7 @@ class Committer(Capacity):
                 self._last_commit_s = trio.current_time()
                 self._stirred.set()
             self._measure()
-            self.flush()  # the disk works on while we tell
+            self.flush()  # the next commit starts before the waiters of this one are woken
             if batch is not None:
                 self._tell()
             elif self._closing and not (self._busy or self._jobs_after):
@@ -256,7 +256,7 @@ class Committer(Capacity):
             callback(durable)
 
     def _fail(self, failure: StorageFailed) -> None:
-        """The journal is dead: nothing is tried again, everybody who waits is told."""
+        """Ends the journal for good: nothing is tried again, and every waiter gets the failure."""
         if self._failure is None:
             self._failure = failure
         self._busy = self._closing = True
@@ -276,18 +276,18 @@ class Committer(Capacity):
             self._spare_gone.set()
 
     async def _keep_marked(self) -> None:
-        """Syncs the marker once in every idle period."""
+        """Syncs the marker once in every period without commits."""
         while True:
             await self._stirred.wait()
             while (due_s := self._last_commit_s + SETTLE_S) > trio.current_time():  # noqa: ASYNC110
-                await trio.sleep_until(due_s)  # every commit puts it off
+                await trio.sleep_until(due_s)  # every commit postpones it
             self._stirred = trio.Event()
             if self._flight is None:
                 self._jobs_after.append((0, self._writer.settle))
                 self.flush()
 
     async def _keep_watch(self) -> None:
-        """Tells of a commit that the disk does not end."""
+        """Logs a commit that the disk has not ended after ``SLOW_SYNC_MS``."""
         while True:
             batch = self._flight
             await trio.sleep(SLOW_SYNC_MS / 1000)
@@ -295,21 +295,21 @@ class Committer(Capacity):
                 self._writer.pace.stuck(SLOW_SYNC_MS, self.unsynced_bytes)
 
     async def _keep_looking(self) -> None:
-        """A folder that was deleted or replaced ends the journal, also while nothing is committed."""
+        """Ends the journal if its folder was deleted or replaced, also while nothing is committed."""
         while True:
             await trio.sleep(LOOK_S)
-            if not self._looking:  # if the disk hangs, no second look is queued
+            if not self._looking:  # if the disk hangs, no second check is queued
                 self._looking = True
                 self._jobs_after.append((0, self._look))
                 self.flush()
 
     def _look(self) -> None:
-        """Runs in the hand's thread, so that the open segment does not change meanwhile."""
+        """Runs in the worker's thread, so that the open segment does not change meanwhile."""
         self._looking = False
         self._writer.look()
 
     async def _keep_spares(self) -> None:
-        """Takes room ahead of its need, zeroes it piece by piece; asks a full disk again and again."""
+        """Allocates spare segments in advance, zeroes them piece by piece; retries while the disk is full."""
         spares, aside = self._spares, self._hand.aside
         try:
             while True:

@@ -1,12 +1,12 @@
-"""The journal's folder: the lock, the names in it, and how a file comes to be under its name.
+"""The journal's folder: the lock, the names in it, and how a file gets its name.
 
-What is in the files is said in ``segment.py``; the order in which they are read, in ``recovery.py``.
+The content of the files is in ``segment.py``; the order in which they are read, in ``recovery.py``.
 
 ===========================  =========================================================================
 ``lock``                     held with ``flock`` while a process has the journal open; holds its pid
-``0000000001.segment``       segments, numbered from 1 without a hole (trimmed ones go from the front)
-``spare-3.zeros``            a segment to come: zeros, synced
-``torn-0000000007-1234``     what a crash left of a write: segment number and offset; for the curious
+``0000000001.segment``       segments, numbered from 1 without a hole (a trim removes the lowest)
+``spare-3.zeros``            a spare segment: zeros, synced
+``torn-0000000007-1234``     what a crash left of a write: segment number and offset; never read again
 ``damaged-0000000009``       folder: the files that a repair replaced by segment 9 and up, and its report
 ``*.tmp``                    not finished; removed at the next start
 ===========================  =========================================================================
@@ -43,7 +43,7 @@ def segments_in(disk: Disk, folder: Path) -> list[tuple[int, str]]:
 
 
 def spares_in(disk: Disk, folder: Path) -> list[tuple[int, str]]:
-    """Numbers and names of the segments to come. Raises :class:`OSError`."""
+    """Numbers and names of the spare segments. Raises :class:`OSError`."""
     return _matching(disk.names(folder), _SPARE)
 
 
@@ -52,11 +52,11 @@ def _matching(names: list[str], pattern: re.Pattern[str]) -> list[tuple[int, str
 
 
 class Directory:
-    """A locked journal folder. Create with :meth:`open`; :meth:`close` gives the lock back.
+    """A locked journal folder. Create with :meth:`open`; :meth:`close` releases the lock.
 
     Its other methods raise :class:`OSError`, which their callers translate. Two threads change names, the
-    writer's and the one that makes spares: one at a time, and none once a sync of the folder failed. What
-    that sync lost may be either's, and the next one would say that all is well.
+    writer's and the one that makes spares: one at a time, and none once a sync of the folder failed. The
+    failed sync may have lost the changes of either thread, and the next sync would succeed nevertheless.
     """
 
     def __init__(self, path: Path, disk: Disk, lock_fd: int, held: list[int]) -> None:
@@ -69,9 +69,9 @@ class Directory:
 
     @classmethod
     def open(cls, path: Path, disk: Disk, *, clean: bool = True) -> Directory:
-        """Makes the folder if there is none (0700), locks it, removes what was left unfinished if ``clean``.
+        """Makes the folder if there is none (0700), locks it, and if ``clean`` removes unfinished files.
 
-        Raises :class:`JournalInUse` when another process holds it or it cannot be written, and
+        Raises :class:`JournalInUse` if another process holds it or it cannot be written, and
         :class:`StorageFailed` for any other failure.
         """
         try:
@@ -87,21 +87,21 @@ class Directory:
             for name in disk.names(path):
                 if clean and name.endswith(".tmp"):
                     disk.unlink(path / name)
-            disk.sync_folder(path)  # what a process before us renamed may not be durable yet
+            disk.sync_folder(path)  # an earlier process's renames may not be durable yet
         except OSError as exc:
             directory.close()
             raise StorageFailed(f"data folder {path} cannot be cleaned: {exc}") from exc
         return directory
 
     def close(self) -> None:
-        """Gives the lock back; further calls do nothing."""
+        """Releases the lock; further calls do nothing."""
         if self._lock_fd is not None:
             for fd in (self._lock_fd, *self._held):
                 self.disk.close(fd)
             self._lock_fd = None
 
     def need_here(self) -> None:
-        """Raises :class:`OSError` when the folder was deleted or replaced, or the lock file in it."""
+        """Raises :class:`OSError` if the folder, or the lock file in it, was deleted or replaced."""
         if self._lock_fd is not None:
             self.disk.need_at(self._lock_fd, self.path / LOCK)
 
@@ -109,15 +109,15 @@ class Directory:
         return segments_in(self.disk, self.path)
 
     def spares(self) -> list[tuple[int, str]]:
-        """Numbers and names of the segments to come."""
+        """Numbers and names of the spare segments."""
         return spares_in(self.disk, self.path)
 
     def spare_bytes(self) -> int:
-        """What :meth:`spares` take on disk."""
+        """Bytes that :meth:`spares` take on disk."""
         return sum(self.disk.size(self.path / name) for _, name in self.spares())
 
     def publish(self, temporary: Path, name: str) -> Path:
-        """Gives a synced file its name, durably; a file of that name is replaced at one moment."""
+        """Gives a synced file its name, durably; a file of that name is replaced atomically."""
         target = self.path / name
         with self._change():
             self.disk.rename(temporary, target)
@@ -142,7 +142,7 @@ class Directory:
 
     @contextmanager
     def _change(self) -> Iterator[None]:
-        """What is done to names in here is durable afterwards."""
+        """Changes of names inside this context are durable when it ends."""
         with self._changing:
             if self._failure is not None:
                 raise OSError(*self._failure.args) from self._failure

@@ -1,13 +1,13 @@
 """The few system calls that the journal makes, behind one object that can be replaced.
 
-Every call is blocking and raises :class:`OSError`; who called it translates that once. Whoever hands
-in another object with these methods (a disk in memory that loses power, say) has replaced the disk of
-the whole journal. Nothing here knows what a segment or a frame is.
+Every call is blocking and raises :class:`OSError`; its caller translates the error once. Another object with
+these methods (for example a disk in memory that loses power) replaces the disk of the whole journal. Nothing
+here depends on what a segment or a frame is.
 
-An error says which call failed and on what file: with a descriptor alone the system tells neither.
+An error has the name of the call and of the file: for a call on a descriptor the system reports neither.
 
-Between :meth:`Disk.hold` and :meth:`Disk.let_go` no call fails for want of a descriptor, unless others take
-those that ``spare_descriptors.py`` keeps. A sync of the folder needs none at all.
+Between :meth:`Disk.hold` and :meth:`Disk.let_go` no call fails for lack of a descriptor, unless other threads
+take those that ``spare_descriptors.py`` keeps. A sync of the folder needs none.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .holding import NO_LOCKS, hold_path
 from .spare_descriptors import SpareDescriptors
 
 ZERO_CHUNK_BYTES = 1 << 20
-"""Zeros are laid down in pieces of this size, so that no commit's sync waits behind a whole segment."""
+"""Zeros are written in pieces of this size, so that no commit's sync waits behind a whole segment."""
 
 _ZEROS = bytes(ZERO_CHUNK_BYTES)
 _P = ParamSpec("_P")
@@ -32,7 +32,7 @@ _T = TypeVar("_T")
 
 
 def _named(call: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
-    """Has the errors of a system call carry its name and its file's; the first argument is either."""
+    """Adds the call's name and the file's to its errors; the first argument is a path or a descriptor."""
 
     def wrap(function: Callable[_P, _T]) -> Callable[_P, _T]:
         def called(*given: _P.args, **more: _P.kwargs) -> _T:
@@ -47,7 +47,7 @@ def _named(call: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
 
 
 def _path_of(target: Any) -> str:
-    """The file of a path, or of a descriptor that is open."""
+    """The name of the file of a path or an open descriptor."""
     if isinstance(target, int):
         with suppress(OSError):
             return os.readlink(f"/proc/self/fd/{target}")
@@ -76,12 +76,12 @@ class Disk:
     _folder: tuple[Path, int] | None = None
 
     def hold(self, folder: Path) -> None:
-        """Opens ``folder`` and takes descriptors in hand: later calls have theirs until :meth:`let_go`."""
+        """Opens ``folder`` and keeps spare descriptors for later calls, until :meth:`let_go`."""
         self._folder = folder, _open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._spare_descriptors = SpareDescriptors()
 
     def let_go(self) -> None:
-        """Gives back what :meth:`hold` took; without it, and the second time, does nothing."""
+        """Closes the descriptors of :meth:`hold`; without it, and the second time, does nothing."""
         if self._spare_descriptors is not None:
             self._spare_descriptors.let_go()
             self._spare_descriptors = None
@@ -90,15 +90,15 @@ class Disk:
             self._folder = None
 
     def _opened(self, call: Callable[_P, _T], *given: _P.args, **more: _P.kwargs) -> _T:
-        spare = self._spare_descriptors  # one look: another thread may let go
+        spare = self._spare_descriptors  # read once: another thread may call let_go
         return call(*given, **more) if spare is None else spare.call(call, *given, **more)
 
     def make_folder(self, path: Path) -> None:
-        """Creates ``path``, and what is missing above it, for this user only; no error if it exists."""
+        """Creates ``path`` and its missing parents, for this user only; no error if it exists."""
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def names(self, folder: Path) -> list[str]:
-        while True:  # the one call that Python does not repeat by itself after a signal
+        while True:  # the one call that Python does not repeat after a signal
             with suppress(InterruptedError):
                 return sorted(self._opened(_listdir, folder))
 
@@ -106,14 +106,14 @@ class Disk:
         return os.stat(path).st_size
 
     def free_bytes(self, folder: Path) -> int:
-        """What an unprivileged writer may still allocate on the file system of ``folder``."""
+        """Bytes that an unprivileged process can still allocate on the file system of ``folder``."""
         stat = os.statvfs(folder)
         return stat.f_bavail * stat.f_frsize
 
     def read(self, path: Path, limit: int = -1) -> bytes:
-        """The file's bytes, at most ``limit`` of them when it is not negative.
+        """The file's bytes, at most ``limit`` of them if it is not negative.
 
-        Read and not mapped: a sector that cannot be read is then an error and not a signal.
+        Read and not mapped, so that a sector that cannot be read causes an error and not a signal.
         """
         fd = self._opened(_open, path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -144,13 +144,13 @@ class Disk:
     def create(self, path: Path) -> int:
         """A descriptor of a new, empty file for this user only; a file of that name is emptied.
 
-        A link is refused: whoever owns the folder could have a repair by root empty any file.
+        A link is refused: otherwise the folder's owner could make a repair by root empty any file.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         return self._opened(_open, path, flags, 0o600)
 
     def give(self, path: Path, folder: Path) -> None:
-        """Makes ``path`` the owner's of ``folder``: a daemon must be able to open what root made for it."""
+        """Gives ``path`` the owner of ``folder``: a daemon must be able to open a file that root made."""
         made, owner = os.lstat(path), os.stat(folder)
         if (made.st_uid, made.st_gid) != (owner.st_uid, owner.st_gid):
             os.lchown(path, owner.st_uid, owner.st_gid)
@@ -163,11 +163,11 @@ class Disk:
             spare.close(fd)
 
     def allocate(self, fd: int, size: int) -> None:
-        """Takes ``size`` bytes from the file system for this file, so that writing them finds space."""
+        """Allocates ``size`` bytes for this file, so that later writes do not lack space."""
         _fallocate(fd, 0, size)
 
     def zero(self, fd: int, offset: int, size: int) -> None:
-        """Writes zeros: space that was written once takes a sync of a third of the time."""
+        """Writes zeros: a sync into space that was written before takes a third of the time."""
         while size > 0:
             piece = min(size, ZERO_CHUNK_BYTES)
             self.write(fd, _ZEROS[:piece], offset)
@@ -175,7 +175,7 @@ class Disk:
             size -= piece
 
     def write(self, fd: int, data: bytes, offset: int) -> None:
-        """Writes all of ``data`` at ``offset``; one system call unless the system takes less at once."""
+        """Writes all of ``data`` at ``offset``; one system call unless the system writes only a part."""
         written = self.pwrite(fd, data, offset)
         while written < len(data):
             if written == 0:
@@ -194,7 +194,7 @@ class Disk:
         _rename(source, target)
 
     def link(self, source: Path, target: Path) -> None:
-        """A second name for a file; the bytes are the same."""
+        """Gives a file a second name; its bytes are not copied."""
         _link(source, target)
 
     def unlink(self, path: Path) -> None:
@@ -215,10 +215,10 @@ class Disk:
             os.close(fd)
 
     def lock(self, path: Path) -> int:
-        """A descriptor that holds ``path`` against every other process until it is closed.
+        """A descriptor that locks ``path`` against every other process until it is closed.
 
         ``flock``: a POSIX lock would be dropped by closing any other descriptor of the file. Raises
-        :class:`BlockingIOError` when another holds it.
+        :class:`BlockingIOError` if another process holds the lock.
         """
         fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
@@ -229,9 +229,9 @@ class Disk:
         return fd
 
     def lock_folder(self, path: Path) -> list[int]:
-        """Descriptors that hold the folder, and its path, against every other process until they are closed.
+        """Descriptors that lock the folder, and its path, against every other process until they are closed.
 
-        Fewer if the system has no such locks. Raises :class:`BlockingIOError` as :meth:`lock`.
+        Fewer if the system has no such locks. Raises :class:`BlockingIOError` like :meth:`lock`.
         """
         held: list[int] = []
         try:
@@ -251,12 +251,12 @@ class Disk:
         return held
 
     def need_name(self, fd: int) -> None:
-        """Raises :class:`OSError` when the open file has no name any more. 1 us."""
+        """Raises :class:`OSError` if the open file was deleted. 1 us."""
         if os.fstat(fd).st_nlink == 0:
             raise OSError(errno.ESTALE, "the file was removed while it was in use", _path_of(fd))
 
     def need_at(self, fd: int, path: Path) -> None:
-        """Raises :class:`OSError` when ``path`` does not lead to this open file, or folder, any more."""
+        """Raises :class:`OSError` if ``path`` is not the path of this open file or folder any more."""
         try:
             there = os.path.samestat(os.fstat(fd), os.stat(path))
         except (FileNotFoundError, NotADirectoryError):
@@ -265,7 +265,7 @@ class Disk:
             raise OSError(errno.ESTALE, "removed or replaced while it was in use", str(path))
 
     def replace_text(self, fd: int, text: bytes) -> None:
-        """The small file behind ``fd`` holds ``text`` and nothing else; not synced."""
+        """Replaces the content of the small file of ``fd`` by ``text``; not synced."""
         _ftruncate(fd, 0)
         _pwrite(fd, text, 0)
 
@@ -273,5 +273,5 @@ class Disk:
         return os.getpid()
 
     def random(self, size: int) -> bytes:
-        """Bytes that nobody can guess: salts and ids."""
+        """Bytes that cannot be guessed: salts and ids."""
         return os.urandom(size)

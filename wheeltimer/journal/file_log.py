@@ -1,7 +1,7 @@
-"""The open journal: how it is opened, read once from the start, and let go.
+"""The open journal: how it is opened, read once from the start, and closed.
 
-What it does while it runs is inherited from the committer, so that a record on its way to the disk
-passes no layer in between.
+``Journal`` inherits ``append`` and all else that it does while it runs from ``Committer``, so that a record
+passes through no extra layer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .writer import OpenSegment, SyncTimes, Writer, restore
 
 SEGMENT_BYTES: Final = 64 << 20
 SEGMENT_BYTES_LEAST: Final = 1 << 20
-"""What a folder with little room gets instead of the size asked for."""
+"""The smallest segment size in a folder with little space."""
 
 
 class Journal(Committer):
@@ -45,7 +45,7 @@ class Journal(Committer):
         self.found: Final = found
         """What :meth:`open` found: ``found.torn`` is to be reported."""
         self.shelf: Final = SegmentIndex(directory.disk, directory.path, hand.aside)
-        """For reading behind the writer."""
+        """Finds and reads durable batches, for :class:`Follower`."""
         self._directory = directory
         self._open = True
 
@@ -65,8 +65,8 @@ class Journal(Committer):
     ) -> Self:
         """Locks the folder, verifies all of it, makes the tail writable. Blocking: about 0.5 s a GiB.
 
-        ``clock`` is read in the committer's thread too. ``segment_bytes`` is halved, down to
-        ``segment_bytes_least``, where the folder has no room for a few of them. Raises
+        ``clock`` is called in the worker's thread too. ``segment_bytes`` is halved, down to
+        ``segment_bytes_least``, if the folder has no space for a few segments of that size. Raises
         :class:`JournalInUse`, :class:`JournalDamaged`, :class:`JournalNewer` (then nothing was
         changed) and :class:`StorageFailed`.
         """
@@ -110,7 +110,7 @@ class Journal(Committer):
         self.abandon()
 
     def abandon(self) -> None:
-        """Closes every file and gives the lock back without a clean stop; does nothing the second time."""
+        """Closes every file and releases the lock without a clean stop; does nothing the second time."""
         if self._open:
             self._open = False
             self._writer.close()
@@ -145,17 +145,17 @@ class Journal(Committer):
 
     @property
     def lacks_this_boot(self) -> bool:
-        """Whether :meth:`mark` has no place yet: the last frame, and its slot, are another boot's."""
+        """Whether :meth:`mark` has no effect yet, because the last frame and its slot are of another boot."""
         return bool(self.found.boots) and self._writer.lacks_boot
 
     def follow(self) -> Follower:
         """A reader of what is appended from now on."""
-        segment = self._writer.segment  # its offset is where a frame begins, also while one is written
+        segment = self._writer.segment  # its offset is the beginning of a frame, also while one is written
         return Follower(self.shelf, segment.number, segment.offset, self.next_lsn)
 
     @property
     def sealed(self) -> list[Sealed]:
-        """The segments that are not written any more, oldest first. O(segments)."""
+        """The sealed segments, oldest first. O(segments)."""
         numbers = sorted(self._writer.sizes)
         firsts = self._writer.first_lsns
         return [
@@ -165,25 +165,25 @@ class Journal(Committer):
 
     @property
     def pace(self) -> SyncTimes:
-        """How long its syncs took."""
+        """How long syncs took."""
         return self._writer.pace
 
     @property
     def full(self) -> bool:
-        """Whether no more segments can be had just now."""
+        """Whether no more segments can be made at present."""
         return self._spares.full
 
     @property
     def lacks(self) -> str:
-        """What the system lacked when a segment was last asked for; empty if it was made."""
+        """What the system lacked at the last try to make a segment; empty if it was made."""
         return self._spares.lacks
 
     @property
     def room(self) -> int:
-        """Bytes that essential decisions may still take, the reserved segments among them."""
+        """Bytes that essential decisions may still take, including those of the reserved segments."""
         return self._room_essential - self._taken
 
     @property
     def bytes(self) -> int:
-        """What the journal takes on disk: segments and spares."""
+        """Bytes that the journal takes on disk: segments and spares."""
         return sum(self._writer.sizes.values()) + self._spares.count * self.segment_bytes

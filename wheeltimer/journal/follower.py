@@ -1,9 +1,9 @@
-"""Reading behind the writer: batches from an lsn on, as they become durable, for subscribers.
+"""Reads batches from an lsn on, as they become durable, for subscribers.
 
-Files are read in pieces by whoever does work aside (a thread); the pieces are looked through in the loop,
-so that a reader never competes with it for the interpreter. Only what is durable is asked for, and it was
-verified or written by this process: a frame that does not verify here is a fault of the storage. Reading
-a journal at rest, or beside another process, is ``journal_tools/reader.py``'s.
+``Worker.aside`` reads the files in pieces, in a thread; the pieces are parsed in the loop, so that a reader
+never competes with the loop for the interpreter. Only durable frames are read, and this process verified or
+wrote them: a frame that does not verify here is a fault of the storage. ``journal_tools/reader.py`` reads a
+journal at rest, or beside another process.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from .segment import SegmentHeader, decode_header
 from .spare_descriptors import NO_DESCRIPTOR
 
 PIECE_BYTES: Final = 1 << 18  # read at once; a longer frame is read whole
-PLACE_EVERY_BYTES: Final = 1 << 20  # how far apart the places lie that later readers can begin at
-RETRY_S: Final = 0.1  # until a file is opened again for which there was no descriptor
-TRIES: Final = 50
+PLACE_EVERY_BYTES: Final = 1 << 20  # distance between places where later readers can begin
+RETRY_S: Final = 0.1  # until the next try to open a file, if there was no descriptor
+TRIES: Final = 50  # 5 s in all
 
 Aside = Callable[[Callable[[], bool]], Awaitable[bool]]
 
 
 class Trimmed(Exception):
-    """The journal no longer holds what comes next."""
+    """The next record was trimmed from the journal."""
 
 
 class SegmentIndex:
-    """A journal's segments as readers find them. ``aside`` does blocking work beside the loop."""
+    """Finds and reads a journal's segments. ``aside`` does blocking work in a thread."""
 
     def __init__(self, disk: Disk, folder: Path, aside: Aside) -> None:
         self._disk = disk
@@ -71,7 +71,7 @@ class SegmentIndex:
         return self._heads[number]
 
     async def read_range(self, number: int, offset: int, size: int) -> bytes:
-        """Bytes of a segment, less at its end. Raises Trimmed where it is gone, StorageFailed."""
+        """Bytes of a segment, fewer at its end. Raises Trimmed if it is gone, StorageFailed."""
         found = [b""]
 
         def work() -> bool:
@@ -87,10 +87,8 @@ class SegmentIndex:
         return found[0]
 
     async def _patiently(self, work: Callable[[], bool]) -> None:
-        """Does ``work`` aside, and again if the process has no descriptor left: readers can wait for one.
-
-        Raises the last :class:`OSError`.
-        """
+        """Does ``work`` aside; retries while the process has no descriptor left. Raises the last
+        :class:`OSError`."""
         for tried in range(1, TRIES + 1):
             try:
                 await self._aside(work)
@@ -102,7 +100,7 @@ class SegmentIndex:
             await trio.sleep(RETRY_S)
 
     def note_frame(self, number: int, lsn: int, offset: int) -> None:
-        """A place that later readers may begin at: the frame at ``offset`` begins with ``lsn``."""
+        """Remembers a place where later readers may begin: the frame at ``offset`` begins with ``lsn``."""
         places = self._places.setdefault(number, [])
         at = bisect_right(places, (lsn, offset))
         before = places[at - 1][1] if at else 0
@@ -111,7 +109,7 @@ class SegmentIndex:
             places.insert(at, (lsn, offset))
 
     async def _numbers(self) -> list[int]:
-        """Numbers of the segments that are there, lowest first; what is known of others is dropped."""
+        """Numbers of the segments in the folder, lowest first. Drops headers and places of trimmed ones."""
         numbers: list[int] = []
 
         def work() -> bool:
@@ -129,7 +127,7 @@ class SegmentIndex:
 
 
 class Follower:
-    """One reader: ``next_lsn`` is that of the next record it has not handed out."""
+    """One reader: ``next_lsn`` is that of the next record that `read` has not returned."""
 
     def __init__(self, shelf: SegmentIndex, number: int, offset: int, lsn: int) -> None:
         self.next_lsn = lsn
@@ -140,13 +138,13 @@ class Follower:
         self._chained_lsn: int | None = None  # the next frame's first; None: at the first frame
         self._data = b""  # of the segment, from ``_data_at`` on
         self._data_at = 0
-        self._data_lsn = 0  # what was durable when it was read: behind that it may hold half a frame
+        self._data_lsn = 0  # durable when ``_data`` was read: after it there may be half a frame
 
     async def read(self, upto_lsn: int) -> list[Frame]:
-        """The next batches that begin at or before ``upto_lsn``, which is durable; none when all are read.
+        """The next batches that begin at or before ``upto_lsn``, which is durable; none if all are read.
 
-        At most those of one piece, or one long one. The first may hold records before the one that was
-        asked for. Raises Trimmed, StorageFailed.
+        At most those of one piece, or one longer batch. The first may hold records before ``next_lsn``.
+        Raises Trimmed, StorageFailed.
         """
         while self.next_lsn <= upto_lsn:
             head = await self._shelf.head(self._number)
@@ -161,7 +159,7 @@ class Follower:
         return []
 
     async def _fetch(self, head: SegmentHeader) -> None:
-        """Read from the next frame on: whole at least that one."""
+        """Read a piece from the next frame on, with at least all of that frame."""
         size = PIECE_BYTES
         while True:
             data = await self._shelf.read_range(self._number, self._offset, size)
@@ -177,14 +175,14 @@ class Follower:
         self._data, self._data_at = data, self._offset
 
     def _take(self, head: SegmentHeader, upto_lsn: int) -> list[Frame]:
-        """The batches of the piece at hand."""
+        """The batches of the present piece."""
         found: list[Frame] = []
         view = memoryview(self._data)
         while self.next_lsn <= upto_lsn and not self._sealed:
             at = self._offset - self._data_at
             header = header_at(self._data, at, head.salt) if 0 <= at < len(self._data) else None
             if header is None or at + extent_bytes(header.length) > len(self._data):
-                break  # written since the piece was read, or longer than it
+                break  # the frame was written after the piece was read, or is longer than it
             self._check(header, at, view)
             if header.kind == Kind.BATCH and header.last_lsn >= self.next_lsn:
                 start = at + HEADER_BYTES

@@ -1,16 +1,16 @@
 """The bytes of one frame: a header with a crc of its own, a payload, zeros, and a marker's slot.
 
-Pure: bytes in, bytes out. What follows from a frame that does not verify is decided in
-``recovery.py``; where frames lie in a file is said in ``segment.py``.
+Pure: bytes in, bytes out. ``recovery.py`` decides what follows from a frame that does not verify;
+``segment.py`` defines where frames are in a file.
 
 A frame starts on a sector boundary and takes whole sectors; the last 88 bytes of its last sector are
-a slot in which a marker is written once the frame is on disk and nobody follows::
+a slot in which a marker is written once the frame is on disk and no other frame follows at once::
 
     sector 0                                                      last sector
     | header 88 | payload: msgpack array of the records | 0 0 0 ... | slot 88 |
 
-So no two batches share a sector, no header lies across two, and writing one batch never touches the
-bytes of another: a lost sector takes at most one frame with it, and the frame after it tells of it.
+So no two batches share a sector, no header lies across two, and writing one batch never changes the
+bytes of another: a lost sector destroys at most one frame, and the frame after it shows the loss.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ MAGIC: Final = b"WTfr"
 HEADER: Final = struct.Struct("<I4s8sIIQQB7x16sQqII")
 HEADER_BYTES: Final = HEADER.size
 SALT_AT: Final = 8
-"""Where in a header the segment's salt stands."""
+"""Offset of the segment's salt in a header."""
 
 FRAME_OVERHEAD_BYTES: Final = 2 * HEADER_BYTES + 5
-"""Header, slot and the longest array header: what a frame takes besides records and rounding."""
+"""Header, slot and the longest array header: the bytes of a frame besides records and rounding."""
 
 ZEROS: Final = bytes(1 << 16)
 
 
 class Kind(IntEnum):
-    """What a frame says. MARKER and STOP live in slots; the others in the chain of frames."""
+    """The purpose of a frame. MARKER and STOP are in slots, the others in the chain of frames."""
 
     BATCH = 1
     """Records of one commit."""
     MARKER = 2
-    """The frame whose slot this is was on disk when this was written."""
+    """The frame whose slot this is in was on disk when this was written."""
     SEAL = 3
-    """Last frame of a segment; the next segment goes on."""
+    """Last frame of a segment; the next segment continues the chain."""
     TRIM = 4
     """Segments below the number in the payload are needed no longer."""
     STOP = 5
@@ -58,8 +58,8 @@ CHAINED: Final = frozenset({Kind.BATCH, Kind.SEAL, Kind.TRIM})
 class Clocks(NamedTuple):
     """When a frame was written: elapsed time (CLOCK_BOOTTIME) under a boot id, and wall time.
 
-    ``boot_id`` is 16 bytes. ``wall_ms`` is in whole ms, rounded down: a deadline that goes through it to
-    another boot is late and never early only with one ms more.
+    ``boot_id`` is 16 bytes. ``wall_ms`` is in whole ms, rounded down: one ms must be added to a deadline that
+    is converted by it to another boot, so that it is late and never early.
     """
 
     boot_id: bytes
@@ -90,16 +90,16 @@ class Header(NamedTuple):
 
     @property
     def last_lsn(self) -> int:
-        """lsn of the frame's last record; ``first_lsn - 1`` when it has none."""
+        """lsn of the frame's last record; ``first_lsn - 1`` if it has none."""
         return self.first_lsn + self.records - 1
 
 
 class Frame(NamedTuple):
-    """One batch as recovery and readers hand it out.
+    """One batch, as recovery and readers return it.
 
     ``payload`` is one msgpack array of ``records`` elements, whose lsns are ``first_lsn`` and up: a view
-    that keeps its whole segment in memory for as long as it is held. ``offset``: where in its segment
-    the frame stands. ``kind`` is ``BATCH`` unless others were asked for.
+    that keeps the bytes of its whole segment, or piece of one, in memory. ``offset``: of the frame in its
+    segment. ``kind`` is ``BATCH`` unless the caller asked for others.
     """
 
     first_lsn: int
@@ -135,8 +135,8 @@ def encode(
 ) -> tuple[bytes, int]:
     """The frame's bytes without rounding and slot, and its crc for the next frame's ``prev_crc``.
 
-    ``synced_lsn`` follows: one commit at a time is under way, so all before a frame was on disk when
-    it was written. A marker's ``first_lsn`` is the one after its own frame's last.
+    ``synced_lsn`` is ``first_lsn - 1``: one commit at a time is under way, so all before a frame was on disk
+    when it was written. A marker's ``first_lsn`` is the one after its own frame's last.
     """
     body = HEADER.pack(
         0, MAGIC, salt, len(payload), count, first_lsn, first_lsn - 1, kind,
@@ -147,7 +147,7 @@ def encode(
 
 
 def payload_of(records: Sequence[bytes]) -> bytes:
-    """A msgpack array of records that are encoded already."""
+    """A msgpack array of encoded records."""
     return b"".join((array_header(len(records)), *records))
 
 
@@ -171,7 +171,7 @@ def header_at(data: bytes, offset: int, salt: bytes) -> Header | None:
 
 
 def payload_fault(data: bytes, view: memoryview, offset: int, header: Header) -> str | None:
-    """Why the payload after the header at ``offset`` does not verify; None when it does."""
+    """Why the payload after the header at ``offset`` does not verify; None if it does."""
     start = offset + HEADER_BYTES
     end = start + header.length
     if end > len(data):
@@ -186,7 +186,7 @@ def payload_fault(data: bytes, view: memoryview, offset: int, header: Header) ->
 
 
 def only_zeros(data: bytes, start: int, end: int | None = None) -> bool:
-    """Whether ``data[start:end]`` holds nothing but zeros; compares, copies nothing."""
+    """Whether ``data[start:end]`` is all zeros; copies nothing."""
     end = len(data) if end is None or end > len(data) else end
     while end - start > len(ZEROS):
         if not data.startswith(ZEROS, start):

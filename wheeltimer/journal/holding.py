@@ -1,9 +1,9 @@
-"""Locks that keep a second process off a folder, beside the lock file in it.
+"""Locks that keep a second process off a folder, in addition to the lock file in it.
 
-The lock file can be deleted while a daemon runs. A lock on the folder itself cannot, and a name that is
-made of the path is still held if the folder was deleted and made again. Either may be missing: some file
-systems lock no folders, and a process in another network or mount namespace does not see the name. The lock
-file is then alone. A copy of a folder that is in use has another inode and another path: it is free.
+The lock file can be deleted while a daemon runs. A lock on the folder itself cannot, and a socket name that
+is made of the path is still held if the folder was deleted and made again. Either may be missing: some file
+systems lock no folders, and a process in another network or mount namespace does not see the name. Then only
+the lock file is left. A copy of a folder in use has another inode and another path, so it is not locked.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def hold_path(path: Path) -> int | None:
     """A descriptor that holds the path's name, an abstract Unix socket, until it is closed; None if the
     system has no such names.
 
-    Raises :class:`BlockingIOError` when a process of the same user holds it. Such names have no permissions,
-    so a name that another user holds does not keep the daemon from starting.
+    Raises :class:`BlockingIOError` if a process of the same user holds it. Such names have no permissions,
+    so if another user holds the name, the daemon starts nevertheless.
     """
     name = _name_of(path)
     if name is None:

@@ -1,10 +1,10 @@
-"""Segments to come: taken from the file system before they are needed, zeroed in the background.
+"""Spare segments: allocated before they are needed, zeroed in the background.
 
-Room exists from the moment a file is allocated; zeros only make it fast (a sync into space that was
-never written takes two to three times as long). So an allocated file counts as room at once, is
-zeroed piece by piece, and only then gets a name that survives a restart.
+A file's space is usable as soon as it is allocated; zeros only make it fast (a sync into space that was
+never written takes two to three times as long). So an allocated file counts at once, is zeroed piece by
+piece, and only then gets a name that a restart keeps.
 
-The one object that the loop's helper thread and the committer's thread both touch: a lock guards it.
+The aside thread and the committer's thread both use ``SpareSegments``, and no other object: a lock guards it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ LACKS: Final = {
     **dict.fromkeys(NO_DESCRIPTOR, "file descriptors"),
     errno.ENOMEM: "memory",
 }
-"""By errno: what the system lacks. Each may become available again."""
+"""What the system lacks, by errno. Each may become available again."""
 _FOLDER_SEGMENTS: Final = 6
-"""A folder has room for segments of a size when this many fit: open, spares, one made anew, one over."""
+"""A segment size fits a folder if this many fit: the open one, 3 spares, a rewritten tail, one in reserve."""
 _log = logging.getLogger("wheeltimer.journal")
 
 
 @dataclass(slots=True)
 class Spare:
-    """One file of zeros; ``zeroed`` bytes of it have been written as such."""
+    """One spare file; zeros were written to its first ``zeroed`` bytes."""
 
     path: Path
     fd: int
@@ -51,7 +51,7 @@ class Spare:
 
 
 class SpareSegments:
-    """The segments to come of one journal, all of ``segment_bytes``."""
+    """The spare segments of one journal, all of ``segment_bytes``."""
 
     def __init__(self, directory: Directory, segment_bytes: int) -> None:
         self.directory = directory
@@ -61,11 +61,11 @@ class SpareSegments:
         self._lock = threading.Lock()
         self._last_number = 0
         self.lacks = ""
-        """What the system lacked for the segment asked for last: a value of ``LACKS``; else empty."""
+        """What the system lacked at the last try to make a segment: a value of ``LACKS``; else empty."""
 
     @property
     def full(self) -> bool:
-        """Whether the segment asked for last could not be made."""
+        """Whether the last try to make a segment failed."""
         return bool(self.lacks)
 
     @property
@@ -77,8 +77,8 @@ class SpareSegments:
         """Takes over the files that an earlier run left; a file of another size, or one that cannot be read,
         is removed.
 
-        They are read, 20 ms for 64 MiB, and zeroed from the first byte that is not zero: what a segment's
-        frames do not overwrite must be zeros when it is read again.
+        They are read, 20 ms for 64 MiB, and zeroed from the first byte that is not zero: when the segment is
+        read again, all bytes that no frame has overwritten must be zeros.
         """
         wrong = []
         for number, name in self.directory.spares():
@@ -91,7 +91,7 @@ class SpareSegments:
             self.directory.remove(wrong)
 
     def _adopted(self, path: Path) -> bool:
-        """False for a file that cannot be read: it holds nothing, so another one will do."""
+        """False for a file that cannot be read: it holds no data, so another one can replace it."""
         fd = -1
         try:
             fd = self.disk.open(path)
@@ -113,7 +113,7 @@ class SpareSegments:
         return True
 
     def allocate(self) -> bool:
-        """One more file, empty as yet; False if there is none now, and :attr:`lacks` has the reason.
+        """Makes one more file, not zeroed yet; False if that failed, and :attr:`lacks` has the reason.
 
         Raises :class:`StorageFailed` for any other failure.
         """
@@ -143,7 +143,7 @@ class SpareSegments:
         return True
 
     def zero_some(self) -> bool:
-        """Zeroes one piece of a file that needs it and syncs it; False when none does."""
+        """Zeroes one piece of a file that needs it and syncs it; False if none does."""
         with self._lock:
             raw = next((spare for spare in self._all if spare.zeroed < self.segment_bytes), None)
         if raw is None:
@@ -163,7 +163,7 @@ class SpareSegments:
         return True
 
     def take(self) -> Spare | None:
-        """The next segment's file, one that is zeroed if there is; None when there is none at all.
+        """A file for the next segment, the one with the most zeros; None if there is none.
 
         Waits for at most one piece that is being zeroed in it.
         """
@@ -177,7 +177,7 @@ class SpareSegments:
         return spare
 
     def make(self, size: int) -> Spare:
-        """A zeroed file for at once: a spare one, else a new one. Raises :class:`OSError`."""
+        """A zeroed file, at once: a spare one, else a new one. Raises :class:`OSError`."""
         spare = self.take() if size == self.segment_bytes else None
         if spare is None:
             self._last_number += 1
@@ -192,18 +192,18 @@ class SpareSegments:
         return spare
 
     def close(self) -> None:
-        """Closes the files; what has no lasting name yet is removed at the next start."""
+        """Closes the files; the next start removes those that are not completely zeroed."""
         with self._lock:
             for spare in self._all:
                 self.disk.close(spare.fd)
             self._all.clear()
 
     def _forget(self, path: Path) -> None:
-        """Gives back what a refused allocation took."""
+        """Removes the file of a failed allocation."""
         try:
             self.disk.unlink(path)
         except FileNotFoundError:
-            pass  # it was the name that found no room
+            pass  # there was no space for the name itself
         except OSError as exc:
             raise StorageFailed(f"{path} cannot be removed: {exc}") from exc
 
@@ -219,7 +219,7 @@ def first_nonzero(disk: Disk, path: Path, size: int) -> int:
 
 
 def fitting_segment_bytes(wanted: int, least: int, free: int) -> int:
-    """``wanted``, halved while the folder has no room for a few of them; never below ``least``."""
+    """``wanted``, halved until `_FOLDER_SEGMENTS` of them fit into ``free`` bytes; never below ``least``."""
     assert SEGMENT_BYTES_MIN <= least <= wanted
     assert wanted % SEGMENT_BYTES_MIN == 0
     assert least % SEGMENT_BYTES_MIN == 0

@@ -1,12 +1,13 @@
-"""Folder -> what the journal holds: the rule that tells torn from damaged.
+"""Folder -> content of the journal: the rule that separates torn from damaged.
 
-:func:`scan` judges and changes nothing; it is handed a function that reads, so that tests hand in bytes.
-The tail is made writable again by ``writer.restore``.
+:func:`scan` verifies and changes nothing; its ``read`` is a function, so that tests can pass bytes.
+``writer.restore`` makes the tail writable again.
 
 The rule. A frame is written only after the one before it was synced, so a crash can spoil the last
-one alone. What does not verify in the last segment, with nothing later that tells of it, is *torn*: it
-was never acknowledged, it is set aside, the start goes on. All else is *damaged*: the start is refused.
-A later header that verifies on its own says with ``synced_lsn`` what was on disk when it was written.
+one alone. Bytes in the last segment that do not verify are *torn* if no later header proves that they were on
+disk: they were never acknowledged, they are set aside, the start goes on. All else is *damaged*: the start is
+refused. The proof is ``synced_lsn`` of a later header that verifies on its own: the last lsn that was on disk
+when it was written.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from .frame import SECTOR_BYTES, only_zeros
 from .segment import READS, SEGMENT_BYTES_MIN, Boot, SegmentHeader, SegmentWalk, decode_header, walk
 
 Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes in all."""
+"""Called with the bytes done and the total."""
 
 
 @dataclass(slots=True)
 class VerifiedSegment:
-    """A segment that was verified: its place, its header, and how far its frames go.
+    """A segment that was verified: its number and name, its header, and the walk over its frames.
 
-    ``head`` is None for a last segment that was zeroed from inside its header on.
+    ``head`` is None for a last segment whose header is damaged and that has only zeros behind it.
     """
 
     number: int
@@ -40,10 +41,10 @@ class VerifiedSegment:
 
 @dataclass(slots=True)
 class Verified:
-    """What a folder holds. ``parts`` in order, without those that were trimmed (``trimmed``: names).
+    """The content of a folder. ``parts`` in order, without those that were trimmed (``trimmed``: names).
 
     ``boots``: the clocks of every boot that wrote frames, in the order of the boots. ``tail_data``: the
-    last segment's bytes when ``writer.restore`` has to make it anew, else None.
+    last segment's bytes if ``writer.restore`` has to rewrite it, else None.
     """
 
     journal_id: bytes = b""
@@ -63,7 +64,7 @@ class Verified:
 
 
 def damaged(folder: Path, name: str, offset: int, lsn: int, why: str) -> JournalDamaged:
-    """The error for acknowledged data that does not read back; says what to do."""
+    """The error for acknowledged data that does not read back, with the command that repairs."""
     return JournalDamaged(
         f"journal damaged: {folder}/{name} at offset {offset} (lsn {lsn}): {why}; nothing was changed, "
         f"and what can be read is saved by: wheeltimer journal repair {folder}",
@@ -83,8 +84,8 @@ def scan(
 ) -> Verified:
     """Verifies the whole journal: one segment in memory at a time, 0.3 s a GiB and 5 us a frame.
 
-    ``each`` is shown every segment whose header verified, and may add a fault. Raises
-    :class:`JournalDamaged`, :class:`JournalNewer`, and what ``read`` raises.
+    ``each`` is called with every segment whose header verified, and may add a fault. Raises
+    :class:`JournalDamaged`, :class:`JournalNewer`, and the errors of ``read``.
     """
     judge = Verifier(folder)
     done = 0
@@ -100,16 +101,16 @@ def scan(
 
 
 class Verifier:
-    """Takes the segments in order; faults wait until it is known whether a trim makes them moot.
+    """Takes the segments in order. Faults are raised at the end, unless a trim removes their segment.
 
-    :func:`scan` is its use; the damage tests set ``before`` and start in the middle of a journal.
+    :func:`scan` uses it; the damage tests set ``before`` to start in the middle of a journal.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.result = Verified()
         self.faults: list[tuple[int, JournalDamaged]] = []
-        self.before: VerifiedSegment | None = None  # the segment before, when it verified
+        self.before: VerifiedSegment | None = None  # the segment before, if it verified
 
     def fault(self, number: int, name: str, offset: int, lsn: int, why: str) -> None:
         self.faults.append((number, damaged(self.folder, name, offset, lsn, why)))
@@ -122,7 +123,7 @@ class Verifier:
         if head is None:
             whole = len(data) >= SEGMENT_BYTES_MIN
             if last and whole and self.before is not None and only_zeros(data, SECTOR_BYTES):
-                # Zeroed to its end, which no crash of ours leaves: it looks like a segment never written.
+                # Zeros to the end, which no crash of ours leaves: taken for a segment never written.
                 state = SegmentWalk(end=SECTOR_BYTES, next_lsn=lsn, crc=0)
                 self.keep(VerifiedSegment(number, name, None, state, len(data)), data)
             else:
@@ -138,7 +139,7 @@ class Verifier:
         state = walk(data, head)
         if state.newer:
             raise self.newer(name, None)
-        if len(data) < head.size:  # its space is taken and synced before it has its name
+        if len(data) < head.size:  # a segment's space is allocated and synced before it gets its name
             why = f"the file ends here, and its header says {head.size} bytes: it was cut"
             self.fault(number, name, len(data), state.next_lsn, why)
         elif state.fault and (state.proven or not last):
@@ -149,10 +150,10 @@ class Verifier:
             self.fault(number, name, state.end, state.next_lsn, "the segment ends without a seal")
         self.keep(VerifiedSegment(number, name, head, state, len(data)), data if last else None)
         if not last and not state.sealed:
-            self.before = None  # the next one is not to blame, and a trim may make this one's fault moot
+            self.before = None  # the next segment is not checked against this one, which a trim may remove
 
     def misplaced(self, number: int, head: SegmentHeader) -> str | None:
-        """Why this segment does not carry on from the one before."""
+        """Why this segment does not continue the one before; None if it does."""
         if head.number != number:
             return f"the file's header says segment {head.number}"
         if self.result.journal_id and head.journal_id != self.result.journal_id:
@@ -205,7 +206,7 @@ class Verifier:
 
 
 def is_clean(part: VerifiedSegment) -> bool:
-    """Whether a last segment can be written on as it is: stopped cleanly, or never written."""
+    """Whether the last segment can be continued as it is: stopped cleanly, or without frames."""
     state, head = part.walk, part.head
     if head is None or state.fault or state.sealed or part.file_bytes != head.size:
         return False

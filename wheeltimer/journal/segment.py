@@ -1,9 +1,9 @@
 """One segment file: its header, and the walk over its frames to the first that does not verify.
 
-Pure as well: works on the file's bytes. What the end of the walk means for the journal as a whole
-(torn, damaged, clean) is decided in ``recovery.py``.
+Pure: works on the file's bytes. ``recovery.py`` decides what the end of the walk means for the journal as a
+whole (torn, damaged, clean).
 
-A segment's first sector is its header, frames follow sector by sector, zeros fill the rest::
+A segment's first sector is its header, frames follow sector by sector, the rest is zeros::
 
     | header sector | frame | frame | ... | seal | zeros |
 """
@@ -35,24 +35,24 @@ from .frame import (
 
 MAGIC: Final = b"WTsegm\r\n"
 FORMAT: Final = 1
-"""Version of the format that this code writes, and the oldest reader that understands it."""
+"""Version of the format that this code writes, and the oldest reader that can read it."""
 READS: Final = 1
-"""Newest ``min_reader`` that this code understands."""
+"""Newest ``min_reader`` that this code can read."""
 
 HEADER: Final = struct.Struct("<8sHHI16sQQQ8sII")
 SEGMENT_BYTES_MIN: Final = 4096
-"""Smallest segment that the layout allows; settings ask for more, tests do not."""
+"""Smallest segment that the layout allows; the settings' minimum is larger, tests use less."""
 FRAME_BYTES_MAX: Final = 4 << 20
-"""Longest frame, however large the segment: bounds what a reader holds and how long one write takes."""
+"""Longest frame, however large the segment: bounds a reader's memory and the time of one write."""
 
 
 def frame_bytes_max(segment_bytes: int) -> int:
-    """Longest frame in segments of this size: a quarter, so that a segment's unused end is less."""
+    """Longest frame in segments of this size: a quarter, so that the unused end of a segment is less."""
     return min(FRAME_BYTES_MAX, segment_bytes // 4)
 
 
 class SegmentHeader(NamedTuple):
-    """What the first sector says. ``prev_crc`` is the crc of the seal before, 0 in segment 1."""
+    """The fields of the first sector. ``prev_crc``: crc of the previous segment's seal, 0 in segment 1."""
 
     min_reader: int
     journal_id: bytes
@@ -75,7 +75,7 @@ def encode_header(header: SegmentHeader) -> tuple[bytes, int]:
 
 
 def decode_header(data: bytes) -> SegmentHeader | None:
-    """The header if it verifies. This layout stays for ever, so that a later format can be named."""
+    """The header if it verifies. Its layout never changes, so that every version can name a later format."""
     if len(data) < HEADER.size or not only_zeros(data, HEADER.size, SECTOR_BYTES):
         return None
     magic, _, min_reader, _, journal_id, number, first_lsn, size, salt, prev, crc = HEADER.unpack_from(data)
@@ -85,7 +85,7 @@ def decode_header(data: bytes) -> SegmentHeader | None:
 
 
 class Boot(NamedTuple):
-    """What the clocks said in the first frame of a boot, and in the last frame or marker."""
+    """The clocks in the first frame of a boot, and in its last frame or marker."""
 
     first: Clocks
     last: Clocks
@@ -95,11 +95,12 @@ class Boot(NamedTuple):
 class SegmentWalk:
     """How far a segment's frames verify.
 
-    ``end``: first offset that no valid frame takes. ``next_lsn``, ``crc``: what the next frame has to
-    carry on. ``fault``: why the walk ended before the zeros did; ``proven``: no crash explains it.
-    ``torn``: offset and length of bytes that no frame accounts for. ``doubt``: offset and lsn of a marker
-    that does not verify, which a crash explains in the last segment only. ``frames``, ``last_boot``: without
-    the seal. ``boots``: the first and the last clocks of each boot; ``seen``: whence the last come.
+    ``end``: first offset after the valid frames. ``next_lsn``, ``crc``: ``first_lsn`` and ``prev_crc`` that
+    the next frame must have. ``fault``: why the walk ended before the zeros; ``proven``: no crash explains
+    it. ``torn``: offset and length of bytes that belong to no valid frame. ``doubt``: offset and lsn of a
+    marker that does not verify, which a crash explains in the last segment only. ``frames``, ``last_boot``:
+    without the seal. ``boots``: the first and the last clocks of each boot; ``seen``: the header with the
+    last ones.
     """
 
     end: int
@@ -120,7 +121,7 @@ class SegmentWalk:
     seen: Header | None = None
 
     def see(self, header: Header) -> None:
-        """Keeps the clocks of a frame or marker until the next of the same boot."""
+        """Notes the clocks of a frame or marker; they replace earlier ones of the same boot."""
         if self.seen is None or self.seen.boot_id != header.boot_id:
             self.keep_seen()
             self.boots.setdefault(header.boot_id, Boot(header.clocks, header.clocks))
@@ -169,7 +170,7 @@ def _walk(state: SegmentWalk, data: bytes, head: SegmentHeader) -> None:
 
 
 def _chain_fault(state: SegmentWalk, header: Header) -> str | None:
-    """A header that verifies on its own but does not carry on: no crash leaves that."""
+    """Why a header that verifies on its own does not continue the chain, which no crash causes; else None."""
     if header.kind not in CHAINED:
         state.newer = header.kind not in (Kind.MARKER, Kind.STOP)
         return f"a frame of unknown kind {header.kind}"
@@ -210,8 +211,8 @@ def _gap_is_right(state: SegmentWalk, data: bytes, offset: int, header: Header, 
 
 
 def _slot_may_be_torn(state: SegmentWalk, data: bytes, gap: int, header: Header, salt: bytes) -> bool:
-    """Whether a crash leaves that slot: a marker is not synced before the frame after it is, so while nothing
-    says that this one is on disk, the marker may be there by half."""
+    """Whether a crash can leave that slot: a marker is not synced before the frame after it is. So if no
+    later header proves that this frame was on disk, half of its marker may have been written."""
     if not only_zeros(data, gap, state.end - HEADER_BYTES):
         return False
     later = list(_headers_after(data, state.end, salt))
@@ -219,7 +220,7 @@ def _slot_may_be_torn(state: SegmentWalk, data: bytes, gap: int, header: Header,
 
 
 def _end(state: SegmentWalk, data: bytes, head: SegmentHeader, offset: int, lsn: int, fault: str) -> None:
-    """Ends the walk at a fault; damage when a later header says that ``lsn`` was on disk before it."""
+    """Ends the walk at a fault; it is damage if a later header proves that ``lsn`` was on disk."""
     state.fault, state.fault_at = fault, offset
     state.proven = any(header.synced_lsn >= lsn for header in _headers_after(data, offset, head.salt))
     state.torn = (offset, len(data.rstrip(b"\0")) - offset)
@@ -267,14 +268,14 @@ def decode_trim(data: bytes, start: int) -> int:
 
 
 def rewritten(data: bytes, end: int, salt: bytes, crc: int) -> tuple[bytes, int]:
-    """The frames up to ``end`` but a seal, under another salt, for the place after a new header.
+    """The frames up to ``end`` without a seal, under another salt, to write after a new header.
 
-    Same lsns, clocks and places. Markers stay, for those of a boot's last frame say what its clocks were
-    in the end. All of it is to be synced before anybody trusts it, so the last frame gets a marker if it has
-    none. Returns the bytes and the last frame's crc.
+    Same lsns, clocks and offsets. Markers are kept, because the one of a boot's last frame has the last
+    clocks of that boot. The caller syncs all of it before it is used, so the last frame gets a marker if it
+    has none. Returns the bytes and the last frame's crc.
     """
     out = bytearray()
-    unmarked: Clocks | None = None  # the last frame's, where it has no marker
+    unmarked: Clocks | None = None  # the last frame's, if it has no marker
     for offset, header in headers(data, end):
         if header.kind == Kind.SEAL:
             break

@@ -1,8 +1,9 @@
 """Descriptors kept for the journal, so that it can open a file when the process has none left.
 
-They are open on /dev/null. One is closed just before a file is opened, and a file of the journal that is
-closed becomes one again if there are too few. Another thread may take the freed descriptor before
-the file is opened: so there are several, and if all are lost in that way the caller gets the error.
+They are open on /dev/null. If a call finds no free descriptor, one of them is closed and the call repeated;
+when a file of the journal is closed and spares are missing, its descriptor becomes one. Another thread may
+take the freed descriptor first: so there are several, and if all are lost in this way the caller gets the
+error.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Final, ParamSpec, TypeVar
 COUNT: Final = 4
 """One for a spare segment, two for readers, one more in case another thread takes one."""
 NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
-"""None left for the process, or for the whole system."""
+"""Errors if the process, or the whole system, has no descriptor left."""
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 class SpareDescriptors:
-    """``count`` descriptors. Safe from several threads. Raises :class:`OSError` if the system has fewer."""
+    """Holds ``count`` descriptors. Thread-safe. Raises :class:`OSError` if the system has fewer."""
 
     def __init__(self, count: int = COUNT) -> None:
         self._lock = threading.Lock()
@@ -40,7 +41,7 @@ class SpareDescriptors:
         return len(self._fds)
 
     def call(self, function: Callable[_P, _T], *given: _P.args, **more: _P.kwargs) -> _T:
-        """The result of a call that opens one descriptor. Raises what it raises once none is in hand."""
+        """The result of a call that opens one descriptor. Raises its error if no spare one is left."""
         while True:
             try:
                 result = function(*given, **more)
@@ -52,7 +53,7 @@ class SpareDescriptors:
                 return result
 
     def close(self, fd: int) -> None:
-        """Closes a file. If there are too few in hand its descriptor is kept: dup2 never sets it free."""
+        """Closes a file. If spares are missing its descriptor becomes one: dup2 never frees the number."""
         with self._lock:
             if len(self._fds) < self._wanted:
                 os.dup2(self._null, fd, inheritable=False)
@@ -61,7 +62,7 @@ class SpareDescriptors:
         os.close(fd)
 
     def let_go(self) -> None:
-        """Closes all of them; from then on :meth:`close` closes."""
+        """Closes all spares; later calls of :meth:`close` keep none."""
         with self._lock:
             self._wanted = 0
             for fd in (*self._fds, self._null):
@@ -69,7 +70,7 @@ class SpareDescriptors:
             self._fds.clear()
 
     def _give_one(self) -> bool:
-        """Closes one for the call that follows; False if there is none."""
+        """Closes one spare for the next call; False if there is none."""
         with self._lock:
             if not self._fds:
                 return False
@@ -77,7 +78,7 @@ class SpareDescriptors:
             return True
 
     def _fill(self) -> None:
-        """Opens those that are missing, as far as the system has them."""
+        """Opens missing spares, until the system has no more."""
         with self._lock:
             while len(self._fds) < self._wanted:
                 try:

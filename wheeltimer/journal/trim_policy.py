@@ -1,18 +1,17 @@
-"""Which segments to give up next: the bound on the journal's size, in numbers.
+"""Which segments to remove next: the bound on the journal's size, in numbers.
 
-Segments go from the oldest on, each when what is still needed of it was appended again. What that is, and
-who copies it, is not known here (``core/copies.py``, ``shard/compactor.py``): only sizes are.
+Segments are removed from the oldest on, each after all that is still needed of it was appended again. This
+file knows only sizes: ``core/copies.py`` defines what is needed, ``shard/compactor.py`` copies it.
 
-The promise is that the folder takes at most twice what is live and four segments more: the open one,
-one spare and two reserved ones. So the sealed ones must not exceed twice what is live. Work begins at
-one and a half: then at least a third of all that is looked at is free again, and copies cost two bytes for
-each new one at the worst. It hurries from one and three quarters on. Several segments at once make one walk
-over the tasks serve for all of them, but few enough that their copies stay well within the half that is
-between.
+The promise: the folder takes at most twice the live bytes and four segments more: the open one, one spare
+and two reserved ones. So the sealed segments must not exceed twice the live bytes. Compaction begins at 1.5
+times: then at least a third of the bytes of the segments is freed, and at most two bytes are copied for each
+new one. It hurries from 1.75 times on. It removes several segments at once, so that one walk over the tasks
+serves for all of them, but few enough that their copies stay well within the half between 1.5 and 2.
 
-Events that a subscriber may come back for stand in sealed segments too. Where segments are small, four of
-them are far from the 256 MiB that the promise is given with: what is left of that is history, kept although
-nobody needs it for a start, as long as the disk has room.
+Sealed segments also have events that a reconnecting subscriber may ask for. If segments are small, four of
+them are far less than the 256 MiB of the promise: the difference is history, kept while the disk has space,
+although a start does not need it.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from typing import Final, NamedTuple
 SEALED_HURRIED: Final = (7, 4)
 """Sealed bytes for each live one, as a fraction, from which compaction hurries; the promise is two."""
 SEALED_WANTED: Final = (3, 2)
-"""Above this it works."""
+"""Sealed bytes for each live one, as a fraction, above which compaction works."""
 FIXED_BYTES: Final = 256 << 20
-"""What the folder may take beside twice what is live."""
+"""Bytes that the folder may take in addition to twice the live bytes."""
 _FIXED_SEGMENTS: Final = 5
-"""Open, spare, two reserved, and one that is sealed before anybody looks: no room for history."""
+"""Segments within these bytes: open, spare, two reserved, one sealed since the compactor last looked."""
 SHARE: Final = 8
-"""It takes an eighth of the sealed segments at once, one at least."""
+"""Compaction removes 1/SHARE of the sealed segments at once, at least one."""
 PADDING: Final = 32
-"""Frames and segments end in unused room: one part in so many of what is live, at most."""
+"""Unused space at the end of frames and segments is at most 1/PADDING of the live bytes."""
 
 
 class Sealed(NamedTuple):
-    """A segment that is not written any more: its number, its size, the lsn of its last record."""
+    """A sealed segment: its number, its size in bytes, the lsn of its last record."""
 
     number: int
     size: int
@@ -43,12 +42,12 @@ class Sealed(NamedTuple):
 
 
 def history_bytes(segment_bytes: int, wanted: int) -> int:
-    """How much may be kept for those who read behind the writer: what the promise leaves, or ``wanted``."""
+    """Bytes that may be kept for reconnecting subscribers: ``wanted``, or less if the promise leaves less."""
     return max(0, min(wanted, FIXED_BYTES - _FIXED_SEGMENTS * segment_bytes))
 
 
 def is_urgent(sealed: Sequence[Sealed], live_bytes: int, history: int = 0) -> bool:
-    """Whether the promise is about to be broken."""
+    """Whether the sealed segments exceed `SEALED_HURRIED`, so that the promise is in danger."""
     most, of = SEALED_HURRIED
     return (sum(segment.size for segment in sealed) - history) * of > live_bytes * most
 
@@ -56,11 +55,11 @@ def is_urgent(sealed: Sequence[Sealed], live_bytes: int, history: int = 0) -> bo
 def segments_to_drop(
     sealed: Sequence[Sealed], live_bytes: int, history: int = 0, *, full: bool
 ) -> Sequence[Sealed]:
-    """The oldest segments that should go now; none where the journal is small enough.
+    """The oldest segments that should be removed now; none if the journal is small enough.
 
-    ``history``: so many bytes are kept beyond what is needed, unless the file system is ``full``. Then it
-    also works for the last segment's worth that can be had, one at a time: their copies must fit the room
-    that is reserved.
+    ``history``: bytes kept beyond those needed, unless the file system is ``full``. If it is full, one
+    segment at a time is removed, whenever that frees a segment's size: its copies must fit the reserved
+    segments.
     """
     total = sum(segment.size for segment in sealed)
     most, of = SEALED_WANTED

@@ -1,11 +1,11 @@
-"""A thread that does one caller's blocking work in order, and wakes the loop with as little delay as it can.
+"""A thread that does the committer's blocking jobs in order, and wakes the loop with little delay.
 
-A hop to Trio's pool and back costs 0.2 ms; a queue one way and an eventfd the other, half of that. Jobs
-go in by one atomic hand-over and results come out by another: nothing else is shared. What the jobs
-do is the committer's business; :class:`InlineWorker` does them in the loop, for worlds without threads.
+Trio's thread pool takes 0.2 ms to a thread and back; a queue to the thread and an eventfd back take half of
+that. Jobs go through one thread-safe queue and results through another: nothing else is shared. The committer
+defines the jobs; :class:`InlineWorker` does them in the loop, for simulations without threads.
 
-Work that no commit waits for has threads of its own. All are started with the hand and kept: a system that
-has no thread left later does not stop the journal.
+Work that no commit waits for has threads of its own. All are started with the worker and kept, so that the
+journal goes on if the system has no thread left later.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from wheeltimer.errors import StorageFailed
 
 Job = Callable[[], None]
 ASIDE_THREADS: Final = 2  # one zeroes a spare segment, which is slow; the other reads for subscribers
-IDLE_S: Final = 0.002  # a disk that had nothing to do for so long is idle
+IDLE_S: Final = 0.002  # after this time without a job, ``idle`` is called
 
 
 class Worker(Protocol):
-    """Somebody who does blocking work. At most one job is under way; its end is told by :meth:`done`."""
+    """Does blocking jobs. At most one is under way; :meth:`done` returns when it has ended."""
 
     def start(self, idle: Job) -> None:
-        """Gets ready; ``idle`` is done when no job has come for a moment after the last."""
+        """Starts the threads; ``idle`` is called once `IDLE_S` have passed without a job after the last."""
         ...
 
     def submit(self, job: Job) -> None:
-        """Hands a job over. An :class:`OSError` of it, or of ``idle``, comes out of :meth:`done`."""
+        """Starts a job. :meth:`done` raises its :class:`OSError`, or that of ``idle``."""
         ...
 
     async def done(self) -> None:
-        """Waits until a job has ended; raises the :class:`OSError` that it, or ``idle`` since, raised."""
+        """Waits until a job has ended; raises the :class:`OSError` of the job, or of ``idle`` since."""
         ...
 
     async def aside(self, work: Callable[[], bool]) -> bool:
-        """Does work that nobody waits for, beside the jobs."""
+        """Does work that no commit waits for, beside the jobs; returns its result."""
         ...
 
     async def stop(self) -> None:
@@ -52,7 +52,7 @@ class Worker(Protocol):
 
 
 class WorkerThread:
-    """The real hand: a thread of its own, from :meth:`start` to :meth:`stop`."""
+    """The worker of the daemon: a thread of its own, from :meth:`start` to :meth:`stop`."""
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -90,8 +90,8 @@ class WorkerThread:
             raise error
 
     async def aside(self, work: Callable[[], bool]) -> bool:
-        """Does ``work`` in a thread; after :meth:`stop`, in the loop. It is never cancelled half-way: what it
-        writes to belongs to the caller."""
+        """Does ``work`` in a thread; after :meth:`stop`, in the loop. It is never cancelled half-way, because
+        it writes to variables of the caller."""
         if self._stopped:
             await trio.lowlevel.checkpoint()
             return work()
@@ -126,7 +126,7 @@ class WorkerThread:
                 await trio.lowlevel.wait_readable(self._eventfd)
                 os.eventfd_read(self._eventfd)
         for thread in self._threads:
-            if not thread.daemon:  # a read for a subscriber may hang in a disk; nothing waits for its end
+            if not thread.daemon:  # a read for a subscriber may hang in a disk; its end is not needed
                 thread.join()
         os.close(self._eventfd)
 
@@ -135,7 +135,7 @@ class WorkerThread:
             job()
 
     def _work(self, idle: Job) -> None:
-        at_rest = True  # nothing to do but wait for the next job, however long
+        at_rest = True  # wait for the next job without a time-out
         try:
             while True:
                 try:
@@ -146,16 +146,16 @@ class WorkerThread:
                     continue
                 if job is None:
                     return
-                at_rest = not self._do(job)  # after an error nothing is done that nobody asked for
+                at_rest = not self._do(job)  # after an error ``idle`` is not called
                 if not at_rest:
                     self._ends.append(None)
                     os.eventfd_write(self._eventfd, 1)
         finally:
             self._over = True
-            os.eventfd_write(self._eventfd, 1)  # a thread that dies of a bug is noticed too
+            os.eventfd_write(self._eventfd, 1)  # wakes ``done`` also if the thread ends by a bug
 
     def _do(self, job: Job) -> bool:
-        """Whether it went well; an error is told."""
+        """Does a job; True if it succeeded, else its error is passed to :meth:`done`."""
         try:
             job()
         except OSError as exc:
@@ -166,7 +166,7 @@ class WorkerThread:
 
 
 class InlineWorker:
-    """A hand for tests and simulated disks: every job is done at once, in the loop, in the caller."""
+    """A worker for tests and simulated disks: ``submit`` does each job at once, in the loop."""
 
     def __init__(self) -> None:
         self._ends: deque[OSError | None] = deque()

@@ -1,8 +1,8 @@
-"""The blocking half of a commit: encode, write, sync; seal and go on in the next segment.
+"""The blocking half of a commit: encode, write, sync; seal and continue in the next segment.
 
-Runs in the committer's own thread (or wherever the tests put it) and in :func:`restore` before that.
-It owns the open segment; the loop learns of it from results alone. What is written when, and what
-happens to those who wait, is decided in ``committer.py``.
+Runs in the worker's thread (in tests, in any) and, before that, in :func:`restore`. It owns the open segment;
+the loop reads its state only between jobs. ``committer.py`` decides what is written when, and wakes the
+waiters.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .recovery import Verified
 from .segment import FORMAT, SegmentHeader, encode_header, rewritten
 
 PAGE_BYTES: Final = 4096
-"""Writes go on with zeros to the end of their page: the kernel then never reads a page to fill it up."""
+"""Writes are padded with zeros to the end of their page: so the kernel never reads a page to complete it."""
 _PAGE_ZEROS: Final = bytes(PAGE_BYTES)
 
 
 @dataclass(slots=True)
 class OpenSegment:
-    """The segment that is written. ``offset``: where the next frame goes; ``crc``: what it carries on."""
+    """The segment that is written. ``offset``: of the next frame; ``crc``: the next frame's ``prev_crc``."""
 
     fd: int
     number: int
@@ -44,14 +44,14 @@ class OpenSegment:
     offset: int
     crc: int
     slot_boot: bytes = b""
-    """Boot of the last frame, whose slot a marker may take; empty when there is no frame yet."""
+    """Boot of the last frame, in whose slot a marker may be written; empty if there is no frame yet."""
 
 
 class Writer:
     """Writes frames; one call at a time. Every method raises :class:`OSError`, after which none is called.
 
-    ``clock`` is called in the writer's thread. ``sizes``, ``first_lsns``: of every segment by number; the
-    loop reads them too, so the open segment's come last.
+    ``clock`` is called in the worker's thread. ``sizes``, ``first_lsns``: of every segment by number. The
+    loop reads them too, so a new segment's ``first_lsn`` is set before its size.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Writer:
         return self.segment.slot_boot != self.clock().boot_id
 
     def commit(self, kind: Kind, records: list[bytes]) -> None:
-        """One frame, on disk when this returns: one write and one fdatasync, but for a rotation."""
+        """One frame, on disk when this returns: one write and one fdatasync, more if it rotates."""
         payload = payload_of(records)
         extent = extent_bytes(len(payload))
         if self.segment.offset + extent + SECTOR_BYTES > self.segment.size:
@@ -97,33 +97,34 @@ class Writer:
         self._marked = False
 
     def idle(self) -> None:
-        """Nobody follows: a marker, which tells a torn next frame from a damaged last one; not synced."""
+        """Writes a marker, not synced, when no batch follows: it shows that the last frame was on disk, so a
+        fault after it is a torn next frame."""
         if not self._marked:
             self._mark(Kind.MARKER)
 
     def settle(self) -> None:
-        """Nobody followed for a while: the marker is synced."""
+        """Writes the marker if it is missing, and syncs it."""
         self.idle()
         self._sync()
 
     def step(self) -> None:
-        """A clock was set: the marker with what the clocks say now, synced."""
+        """Writes a marker with the present clocks and syncs it; for a clock that was set."""
         self._mark(Kind.MARKER)
         self._sync()
 
     def stop(self) -> None:
-        """A clean stop: the next start may trust what it reads and write on in this segment."""
+        """Marks a clean stop: the next start may continue in this segment without rewriting it."""
         self._mark(Kind.STOP)
         self._sync()
 
     def look(self) -> None:
-        """Raises :class:`OSError` unless the folder, its lock and the open segment are there, and ours."""
+        """Raises :class:`OSError` if the folder, its lock or the open segment was deleted or replaced."""
         self.directory.need_here()
         name = segment_name(self.segment.number)
         self.disk.need_at(self.segment.fd, self.directory.path / name)
 
     def drop(self, below: int) -> None:
-        """Removes the segments that a trim, on disk by now, gave free."""
+        """Removes the segments below a trim, which is on disk."""
         numbers = [number for number in self.sizes if number < below]
         self.directory.remove([segment_name(number) for number in numbers])
         for number in numbers:
@@ -133,9 +134,9 @@ class Writer:
         self.disk.close(self.segment.fd)
 
     def _mark(self, kind: Kind) -> None:
-        """A marker in the last frame's slot.
+        """Writes a marker in the last frame's slot.
 
-        Nothing where that frame is of another boot: its marker says what the clocks were then.
+        Writes nothing if that frame is of another boot: its marker has the last clocks of that boot.
         """
         self._marked = True
         segment = self.segment
@@ -171,7 +172,7 @@ def begin(
     slot_boot: bytes = b"",
 ) -> OpenSegment:
     """Makes a segment of a spare file: header and, under its salt, the frames of ``old`` (a segment's
-    bytes and where they end); all synced before the file has its name. Raises :class:`OSError`."""
+    bytes and their end offset); all synced before the file gets its name. Raises :class:`OSError`."""
     disk = directory.disk
     data, crc = encode_header(head)
     try:
@@ -190,10 +191,10 @@ def begin(
 
 
 def restore(directory: Directory, spares: SpareSegments, found: Verified) -> OpenSegment:
-    """The segment to go on with, after what a crash left was set aside. Raises :class:`OSError`.
+    """Sets torn bytes aside and returns the segment to continue. Raises :class:`OSError`.
 
-    A tail that was not stopped cleanly is made anew in a fresh, synced file: after a sync that failed,
-    what the page cache shows need not be on the disk.
+    A tail that was not stopped cleanly is rewritten in a new, synced file: after a failed sync the page cache
+    may have bytes that are not on the disk.
     """
     disk = directory.disk
     salt = disk.random(8)
@@ -214,7 +215,7 @@ def restore(directory: Directory, spares: SpareSegments, found: Verified) -> Ope
     if state.torn:
         offset, length = state.torn
         directory.set_aside(tail.number, offset, found.tail_data[offset : offset + length])
-    if head is None:  # its header is zeroed: only its place is known
+    if head is None:  # its header does not verify: only its number is known
         crc = found.parts[-2].walk.crc
         head = SegmentHeader(FORMAT, found.journal_id, tail.number, found.next_lsn, 0, salt, crc)
     size = max(head.size, spares.segment_bytes)
@@ -228,9 +229,9 @@ def restore(directory: Directory, spares: SpareSegments, found: Verified) -> Ope
 # -- how long the disk takes to sync, and the log line if that is long -------------------------------------
 
 SLOW_SYNC_MS: Final = 1000
-"""A sync that takes longer is counted: requests wait for it, and clients begin to give up."""
+"""A sync that takes longer is counted: requests wait for it, and clients begin to time out."""
 QUIET_S: Final = 60
-"""After one warning the next comes no sooner: a disk that is slow is so for many syncs."""
+"""Least time between two warnings: a slow disk is slow for many syncs."""
 _QUIET_NS: Final = QUIET_S * 1_000_000_000
 _NS_PER_MS: Final = 1_000_000
 _log = logging.getLogger("wheeltimer.journal")
@@ -247,7 +248,7 @@ class SyncTimes:
     def sync(self, disk: Disk, fd: int, name: str) -> None:
         """``disk.fdatasync(fd)``, timed; ``name`` is the file's. Raises :class:`OSError`.
 
-        The time of the process and not of the day: a suspended machine makes no disk slow.
+        The clock is ``perf_counter``, which stops while the machine is suspended: a suspend is no slow sync.
         """
         began_ns = time.perf_counter_ns()
         disk.fdatasync(fd)
@@ -266,7 +267,7 @@ class SyncTimes:
                 )  # fmt: skip
 
     def stuck(self, least_ms: int, unsynced_bytes: int) -> None:
-        """A commit under way has waited so long and waits still: said before it ends, for it may never."""
+        """Logs that a commit has been under way for over ``least_ms``: at once, because it may never end."""
         now_ns = time.perf_counter_ns()
         if now_ns >= self._stuck_quiet_until_ns:
             self._stuck_quiet_until_ns = now_ns + _QUIET_NS

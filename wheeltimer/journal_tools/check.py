@@ -1,8 +1,8 @@
-"""A verdict on a journal without opening it: recovery's own, safe beside a daemon that writes.
+"""Verifies a journal without opening it, as recovery does; safe beside a daemon that writes.
 
-Nothing here decides what is torn and what is damaged: that is ``recovery.scan``. What is added is what
-the daemon's start finds out after it, that the records in the frames are records, and patience with a
-folder that changes while it is read. No lock is taken, nothing is written.
+``recovery.scan`` decides what is torn and what is damaged. This file adds the check that the frames' records
+decode, which the daemon's start does later, and retries if the folder changes while it is read. It takes no
+lock and writes nothing.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ KINDS: Final = {
     "Stopping": "stopping", "Ended": "ended", "Paused": "paused", "Forgotten": "forgotten",
     "Carried": "carried", "Counted": "counted",
 }  # fmt: skip
-"""The records' classes, by the names of the document."""
+"""The names of ``docs/journal-format.md`` for the records' classes."""
 
 _OURS: Final = (".segment", ".zeros", ".tmp", "lock")
 
 
 @dataclass(slots=True)
 class Checked:
-    """What was found. ``state``: ``stopped`` cleanly, ``open`` (it runs, or was killed) or ``empty``.
+    """The result. ``state``: ``stopped`` cleanly, ``open`` (the daemon runs, or was killed) or ``empty``.
 
-    ``torn``: file, offset and bytes that a crash left of its last write, or that are being written now.
-    ``spares``: file and offset of spare segments that are not zero; nothing is lost, a start zeroes them.
+    ``torn``: file, offset and number of bytes that a crash left of its last write, or that are being written
+    now. ``spares``: file and offset of spare segments that are not zero; nothing is lost, a start zeroes
+    them.
     """
 
     journal_id: str = ""
@@ -59,16 +60,16 @@ def check(folder: Path, disk: Disk | None = None, progress: Progress | None = No
     """Verifies every byte; blocking, one segment in memory at a time. About 1 s a million records more
     than recovery's scan.
 
-    A read is no snapshot, and a daemon may write, rotate and trim meanwhile: damage is believed when a
-    second look finds it in the same place. Raises :class:`JournalDamaged`, :class:`JournalNewer`,
-    :class:`StorageFailed`, and :class:`BadValue` for a folder that holds nothing of ours.
+    A read is no snapshot, and a daemon may write, rotate and trim meanwhile: damage is reported only if a
+    second pass finds it in the same place. Raises :class:`JournalDamaged`, :class:`JournalNewer`,
+    :class:`StorageFailed`, and :class:`BadValue` for a folder without a journal.
     """
     disk = Disk() if disk is None else disk
     seen = gone = None
     while True:
         try:
             return _look(folder, disk, progress)
-        except FileNotFoundError as exc:  # trimmed and removed before it was read; look for the trim
+        except FileNotFoundError as exc:  # trimmed and removed before it was read: a new pass finds the trim
             if exc.filename == gone:
                 raise StorageFailed(f"{gone} is listed and cannot be found") from exc
             gone = exc.filename
@@ -81,7 +82,7 @@ def check(folder: Path, disk: Disk | None = None, progress: Progress | None = No
 
 
 def need_journal(folder: Path, disk: Disk | None = None) -> None:
-    """Raises :class:`BadValue` for a folder that holds nothing of ours, :class:`StorageFailed`."""
+    """Raises :class:`BadValue` for a folder without a journal, :class:`StorageFailed`."""
     try:
         names = (Disk() if disk is None else disk).names(folder)
     except OSError as exc:
@@ -110,7 +111,7 @@ def _look(folder: Path, disk: Disk, progress: Progress | None) -> Checked:
     _sum_up(result, found)
     kept = (counts for number, counts in parts if number >= found.trim_below)
     result.kinds = dict(sum(kept, Counter[str]()))
-    if suspects:  # unless a daemon was making one of them its next segment
+    if suspects:  # a second pass, because a daemon may have been making one of them its next segment
         result.spares = [suspect for suspect in _nonzero(folder, disk) if suspect in suspects]
     return result
 
@@ -119,14 +120,14 @@ def _nonzero(folder: Path, disk: Disk) -> list[tuple[str, int]]:
     """Spare segments that are not zero, each with the offset of its first byte that is not."""
     found = []
     for _, name in spares_in(disk, folder):
-        with suppress(FileNotFoundError):  # a segment by now
+        with suppress(FileNotFoundError):  # it became a segment meanwhile
             offset = first_nonzero(disk, folder / name, disk.size(folder / name))
             found += [(name, offset)] if offset >= 0 else []
     return found
 
 
 def _records_in(judge: Verifier, part: VerifiedSegment, data: bytes) -> Counter[str]:
-    """Counts by kind; what does not decode is a fault, as it is at a start."""
+    """Counts by kind; a record that does not decode is a fault, as at a start."""
     counts: Counter[str] = Counter()
     for frame in frames(data, part.walk.end):
         try:

@@ -1,7 +1,7 @@
-"""Records as lines of JSON, for people who ask why: everything a record holds, under readable names.
+"""Records as lines of JSON, for people: every field of a record, under readable names.
 
-Which frames there are is ``reader.py``'s; what the letters on disk mean is ``core``'s. Streams: one
-segment and one frame's records in memory. Pure but for the frames it is handed.
+``reader.py`` reads the frames; ``core`` defines the letters on disk. Streams: one segment and one frame's
+records are in memory. No I/O except through the iterator of frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wheeltimer.protocol.units import format_instant
 from .check import KINDS, no_records
 
 DUMPED: Final = CHAINED - {Kind.SEAL}
-"""The frames whose records have lsns."""
+"""The kinds of frames whose records have lsns."""
 TRIM: Final = "trimmed"
 WORDS: Final = (*KINDS.values(), TRIM)
 
@@ -43,7 +43,7 @@ _BYTES: Final = frozenset({"meta", "reply", "stop_reply"})
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which records to show; None is no condition. ``since_ms`` and ``until_ms``: Unix ms, both included."""
+    """Which records to show; None: no condition. ``since_ms`` and ``until_ms``: Unix ms, both inclusive."""
 
     id: str | None = None
     queue: str | None = None
@@ -64,10 +64,10 @@ class Wanted:
 
 
 def dump_lines(found: Iterable[Frame], wanted: Wanted) -> Iterator[bytes]:
-    """One line without its end for every record that is wanted, in order of lsn.
+    """One line, without a line feed, for every record that ``wanted`` takes, in order of lsn.
 
-    ``found``: frames of the kinds in :data:`DUMPED`. Raises :class:`JournalDamaged` for a frame that
-    holds no records of this version.
+    ``found``: frames of the kinds in :data:`DUMPED`. Raises :class:`JournalDamaged` for a frame whose
+    records this version cannot decode.
     """
     for frame in found:
         if frame.kind == Kind.TRIM:
@@ -85,7 +85,7 @@ def dump_lines(found: Iterable[Frame], wanted: Wanted) -> Iterator[bytes]:
 
 
 def at(time_ms: int) -> str:
-    """An instant to read; empty where no calendar has it."""
+    """An instant in RFC 3339; empty if it is outside the calendar."""
     try:
         return format_instant(time_ms)
     except (ValueError, OverflowError):
@@ -101,7 +101,7 @@ def _trim(frame: Frame, wanted: Wanted) -> Iterator[bytes]:
 
 
 def _keys(record: r.Replayed) -> list[tuple[str, str | None]]:
-    """Queue and id of what a record is about; the id is None where it is about a queue."""
+    """Queue and id of each task of a record; the id is None if the record is about a queue."""
     match record:
         case r.Forgotten(keys):
             return [split_key(key) for key in keys]
@@ -141,7 +141,7 @@ def _field(name: str, value: Any) -> Any:
 
 
 def task_fields(task: Task) -> dict[str, Any]:
-    """A task as `get` would name its fields, and what the engine keeps of it; defaults are left out."""
+    """A task's fields with the names of `get`, and the engine's own fields; defaults are left out."""
     fields: dict[str, Any] = {
         "version": task.version, "state": STATE_WORDS[task.state], "created": task.created_ms,
         "due": at(task.due_ms), "next": at(task.next_ms),
@@ -159,7 +159,7 @@ def task_fields(task: Task) -> dict[str, Any]:
 
 
 def _body(body: bytes, given_as: str) -> dict[str, Any]:
-    """The body under the name of the request's field: as JSON, as text where it is text, else as base64."""
+    """The body under the name of the request's field: as JSON, as text if it is UTF-8, else as base64."""
     if not given_as:
         value = _json_or_text(body)
         return {"body": value} if isinstance(value, msgspec.Raw) else {"body_text": value}
@@ -170,7 +170,7 @@ def _body(body: bytes, given_as: str) -> dict[str, Any]:
 
 
 def _json_or_text(data: bytes) -> Any:
-    """JSON as it is where it fits on a line; else text; else base64."""
+    """JSON unchanged if it is on one line; else text; else base64."""
     try:
         if b"\n" not in data and b"\r" not in data:
             msgspec.json.decode(data)

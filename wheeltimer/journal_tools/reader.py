@@ -1,8 +1,8 @@
-"""Records from an lsn on, for tools and subscribers: reads the files, takes no lock, changes nothing.
+"""Records from an lsn on, for the tools: reads the files, takes no lock, changes nothing.
 
-Safe beside a running daemon. What it finds at the end of the last segment may be a commit under way,
-so the first frame there that does not verify ends the reading without a word; who must not run ahead
-of the disk says ``upto_lsn``. Verdicts on a journal at rest are ``recovery.scan``'s.
+Safe beside a running daemon. Bytes at the end of the last segment may be a commit under way, so the first
+frame there that does not verify ends the reading without an error; a caller that must not read ahead of the
+disk passes ``upto_lsn``. ``recovery.scan`` verifies a journal at rest.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def read(
 ) -> Iterator[Frame]:
     """Batches in order, from the one that holds ``from_lsn`` (or the oldest kept) to ``upto_lsn``.
 
-    Blocking; one segment in memory at a time; a segment that begins after ``from_lsn`` is read, one
-    that ends before it only by its header. ``kinds``: which frames to hand out. What is trimmed while it is
-    read is passed over. Raises :class:`StorageFailed`, :class:`JournalNewer`, and
-    :class:`JournalDamaged` for a fault anywhere but at the end, after what stands before it.
+    Blocking; one segment in memory at a time; of a segment that ends before ``from_lsn`` only the header is
+    read. ``kinds``: of the frames to return. A segment that is trimmed meanwhile is skipped. Raises
+    :class:`StorageFailed`, :class:`JournalNewer`, and :class:`JournalDamaged` for a fault anywhere but at the
+    end, after all frames before the fault.
     """
     disk = Disk() if disk is None else disk
     try:
@@ -61,16 +61,16 @@ def read(
 
 
 def _is_gone(disk: Disk, folder: Path, number: int) -> bool:
-    """Whether a segment was trimmed since it was listed: later ones are there, none at or before it is."""
+    """Whether a segment was trimmed since it was listed: there are later ones, but not it or earlier ones."""
     segments = segments_in(disk, folder)
     return bool(segments) and segments[0][0] > number
 
 
 def _walked(disk: Disk, path: Path, head: SegmentHeader) -> tuple[bytes, SegmentWalk]:
-    """A segment and how far it verifies.
+    """A segment's bytes and the walk over them.
 
-    A read is no snapshot: it may have passed a frame's place before that was written, and found the
-    frame after it. So a fault that looks proven is believed when a second read shows it again.
+    A read is no snapshot: it may have read a frame's place before the frame was written, and then the frame
+    after it. So a fault that looks proven counts only if a second read shows it again.
     """
     data = disk.read(path)
     state = walk(data, head)

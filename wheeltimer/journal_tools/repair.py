@@ -1,11 +1,11 @@
-"""A new journal of what can be read of a damaged one; the old files stay as they are, under another name.
+"""A new journal of all that can be read of a damaged one; the old files are kept under another name.
 
-How it is made so that a crash at any point leaves the old journal or the new one. New segments get numbers
-above the old ones, with one number left out, and the last of them holds a trim of all before. Until that
-last one has its name, the hole in the numbers is damage and a start is refused as before; from then on
-all that is older is trimmed. The old files have a second name in ``damaged-N`` before that moment.
+A crash at any point leaves the old journal or the new one, as follows. New segments get numbers above the old
+ones, with one number left out, and the last of them has a trim of all before. Until that last one has its
+name, the hole in the numbers is damage and a start is refused as before; from then on all older segments are
+trimmed. The old files get a second name in ``damaged-N`` before that.
 
-Records keep their lsns: where one is lost a record that does nothing (``f`` without keys) stands.
+Records keep their lsns: each lost one is replaced by a record that does nothing (``f`` without keys).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _NO_CLOCKS: Final = Clocks(bytes(16), 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A stretch of the old journal. ``lsn_from`` to ``lsn_to``: records that are lost; none where it is
+    """A part of the old journal that is lost. ``lsn_from`` to ``lsn_to``: its records; none if ``lsn_to`` is
     less. ``offset`` and ``size`` in ``file``."""
 
     file: str
@@ -70,9 +70,9 @@ class Lost:
 
 @dataclass(slots=True)
 class Repaired:
-    """What was done. ``lost`` in order; ``dropped``: lsn, key of records that could be read and not be kept
-    because what they rest on is lost; ``uncertain``: keys of tasks whose last known state may be an old one.
-    ``aside``: where the old files and the report are."""
+    """The result. ``lost`` in order; ``dropped``: lsn, key of records that can be read but not be kept,
+    because a record on which they depend is lost; ``uncertain``: keys of tasks whose last known state may be
+    outdated. ``aside``: the folder of the old files and the report."""
 
     why: str
     aside: Path
@@ -90,7 +90,7 @@ class Repaired:
         return sum(max(0, lost.lsn_to - lost.lsn_from + 1) for lost in self.lost)
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """The report: one object for everything that is lost or uncertain."""
+        """The report: one object for each item that is lost, dropped or uncertain."""
         yield {"what": "damage", "why": self.why}
         for lost in self.lost:
             yield {"what": "lost"} | msgspec.to_builtins(lost)
@@ -103,14 +103,14 @@ class Repaired:
 
 
 def repair(folder: Path, disk: Disk | None = None) -> Repaired | None:
-    """Makes the journal in ``folder`` one that a daemon starts on; None where it is one already.
+    """Makes the journal in ``folder`` one with which a daemon starts; None if it is not damaged.
 
-    Blocking; needs as much room as the journal takes. Raises :class:`JournalInUse` while a daemon runs,
-    :class:`JournalNewer`, :class:`StorageFailed`, and :class:`BadValue` for a folder that is none of ours.
+    Blocking; needs as much disk space as the journal takes. Raises :class:`JournalInUse` while a daemon runs,
+    :class:`JournalNewer`, :class:`StorageFailed`, and :class:`BadValue` for a folder without a journal.
     """
     disk = Disk() if disk is None else disk
     try:
-        disk.names(folder)  # a folder that is not there is not made
+        disk.names(folder)  # fails if there is no folder: ``Directory.open`` would make it
         directory = Directory.open(folder, disk, clean=False)
     except OSError as exc:
         raise StorageFailed(f"{folder} cannot be read: {exc}") from exc
@@ -127,7 +127,7 @@ def repair(folder: Path, disk: Disk | None = None) -> Repaired | None:
 
 
 class _Repair:
-    """One repair: surveys, then writes, then publishes."""
+    """One repair: surveys the old segments, then writes new ones, then publishes them."""
 
     def __init__(self, directory: Directory, why: str) -> None:
         self.directory, self.disk, self.path = directory, directory.disk, directory.path
@@ -137,12 +137,12 @@ class _Repair:
         self.report = Repaired(why, aside, self.journal_id, self.id_is_new)
         self.known = ReplayFilter()
         self.out: SegmentRewriter | None = None
-        # lsn of the record that comes next; 0: not known yet
+        # lsn of the next record; 0: not known yet
         self.expected = 1 if self.segments[0][0] == 1 and self.trim_below == 1 else 0
         self.clocks = _NO_CLOCKS
 
     def _survey(self) -> tuple[list[tuple[int, str]], list[str]]:
-        """Sets id, size and trim; answers the segments that count, and what a killed repair left."""
+        """Sets id, size and trim; returns the journal's segments, and those that a killed repair left."""
         self.journal_id, self.size, self.trim_below, shown = b"", 0, 1, b""
         segments = self.directory.segments()
         trims: dict[int, int] = {}
@@ -214,7 +214,7 @@ class _Repair:
                 self._lose(name, found.offset, found.size, found.why, known)
 
     def _lose(self, name: str, offset: int, size: int, why: str, lsn_to: int) -> None:
-        """Notes a loss; where lsns are known to be lost, others stand in their place."""
+        """Notes a loss; for lsns that are known to be lost, writes records that do nothing."""
         first = self.expected
         self.report.lost.append(Lost(name, offset, size, why, first, max(first - 1, lsn_to)))
         if first and lsn_to >= first:
@@ -290,13 +290,13 @@ class _Repair:
 
 
 def _own_lsn(data: bytes, offset: int, head: SegmentHeader | None) -> int | None:
-    """The last lsn of a frame whose header verifies and whose payload does not."""
+    """The last lsn of a frame whose header verifies though its payload does not."""
     header = header_at(data, offset, head.salt) if head else None
     return header.last_lsn if header else None
 
 
 # -- the files that a repair writes ------------------------------------------------------------------------
-# Frames under their old lsns, in new segments that have no name yet. The live journal's writer is
+# Frames with their old lsns, in new segments that still have temporary names. The live journal's writer is
 # ``journal/writer.py``.
 
 
@@ -343,7 +343,7 @@ class SegmentRewriter:
             self._mark(Kind.MARKER, marker.clocks)
 
     def fill(self, count: int, clocks: Clocks) -> None:
-        """Records that do nothing, for lsns that are lost."""
+        """Writes records that do nothing, for lsns that are lost."""
         filler = r.encode(r.Forgotten([], clocks.wall_ms))
         most = (frame_bytes_max(self.size) - FRAME_OVERHEAD_BYTES) // len(filler)
         while count > 0:
@@ -352,7 +352,7 @@ class SegmentRewriter:
             count -= some
 
     def trim(self, clocks: Clocks) -> None:
-        """The last frame: what is older than these segments is needed no longer. A clean end."""
+        """Writes the last frame, which trims all older segments, and the marker of a clean stop."""
         self.write(Kind.TRIM, payload_of([encode_trim(self.first_number)]), 1, clocks)
         self._mark(Kind.STOP, clocks)
 

@@ -1,7 +1,7 @@
-"""What can still be read of a damaged segment: its frames, and the stretches between them. Pure.
+"""The frames of a damaged segment that can still be read, and the gaps between them. Pure.
 
-A frame is believed when its header verifies on its own under the segment's salt and its payload
-verifies; that it carries on the frame before is not asked, since that one may be what is lost.
+A frame is accepted if its header verifies on its own under the segment's salt and its payload verifies. It
+need not continue the frame before, because that one may be lost.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CUT: Final = "the file was cut here: what came after this, if anything, is lost"
 
 
 class Gap(NamedTuple):
-    """Bytes of a segment that no frame could be read from. ``lsn_known``: what was on disk, at least up to
-    this lsn, when something later was written; 0 where nothing tells."""
+    """Bytes of a segment without a readable frame. ``lsn_known``: records up to this lsn were on disk, as a
+    later header proves; 0 if there is none."""
 
     offset: int
     size: int
@@ -37,7 +37,7 @@ class Gap(NamedTuple):
 
 
 class SalvagedFrame(NamedTuple):
-    """A frame that verifies, and the marker in its slot where that does as well."""
+    """A frame that verifies, and the marker in its slot if that verifies too."""
 
     offset: int
     header: Header
@@ -45,7 +45,7 @@ class SalvagedFrame(NamedTuple):
 
 
 def salt_of(data: bytes) -> bytes | None:
-    """The segment's salt: from its header, else from its first frame, else from what the header shows."""
+    """The segment's salt: from its header, else from its first frame, else from the unverified header."""
     head = decode_header(data)
     if head is not None:
         return head.salt
@@ -59,13 +59,13 @@ def salt_of(data: bytes) -> bytes | None:
 
 
 def shown_id(data: bytes) -> bytes:
-    """The journal's id as a header shows it that need not verify; empty where there is none."""
+    """The journal's id in a header, verified or not; empty if there is none."""
     shown: bytes = HEADER.unpack_from(data)[4] if len(data) >= HEADER.size else b""
     return shown.strip(b"\0") and shown
 
 
 def salvage(data: bytes, head: SegmentHeader | None) -> Iterator[SalvagedFrame | Gap]:
-    """Frames and stretches of a segment in order; nothing for zeros behind the last of them."""
+    """Frames and gaps of a segment in order; nothing for zeros after the last of them."""
     if head is None:
         yield Gap(0, min(len(data), SECTOR_BYTES), "the segment's header does not verify", 0)
     salt = salt_of(data)
@@ -100,8 +100,8 @@ def _frame(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[Sal
 
 
 def _resume(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[int, int]:
-    """Where the next frame stands that can be read (or the bytes end), and the highest lsn that what
-    lies between, or that frame, is known to have had on disk before it."""
+    """The offset of the next frame that can be read (or the end), and the highest ``synced_lsn`` of that
+    frame and of the headers before it."""
     known = 0
     broken = header_at(data, offset, salt)
     step = offset
@@ -113,7 +113,7 @@ def _resume(data: bytes, view: memoryview, offset: int, salt: bytes) -> tuple[in
         if step >= len(data) or only_zeros(data, step):
             break
         found, _ = _frame(data, view, step, salt)
-        # What stands inside the broken frame's own body is the body's: only what comes later is a frame.
+        # Bytes inside the broken frame's own payload are payload: a frame can only begin after it.
         inside = broken is not None and step < offset + extent_bytes(broken.length)
         if found is not None and not inside:
             known = max(known, found.header.synced_lsn)

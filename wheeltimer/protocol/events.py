@@ -1,4 +1,4 @@
-"""Events: what a subscriber is sent, one line of JSON each; the names and fields of all of them."""
+"""Events, one line of JSON each, for subscribers: the names and fields of all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TYPES: Final = (
 
 
 class Head(Struct, kw_only=True, gc=False):
-    """What every event has. ``time``: when it happened, Unix ms."""
+    """The fields of every event. ``time``: when it happened, Unix ms."""
 
     event: str
     cursor: str

@@ -1,7 +1,7 @@
 """Bytes that are no request but can be recognised: HTTP, TLS, a byte order mark, half of a surrogate pair.
 
-Only names are here. That such bytes close a new connection is decided in ``server/connection.py``; that they
-are a bad line on an open one, in ``wire.py``.
+This file only recognises them. ``server/connection.py`` closes a new connection that begins with such bytes;
+``wire.py`` refuses them as a bad line on an open one.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from msgspec import Raw
 BLANK: Final = b" \t\r\n"
 """White space as JSON has it (RFC 8259, section 2)."""
 
-HALVES_MAX: Final = 256  # in a line; if there are more, the field is not looked for
-_LOOKED_AT_BYTES: Final = 4096  # of what came: enough for a request line
+HALVES_MAX: Final = 256  # in a line; if there are more, the field is not named
+_LOOKED_AT_BYTES: Final = 4096  # of the data: enough for a request line
 _METHOD: Final = re.compile(
     rb"(?:GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS|TRACE|CONNECT|PRI)(?![!-~])|[!#-~]+ [!-~]+ HTTP/"
 ).match
@@ -27,7 +27,7 @@ _BOM: Final = "this begins with a byte order mark (BOM): send it without"
 _UTF16: Final = "this is UTF-16: send UTF-8"
 _PROXY: Final = "this is a PROXY protocol header, and the daemon reads none: switch it off in the proxy"
 # The shortest beginning that identifies each. For version 2 of PROXY, whose signature is
-# ``\r\n\r\n\0\r\nQUIT\n``, what follows its first white space.
+# ``\r\n\r\n\0\r\nQUIT\n``, the bytes after its first white space.
 _BEGINNINGS: Final = (
     (b"\xef\xbb", _BOM), (b"\xff\xfe", _UTF16), (b"\xfe\xff", _UTF16), (b"PROXY", _PROXY), (b"\0\r", _PROXY),
     (b"\x16\x03", _TLS),
@@ -40,7 +40,7 @@ _members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
 def named(data: bytes) -> str | None:
-    """What ``data`` is, in a sentence without a full stop; None if it begins like nothing known here."""
+    """What ``data`` is, in a sentence without a full stop; None if its beginning is not recognised."""
     for beginning, sentence in _BEGINNINGS:
         if data.startswith(beginning):
             return sentence
@@ -62,7 +62,7 @@ def half_pair(line: bytes) -> tuple[str, str] | None:
     """
     if _SURROGATE.search(line) is None:
         return None
-    escapes = line.replace(b"\\\\", b"__")  # a backslash that is left begins an escape
+    escapes = line.replace(b"\\\\", b"__")  # each remaining backslash begins an escape
     found = _HALF.search(escapes)
     if found is None:
         return None

@@ -1,6 +1,6 @@
-"""What a misspelt word was probably meant to be: "did you mean delay?"
+"""Suggestions for a misspelt word: "did you mean delay?"
 
-Called only for lines that are refused already. A word is compared with some dozens of others at most; one
+Called only for lines that are refused anyway. A word is compared with some dozens of others at most; one
 that is longer than `WORD_CHARS_MAX` is not compared.
 """
 
@@ -28,7 +28,7 @@ _BY_KIND: Final = {rule.__struct_config__.tag: rule for rule in get_args(Rule)}
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """``"; did you mean X?"``, or "" if no known word is like it. Case does not count."""
+    """``"; did you mean X?"``, or "" if no known word is similar. Case is ignored."""
     if len(word) > WORD_CHARS_MAX:
         return ""
     by_lower = {name.lower(): name for name in known if name != word}

@@ -1,6 +1,6 @@
 """Which hosts a URL may have, and what to write instead of others.
 
-Pure, as the address guard in ``core/addresses.py`` is. Only what a request brings is checked: a stored URL is
+No I/O, like the address guard in ``core/addresses.py``. Only URLs in requests are checked: a stored URL is
 called as it is, and the attempt's error shows the problem.
 """
 
@@ -14,7 +14,7 @@ from urllib.parse import quote
 HOST_CHARS_MAX: Final = 253
 """Longest host name (RFC 1035 section 2.3.4, in text); the longest literal is far shorter."""
 LABEL_CHARS_MAX: Final = 63
-"""Longest label of a name (RFC 1035 section 2.3.4); Python's resolver takes no longer one either."""
+"""Longest label of a name (RFC 1035 section 2.3.4); Python's resolver refuses longer ones too."""
 
 _SHOWN_CHARS_MAX: Final = 100  # of a URL, or a part of one, that a message repeats
 _ABSOLUTE: Final = "an absolute http:// or https:// URL expected"
@@ -29,10 +29,10 @@ _NOT_SENT: Final = re.compile(r"[^!-~]|#").search
 
 
 def host_problem(host: str) -> str | None:
-    """Why this host (ASCII, as `split_url` gives it) cannot be that of a receiver; None if it can.
+    """Why this host (ASCII, as `split_url` returns it) cannot be that of a receiver; None if it can.
 
-    Underscores, one closing dot, names of one label and punycode are fine: resolvers take them. So are the
-    short and hexadecimal spellings of IPv4. IPv6 is left to `addresses.parse_literal`.
+    Underscores, one closing dot, names of one label and punycode are valid: resolvers take them. So are the
+    short and hexadecimal spellings of IPv4. `addresses.parse_literal` checks IPv6.
     """
     if ":" in host:
         return None
@@ -56,7 +56,7 @@ def host_problem(host: str) -> str | None:
 
 
 def url_problem(url: str, field: str, url_bytes_max: int) -> str:
-    """What to write instead of a URL that `split_url` does not take; user names are not repeated."""
+    """What to write instead of a URL that `split_url` refuses; the message does not repeat user names."""
     authority = url.partition("://")[2].partition("/")[0].partition("?")[0].partition("#")[0]
     if "@" in authority:
         if field == "url":
@@ -80,7 +80,7 @@ def url_problem(url: str, field: str, url_bytes_max: int) -> str:
 
 
 def _scheme_problem(url: str, scheme: str) -> str:
-    """What is wrong in front of the host; ``scheme`` is what stands before "://", or ""."""
+    """What is wrong in front of the host; ``scheme`` is the text before "://", or ""."""
     if _PLAIN(url) and len(url) <= _SHOWN_CHARS_MAX and not url.lower().startswith(("http:", "https:")):
         return f"; write http://{url}"
     if not scheme and url.lower().startswith(("http:", "https:")):
@@ -113,7 +113,7 @@ def _authority_problem(authority: str) -> str | None:
 
 
 def _target_problem(target: str) -> str:
-    """What is wrong with path and query, which are sent as they are written."""
+    """What is wrong with path and query, which are sent unchanged."""
     found = _NOT_SENT(target)
     char = found[0] if found else "#"
     if char == "#":
@@ -148,5 +148,5 @@ def _punycode(host: str) -> str | None:
 
 
 def ends_in_number(host: str) -> bool:
-    """Whether the last label makes it an IPv4 address or nothing (the URL standard's "ends in a number")."""
+    """Whether a host can only be an IPv4 address, by its last label (URL standard: "ends in a number")."""
     return _LOOKS_NUMERIC.fullmatch(host.rpartition(".")[2]) is not None

@@ -1,4 +1,4 @@
-"""Names that the server makes: ids for tasks that come without one, and the callback's webhook-id."""
+"""Names that the daemon makes: ids for tasks without one, and the callback's webhook-id."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def make_id(wall_ms: int, lsn: int, chance: int) -> str:
 
 
 def webhook_id(journal_id: bytes, key: str, born_lsn: int, revision: int) -> str:
-    """``wt_`` and 26 characters (104 bits): one per content of one life of a key in one journal.
+    """``wt_`` and 26 characters (104 bits): unique per journal, key, first scheduling and content sent.
 
-    The lsn of the first scheduling is what tells an id that comes back after its retention from the
-    one that was forgotten; ``revision`` counts changes of what is sent.
+    ``born_lsn``, of the first scheduling, makes the difference if an id is used again after the retention of
+    an earlier task; ``revision`` counts changes of the content sent.
     """
     seed = b"%b\0%b\0%d\0%d" % (journal_id, key.encode(), born_lsn, revision)
     return "wt_" + blake2b(seed, digest_size=13).hexdigest()

@@ -1,7 +1,7 @@
 """The bounds that the core enforces, each with its default and its reason.
 
-``settings/definitions.py`` fills these from ``[limits]``; bounds that only a shell needs (connections, unread
-bytes, concurrency) are not here.
+``settings/definitions.py`` fills these from ``[limits]``; bounds that only the server or delivery enforces
+(connections, unread bytes, concurrency) are not here.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from msgspec import Struct
 from wheeltimer.protocol.units import DAY_MS
 
 REPLY_BYTES_MAX: Final = 65_536
-"""Most of a callback's reply that is ever read, judged or handed on; ``reply_bytes_max`` may be less."""
+"""Most bytes of a callback's reply that are read, judged or passed on; ``reply_bytes_max`` may be less."""
 
 HEADERS_MOST: Final = 256
-"""The highest that ``headers_max`` may be set to."""
+"""The highest value of ``headers_max``."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -32,7 +32,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     history_max: int = 20  # attempts kept per task
     history_reply_bytes_max: int = 1_024  # of the last reply
     delay_max_ms: int = 3_650 * DAY_MS  # ten years
-    timeout_max_ms: int = 600_000  # an attempt holds a permit all this time
+    timeout_max_ms: int = 600_000  # an attempt may hold a permit for all this time
     polls_max: int = 1_000_000
     tasks_max: int = 10_000_000  # live tasks; about 350 bytes each
     keep_done_ms: int = DAY_MS

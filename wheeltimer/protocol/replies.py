@@ -1,4 +1,4 @@
-"""What is answered: one struct per reply. ``seq`` is left out where the request had none."""
+"""One struct per reply. ``seq`` is left out if the request had none."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""JSON as receivers write it: parsed so that one odd value does not make the rest unreadable, and shown in a
-few characters.
+"""JSON of receivers: parsed so that one odd value does not make the rest unreadable, and shown in a few
+characters.
 
-msgspec parses nearly all of it. What it refuses although the grammar of RFC 8259 allows it (a number beyond
-a double, an integer of thousands of digits, half of a surrogate pair) is parsed once more by the standard
-library. At most 64 KiB come in; they cost at most 20 ms.
+msgspec parses nearly all of it. JSON that it refuses although the grammar of RFC 8259 allows it (a number
+beyond a double, an integer of thousands of digits, half of a surrogate pair) is parsed again by the standard
+library. The input is at most 64 KiB, which take at most 20 ms.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from typing import Any, Final, NoReturn
 
 import msgspec
 
-INT_CHARS_MAX: Final = 20  # of what becomes an int; Python needs quadratic time for the digits of one
+INT_CHARS_MAX: Final = 20  # longer integers become a Decimal: ``int()`` takes quadratic time
 
 _decode: Final = msgspec.json.Decoder().decode
 _decode_exactly: Final = msgspec.json.Decoder(float_hook=Decimal).decode
 
 
 class NoJson(ValueError):
-    """``str()`` is what the text is instead, for a sentence that begins with "the body is"."""
+    """``str()`` is the fault, for a sentence that begins with "the body is"."""
 
 
 class Far(str):
-    """A number that is not zero and has an exponent that even Decimal does not hold, as it was written."""
+    """A number that is not zero and whose exponent is too large even for Decimal, as it was written."""
 
     __slots__ = ()
 
@@ -87,7 +87,7 @@ def shown(value: Any, chars_max: int) -> str:
 
 
 def escaped(text: str) -> str:
-    """``text`` as it stands within the quotes of JSON, with all that is not visible escaped."""
+    """``text`` as within the quotes of a JSON string, with every invisible character escaped."""
     return "".join(c if c.isprintable() and c not in '"\\' else _escape(c) for c in text)
 
 

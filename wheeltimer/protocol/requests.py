@@ -1,7 +1,7 @@
-"""What is asked: one struct per ``op``, at once its parser, its validator and its schema.
+"""Requests: one struct per ``op``, which is its parser, its validator and its schema.
 
-Types and unknown fields are checked by msgspec while it parses; ``check_fields`` checks what types
-cannot say. Lines and bytes are in ``wire.py``; what a command does is decided in ``core/schedule.py``.
+msgspec checks types and unknown fields while it parses; ``check_fields`` checks what types cannot express.
+Lines and bytes are in ``wire.py``; ``core/schedule.py`` and ``core/control.py`` decide what a command does.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ OnConflict = Literal["error", "keep", "replace"]
 
 
 class Command(Struct, tag_field="op", forbid_unknown_fields=True, kw_only=True, gc=False):
-    """Base of every request; ``seq`` comes back in the reply."""
+    """Base of every request; ``seq`` is repeated in the reply."""
 
     seq: int | float | str | None = None
 
     @property
     def reply_seq(self) -> int | float | str | UnsetType:
-        """``seq`` as a reply takes it: left out where there was none."""
+        """``seq`` for a reply: left out if the request had none."""
         return UNSET if self.seq is None else self.seq
 
 
@@ -155,7 +155,7 @@ CHOICES: Final[dict[str, tuple[str, ...]]] = {
     "on_conflict": get_args(OnConflict),
     "retry.kind": tuple(rule.__struct_config__.tag for rule in get_args(Rule)),
 }
-"""What the fields that know a few words only may hold; a refusal names it."""
+"""The values of each field that allows only a few words; a refusal lists them."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII).fullmatch
 _URL: Final = re.compile(
@@ -166,7 +166,7 @@ URL_BYTES_MAX: Final = 8192
 DEPTH_MAX: Final = 64
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NO_STEP: Final = bytes(set(range(256)) - set(b"[{]}"))
-FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # JSON of so many bytes cannot be nested deeper
+FLAT_BYTES_MAX: Final = 2 * DEPTH_MAX  # JSON up to this size is not too deep: a level takes two bytes
 
 
 def check_name(value: str, field: str) -> str:
@@ -190,7 +190,7 @@ def check_id(value: str, limits: Limits) -> str:
 def split_url(url: str, field: str = "url") -> tuple[str, str, int, str]:
     """(scheme, host, port, target) of an http or https URL.
 
-    User names and fragments are refused: what is sent is exactly what is written here.
+    User names and fragments are refused: the target is sent exactly as it is written.
     """
     match = _URL(url) if len(url) <= URL_BYTES_MAX else None
     if match is None:
@@ -210,10 +210,11 @@ def split_url(url: str, field: str = "url") -> tuple[str, str, int, str]:
 
 
 def too_deep(raw: bytes) -> bool:
-    """Whether JSON is nested deeper than ``DEPTH_MAX``: whoever reads it later could run out of stack."""
+    """Whether JSON is nested deeper than ``DEPTH_MAX``: it could exhaust the stack of a later parser."""
     if len(raw) <= FLAT_BYTES_MAX or raw.count(b"[") + raw.count(b"{") <= DEPTH_MAX:
         return False
-    # Without a Python loop over 64 KiB: strings out (their escapes first), brackets to steps, summed up.
+    # Without a Python loop over 64 KiB: remove strings (first their escapes), turn brackets into +1 and -1,
+    # sum up.
     unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     outside = b"".join(unescaped.split(b'"')[::2])
     steps = array("b", outside.translate(_STEPS, _NO_STEP))
@@ -237,7 +238,7 @@ def json_body(command: TaskFields, limits: Limits) -> bytes:
 
 
 def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
-    """(the bytes to send, the field they came in) of a checked command; (None, "") without a body."""
+    """(the bytes to send, the kind of their field) of a checked command; (None, "") without a body."""
     if command.body:
         if command.body_text is not None or command.body_base64 is not None:
             raise BadValue("body: only one of body, body_text and body_base64 expected", "body")
@@ -250,7 +251,7 @@ def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
         kind = "base64"
         try:
             if len(command.body_base64) % 4:
-                raise ValueError("padding")  # the library lets one character too many of it pass
+                raise ValueError("padding")  # the library accepts one character of it too many
             body = base64.b64decode(command.body_base64, validate=True)
         except (binascii.Error, ValueError) as error:
             raise BadValue("body_base64: standard base64 with padding expected", "body_base64") from error
@@ -263,7 +264,7 @@ def body_of(command: TaskFields, limits: Limits) -> tuple[bytes | None, str]:
 
 
 def is_plain(command: TaskFields) -> bool:
-    """True where nothing but delay and body is given, as in most requests: the rest needs no look."""
+    """True if only delay and body are given, as in most requests: no other field needs a check."""
     return (
         command.headers is None
         and command.method is None
@@ -285,7 +286,7 @@ def is_plain(command: TaskFields) -> bool:
 
 
 def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
-    """Check what types do not express of the task fields, except body, url and names of retry rules.
+    """Check the values of the task fields beyond their types, except body, url and names of retry rules.
 
     ``now_ms`` is the daemon's wall clock.
     """
@@ -327,7 +328,7 @@ def check_fields(command: TaskFields, limits: Limits, now_ms: int) -> None:
 decode: Final = msgspec.json.Decoder(AnyCommand).decode
 
 
-# -- the headers that a caller may add to its callback -----------------------------------------------------
+# -- the headers that a client may add to a callback -------------------------------------------------------
 
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,256}", re.ASCII).fullmatch
 _HEADER_VALUE: Final = re.compile(r"(?:[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?)?").fullmatch

@@ -1,15 +1,15 @@
-"""Retry rules: after so many failed attempts, how long to wait, or that the task is dead.
+"""Retry rules: how long to wait after a number of failed attempts, or that no attempt is left.
 
-Here live the four kinds of rule as the protocol and the configuration spell them, the built-in rules,
-and the arithmetic. Not here: what counts as a failed attempt, and where chance comes from (it is an
-argument).
+Here are the four kinds of rule in the spelling of the protocol and the configuration, the built-in rules,
+and the arithmetic. Not here: which attempts count as failed, and the source of random numbers (``chance`` is
+an argument).
 
 ``attempts`` counts attempts, not retries: after the last one there is no delay, so a rule of 16 attempts
 has 15 delays, and a list of 9 delays makes 10 attempts.
 
 **Jitter** of 0.2 spreads a delay evenly over 80 % to 120 % of its nominal length, on both sides, so that
-tasks which failed together do not come back together and the mean stays what the rule says. It comes
-after the cap: a cap of 1h with jitter 0.2 waits at most 72 minutes. All arithmetic is in integers
+tasks that failed together are not retried together, and the mean delay is the rule's. Jitter is applied after
+the cap: with a cap of 1h and jitter 0.2 a wait is at most 72 minutes. All arithmetic is in integers
 (permille), and each result is rounded up to a whole millisecond.
 """
 
@@ -38,7 +38,7 @@ CHANCE_MAX: Final = 2**32 - 1
 """Largest ``chance``: 0 is the shortest delay, this the longest."""
 
 _PERMILLE: Final = 1000
-_PLANS_MAX: Final = 1024  # rules in use at once, compiled; more only cost a few us each
+_PLANS_MAX: Final = 1024  # rules kept in their compiled form; to compile another one takes a few us
 
 
 class ExponentialRule(
@@ -83,8 +83,8 @@ class ListRule(
 
 
 Rule = ExponentialRule | FixedRule | LinearRule | ListRule
-"""A rule as it was given (text and fractions included): what a task keeps and ``get`` shows. One that
-came through `resolve` or `parse_rule` is within all bounds."""
+"""A rule as it was given (text and fractions included), as a task keeps it and ``get`` shows it. A rule from
+`resolve` or `parse_rule` is within all bounds."""
 
 DEFAULT_RULE: Final = ExponentialRule(base="1s", factor=2, cap="1h", attempts=16)
 
@@ -101,7 +101,7 @@ BUILT_IN: Final[Mapping[str, Rule]] = MappingProxyType(
 
 
 def resolve(rule: str | Rule, named: Mapping[str, Rule], field: str = "retry") -> Rule:
-    """The rule that a name stands for (built in, else in ``named``), or the inline rule itself, checked.
+    """The rule of a name (built in, else in ``named``), or the inline rule itself, checked.
 
     `BadValue` names ``field`` for an unknown name, and the member below it (``retry.base``) for a rule
     that is out of bounds.
@@ -131,7 +131,7 @@ def parse_rule(value: object, field: str = "retry") -> Rule:
 
 
 def next_delay_ms(rule: Rule, failed: int, chance: int) -> int | None:
-    """How long to wait after ``failed`` (from 1) attempts have failed; None: none is left, it is dead.
+    """How long to wait after ``failed`` (from 1) attempts have failed; None: no attempt is left.
 
     ``chance`` is a random integer, 0 to `CHANCE_MAX`. At least 1 ms, at most twice ten years. About
     1 us; an exponential rule with an odd factor near its thousandth attempt, 0.1 ms.
@@ -147,10 +147,9 @@ def next_delay_ms(rule: Rule, failed: int, chance: int) -> int | None:
 
 
 def budget_ms(rule: Rule, *, latest: bool = False) -> int:
-    """From the first attempt to the last when each fails at once: the sum of all delays.
+    """The time from the first attempt to the last if each fails at once: the sum of all delays.
 
-    Nominal, or with ``latest`` the longest that jitter can make it. O(attempts), at most 5 ms, and
-    remembered for the rules in use.
+    Nominal, or with ``latest`` the longest that jitter allows. O(attempts), at most 5 ms; cached.
     """
     return _budgets_ms(rule)[latest]
 
@@ -166,8 +165,8 @@ def check_poll(every: int | str, factor: int | float, cap: int | str) -> None:
 def poll_delay_ms(every: int | str, factor: int | float, cap: int | str, polls: int) -> int:
     """How long to wait after ``polls`` (from 1) not-yet replies; the others as `check_poll` takes them.
 
-    ``every``, each time ``factor`` (1 to `FACTOR_MAX`) as long, at most ``cap``, which means nothing with a
-    factor of 1. From the `ATTEMPTS_MAX`-th reply on the wait grows no more: that bounds the integers.
+    ``every``, each time ``factor`` (1 to `FACTOR_MAX`) as long, at most ``cap``, which has no effect with a
+    factor of 1. From the `ATTEMPTS_MAX`-th reply on the wait is constant, to bound the integers.
     """
     return _poll_plan(every, factor, cap).nominal_ms(min(polls, ATTEMPTS_MAX))
 
@@ -184,7 +183,7 @@ def _poll_plan(every: int | str, factor: int | float, cap: int | str) -> _Plan:
 
 
 class _Plan(NamedTuple):
-    """A rule in integers. Delays are ``delays_ms`` where there are any, else ``base_ms`` grows by
+    """A rule in integers. Delays are ``delays_ms`` if there are any, else ``base_ms`` grows by
     ``factor_permille`` for each delay (exponential, fixed) and by ``step_ms`` (linear), up to ``cap_ms``."""
 
     attempts: int
@@ -264,7 +263,7 @@ def _delay_ms(value: int | str, field: str) -> int:
 
 
 def _permille(value: int | float, field: str, low: int, high: int) -> int:
-    """A number like 1.5 as 1500; the only place where a rule meets a float."""
+    """A number like 1.5 as 1500; the only place that computes with a rule's float."""
     if low <= value <= high:  # false for NaN
         permille = round(value * _PERMILLE)
         if abs(value * _PERMILLE - permille) < 1e-6:

@@ -1,4 +1,4 @@
-"""The protocol as JSON Schema, from the structs that lines are read and written with."""
+"""The protocol as JSON Schema, made from the structs that parse and write the lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REF: Final = "#/$defs/{name}"
 
 
 def schema() -> dict[str, Any]:
-    """One schema for any line; ``requests``, ``replies`` and ``events`` lead to those of each by name."""
+    """One schema for any line; ``requests``, ``replies`` and ``events`` refer to each one's by name."""
     asked = {struct.__struct_config__.tag: _shown(struct) for struct in requests.AnyCommand.__args__}
     seen = {name: _event(name) for name in events.TYPES}
     structs = [*asked.values(), *REPLIES.values(), replies.ErrorReply, *events.EVENTS]
@@ -56,7 +56,7 @@ def _event(name: str) -> type[msgspec.Struct]:
 
 
 def _shown(struct: type[msgspec.Struct]) -> type[msgspec.Struct]:
-    """The struct with what JSON Schema has no words for said otherwise: any JSON that may be left out."""
+    """The struct with each ``Raw`` field, which has no JSON Schema, as an optional field of any JSON."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         if isinstance(field.default, msgspec.Raw):

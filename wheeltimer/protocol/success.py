@@ -1,6 +1,6 @@
-"""Whether a reply means success: the rule that a task carries, and its judgement.
+"""Whether a reply means success: the rule that a task has, and its check.
 
-Not here: what follows from a reply that is no success (failed, not yet, final), and reading the reply.
+Not here: the outcome of a reply that is no success (failed, not yet, final), and reading the reply.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 from wheeltimer.protocol.replyjson import NUMBERS, NoJson, escaped, parsed, shown
 
 STATUSES_MAX: Final = 32
-"""Most entries of ``status``; five patterns cover all there is."""
+"""Most entries of ``status``; five patterns cover all statuses."""
 
 CHECKS_MAX: Final = 16
 """Most entries of ``json``; the body is parsed once for all of them."""
@@ -24,20 +24,20 @@ POINTER_CHARS_MAX: Final = 1024
 """Longest JSON pointer."""
 
 EXPECTED_DEPTH_MAX: Final = 32
-"""Deepest nesting of ``equals``; comparing goes as deep as this and no deeper, whatever the reply."""
+"""Deepest nesting of ``equals``; bounds the recursion of a comparison, whatever the reply."""
 
 SHOWN_CHARS_MAX: Final = 60
 """Most characters of a value, and of a pointer, that a reason shows."""
 
 OTHER_END: Final = " expected"
-"""How a reason ends that shows a value of the reply."""
+"""The end of a reason that shows a value of the reply."""
 
 BOM: Final = "\ufeff".encode()
-"""What some editors put before a text; it is no content."""
+"""Some editors write it before a text; it is not part of the content."""
 
 _BOMS: Final = re.compile(b"(?:%b)*" % BOM)
 _EDGE: Final = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\ufeff"
-"""White space as ``str.strip`` knows it, and the BOM."""
+"""White space as ``str.strip`` defines it, and the BOM."""
 
 _JSON_EDGE: Final = " \t\r\n\ufeff"
 _PATTERN: Final = re.compile(r"[1-5]xx")
@@ -84,17 +84,17 @@ class SuccessRule(msgspec.Struct, forbid_unknown_fields=True, frozen=True, gc=Fa
 
 
 DEFAULT_SUCCESS: Final = SuccessRule()
-"""For tasks that carry no rule: any 2xx."""
+"""For tasks without a rule: any 2xx."""
 
 
 def unmet(
     rule: SuccessRule, status: int, body: bytes, truncated: bool, undecoded: str | None = None,
     bytes_max: int = REPLY_BYTES_MAX, shown_chars_max: int = SHOWN_CHARS_MAX,
 ) -> str | None:  # fmt: skip
-    """None when the reply meets the rule, else why it does not; "" if the status alone does not meet it.
+    """None if the reply meets the rule, else why it does not; "" if the status alone does not meet it.
 
-    ``truncated``: there was more than ``body``; ``undecoded``: why ``body`` is not the content.
-    ``shown_chars_max``: how much of a value of the reply may stand in the reason.
+    ``truncated``: the reply had more than ``body``; ``undecoded``: why ``body`` is not the content.
+    ``shown_chars_max``: most characters of a value of the reply in the reason.
 
     ``text`` takes the body as UTF-8 (anything else fails) and strips white space and BOMs around it; ``json``
     parses it as one JSON value. Cost: 1 us, and the parsing of at most `REPLY_BYTES_MAX` bytes.
@@ -132,7 +132,7 @@ def unmet(
 
 
 def _other(what: str, found: Any, expected: Any, shown_chars_max: int) -> str:
-    """The reason. It ends in `OTHER_END`; " is " stands before what came from the reply."""
+    """The reason. It ends in `OTHER_END`; the reply's value follows " is "."""
     came = shown(found, min(shown_chars_max, SHOWN_CHARS_MAX)) if shown_chars_max else "another value"
     return f"{what} is {came}, {shown(expected, SHOWN_CHARS_MAX)}{OTHER_END}"
 
@@ -153,14 +153,14 @@ def unread(
 
 
 def without_bom(body: bytes) -> bytes:
-    """The body without BOMs before it."""
+    """The body without the BOMs at its beginning."""
     boms = _BOMS.match(body)
     assert boms is not None
     return body[boms.end() :]
 
 
 def _found(pointer: str, value: Any) -> Any:
-    """Raises LookupError."""
+    """The value at ``pointer``. Raises LookupError."""
     for token in pointer.split("/")[1:]:
         if isinstance(value, dict):
             name = _ESCAPE.sub(lambda found: "~" if found[0] == "~0" else "/", token)
@@ -194,7 +194,7 @@ def _same(value: Any, expected: Any) -> bool:
 
 
 def _has_integer(expected: Any) -> bool:
-    """Whether there is an integer in it: a double near it may stand for many other numbers."""
+    """Whether it has an integer, for which replies are parsed exactly: a double may equal many integers."""
     if isinstance(expected, dict):
         return any(map(_has_integer, expected.values()))
     if isinstance(expected, list):
@@ -212,7 +212,7 @@ def _check_pointer(pointer: str, field: str) -> None:
 
 
 def _check_expected(value: Any, field: str) -> None:
-    """Bounded depth, and integers that any 64-bit reader can hold (the journal's format among them)."""
+    """Refuse too much depth, and integers beyond 64 bits, which the journal's format cannot store."""
     level = [value]
     for _ in range(EXPECTED_DEPTH_MAX + 1):
         if any(type(one) is int and not -(2**63) <= one < 2**64 for one in level):

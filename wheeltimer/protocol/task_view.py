@@ -1,4 +1,4 @@
-"""What a client is shown of a task: its state, one attempt of its history, and the rule of its polls."""
+"""Parts of a task as clients see them: its state, one attempt of its history, and the rule of its polls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 
 class State(IntEnum):
-    """The states of the contract; the last four are ends."""
+    """The states of the contract; in the last four the task has ended."""
 
     SCHEDULED = 0
     READY = 1
@@ -47,7 +47,7 @@ class Poll(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, 
 
 
 class Attempt(Struct, frozen=True, omit_defaults=True, gc=False):
-    """One line of a task's history. ``started`` is Unix ms; ``late_ms`` and ``ms`` are milliseconds."""
+    """One entry of a task's history. ``started`` is Unix ms; ``ms`` is how long the attempt took."""
 
     attempt: int
     version: int

@@ -1,12 +1,12 @@
 """Fields that stand twice: refused by name, in a request and in the objects that the protocol defines.
 
-JSON leaves open which of the two counts, so the sender made a mistake (RFC 8259, section 4). Names inside of
-``body``, ``meta``, ``reply`` and ``equals`` are the client's own and are not looked at.
+JSON does not define which of the two counts, so the sender made a mistake (RFC 8259, section 4). Names inside
+``body``, ``meta``, ``reply`` and ``equals`` are the client's own and are not checked.
 
 The parser keeps the last value of a name and raises no error. So commas are counted: one stands between two
 members of an object, a value may contain some, and a member that stands twice adds at least one. If the line
-has exactly the commas of the members that were parsed, no name stands twice. No line evades this: a comma
-inside of a string only makes the line have more, and then the names are read one by one.
+has exactly the commas of the members that were parsed, no name stands twice. No line evades this: commas
+inside strings only increase the number, and then the names are read one by one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OBJECTS: Final = ("headers", "retry", "success", "poll")
 
 
 class _Name(str):
-    """A member's name. The parser hands each that it reads to a hook, also one that it has read before."""
+    """A member's name. The parser calls a hook with each name that it reads, including repeated ones."""
 
     __slots__ = ()
 
@@ -38,8 +38,8 @@ def check_once(line: bytes, command: c.AnyCommand) -> None:
     other lines, as long as parsing them.
     """
     if type(command) is c.Schedule or type(command) is c.Get or type(command) is c.Cancel:
-        # Only the fields that most requests have are counted. With any other the line has more commas.
-        commas = 0  # behind the first, which may be "op"
+        # Only the fields that most requests have are counted. A line with another field has more commas.
+        commas = 0  # one before each member but the first, which may be "op"
         if command.id is not None:
             commas += 1
         if command.queue is not None:
@@ -82,7 +82,7 @@ def tag_twice(line: bytes, path: str) -> BadValue | None:
     except BadValue as error:
         return error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass  # the rest of the line is no JSON, and that is not what it is refused for
+        pass  # the rest of the line is no JSON; the refusal stays that of the parser
     return None
 
 
@@ -112,5 +112,5 @@ def _find(raw: bytes, prefix: str) -> None:
     try:
         msgspec.json.decode(raw, type=dict[_Name, Raw], dec_hook=note)
     except msgspec.ValidationError as error:
-        cause = error.__cause__  # what ``note`` raised: all else about the line was right
+        cause = error.__cause__  # the error of ``note``: the line has no other fault
         raise (cause if isinstance(cause, BadValue) else error) from None

@@ -1,9 +1,9 @@
-"""Durations and instants: what people write, as integer milliseconds, and back.
+"""Durations and instants: from the text that people write to integer milliseconds, and back.
 
-Here live the spellings of the protocol, the command line and the configuration file. Not here: clocks,
-ticks, and nanoseconds, which are the daemon's own.
+Here are the spellings of the protocol, the command line and the configuration file. Not here: clocks,
+ticks, and nanoseconds, which the daemon uses internally.
 
-Rounding is always late, never early: a fraction of a millisecond counts as a whole one.
+A fraction of a millisecond is rounded up: an instant becomes late, never early.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ INSTANT_MS_MAX = 7_258_118_399_999
 duration."""
 
 SECONDS_BELOW = 10**11
-"""What a number of an instant from a client reaches if it is milliseconds: as those it is in March 1973, as
-seconds in the year 5138."""
+"""Below this number an instant is taken for seconds: as milliseconds the number is in March 1973, as seconds
+in the year 5138."""
 
 TEXT_CHARS_MAX = 64
 """Longest text of an instant, and most of a refused text that a message repeats."""
@@ -36,7 +36,7 @@ TEXT_CHARS_MAX = 64
 _UNITS = (("d", DAY_MS), ("h", HOUR_MS), ("m", MINUTE_MS), ("s", SECOND_MS), ("ms", 1))
 _DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit, _ in _UNITS))
 AN_INTEGER_OR = "milliseconds as an integer, or "
-"""What the command line leaves out of a message, as its options take no integer."""
+"""The command line removes this from a message, because its options take no integer."""
 _DURATION_HINT = f'give {AN_INTEGER_OR}units like "250ms", "90s", "1h30m", "7d"'
 
 _INSTANT = re.compile(
@@ -54,8 +54,8 @@ _INSTEAD = {
 def parse_duration_ms(value: object, field: str, max_ms: int = DURATION_MS_MAX, *, min_ms: int = 0) -> int:
     """A duration from outside, in ms: an integer of ms, or text with units, largest first, each once.
 
-    Floats, booleans, text without a unit and what lies outside ``min_ms..max_ms`` are refused by
-    `BadValue`, which carries ``field``. Cost: 0.2 us for an integer, 2 us for text.
+    Floats, booleans, text without a unit and values outside ``min_ms..max_ms`` raise `BadValue` with
+    ``field``. Cost: 0.2 us for an integer, 2 us for text.
     """
     if type(value) is int:
         if min_ms <= value <= max_ms:
@@ -86,8 +86,8 @@ def parse_instant_ms(value: object, field: str) -> int:
     """An instant from outside, in Unix ms: an integer, or RFC 3339 with an offset; from 1970 to 2199.
 
     Fractions are rounded up. A leap second (:60, only as the last second of a month in UTC) is the
-    first instant of the next day, which Unix time cannot tell from it. "-00:00" is UTC. What does not
-    fit raises `BadValue`, which carries ``field``.
+    first instant of the next day, which has the same Unix time. "-00:00" is UTC. Any other value raises
+    `BadValue` with ``field``.
     """
     if type(value) is int:
         value_ms = value
@@ -104,10 +104,10 @@ def parse_instant_ms(value: object, field: str) -> int:
 
 
 def check_instant(value: object, field: str, now_ms: int) -> None:
-    """Refuse an instant that a request brings: as `parse_instant_ms`, and an integer that must be seconds.
+    """Check an instant in a request: as `parse_instant_ms`, and refuse an integer that must be seconds.
 
-    ``now_ms`` is the wall clock of the daemon: before 1973 any integer is taken. What is stored is not
-    checked again, so `parse_instant_ms` itself takes every integer.
+    ``now_ms`` is the wall clock of the daemon: before 1973 any integer is accepted. Stored instants are not
+    checked again, so `parse_instant_ms` itself accepts every integer.
     """
     value_ms = parse_instant_ms(value, field)
     if type(value) is int and value_ms < SECONDS_BELOW <= now_ms:
@@ -131,7 +131,7 @@ def _meant(instant_ms: int, field: str) -> str:
 
 
 def _number_in(text: str) -> int | None:
-    """The whole part of text that is nothing but a number."""
+    """The whole part of text that is only a number; else None."""
     whole, _, fraction = text.partition(".")
     return int(whole) if text.isascii() and whole.isdigit() and (fraction or "0").isdigit() else None
 
@@ -159,7 +159,7 @@ def _rfc3339_ms(text: str, field: str) -> int:
     except ValueError as error:
         raise _bad(field, f"{_shown(text)} is on no calendar ({error})") from error
     if not 1969 <= year <= 2200:
-        return -1  # out of bounds with any offset; the caller says so
+        return -1  # out of bounds with any offset; the caller refuses it
     if hour > 23 or minute > 59 or second > 60:
         raise _bad(field, f"{_shown(text)} is on no clock")
     minutes = (days * 24 + hour) * 60 + minute - offset_minutes
@@ -175,8 +175,8 @@ def _rfc3339_ms(text: str, field: str) -> int:
 
 
 def format_duration(duration_ms: int) -> str:
-    """A duration for people: ``"1h30m"``, ``"250ms"``, ``"0s"``, ``"-5s"``. Exact: what is not negative
-    reads back as the same."""
+    """A duration for people: ``"1h30m"``, ``"250ms"``, ``"0s"``, ``"-5s"``. Exact: `parse_duration_ms` of a
+    duration that is not negative returns the same number."""
     if duration_ms == 0:
         return "0s"
     left_ms = abs(duration_ms)
@@ -202,7 +202,7 @@ def _bad(field: str, sentence: str) -> BadValue:
 
 
 def _shown(text: str) -> str:
-    """Text from outside, short enough for a message; ASCII, so that what looks like a digit shows."""
+    """Text from outside, short enough for a message; ASCII, so that characters like digits are visible."""
     return ascii(text) if len(text) <= TEXT_CHARS_MAX else ascii(text[:TEXT_CHARS_MAX]) + "..."
 
 

@@ -1,6 +1,6 @@
 """Bytes to commands and replies to bytes; the reader that cuts a stream into lines.
 
-No socket is here and no state of tasks: bytes come in as arguments, lines go out as values.
+This file has no socket and no state of tasks: bytes are arguments, lines are return values.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from wheeltimer.protocol.units import SECONDS_BELOW, parse_duration_ms, parse_in
 
 encode: Final = msgspec.json.Encoder().encode
 
-# What a client sent may stand in msgspec's sentences, 128 KiB of it: no pattern here is tried at more than
-# one place of them.
+# msgspec's messages may repeat up to 128 KiB of what a client sent, so each pattern here is tried at one
+# position only.
 _PATH: Final = re.compile(r"(?:key in )?\$\.?([A-Za-z0-9_.\[\]]*)`").fullmatch
 _UNKNOWN: Final = "Object contains unknown field `"
 _MISSING: Final = "Object missing required field `"
-_TEXT_CHARS_MAX: Final = 200  # of a sentence that repeats what the client sent
-_WORD_CHARS_MAX: Final = 100  # of one that all words which would do come behind
+_TEXT_CHARS_MAX: Final = 200  # of a message that repeats what the client sent
+_WORD_CHARS_MAX: Final = 100  # of a message that is followed by the list of all valid words
 
 
 class LineReader:
-    """Cuts a stream into lines; memory is bounded by one line's limit and what one receive brought.
+    """Cuts a stream into lines; memory is bounded by one line's limit plus the bytes of one receive.
 
-    Give it bytes with ``feed``; it returns whole lines without their ends. A blank line comes as
-    ``b""``. ``more`` is True while whole lines are left that were not asked for. ``overlong`` is True once
-    a line has passed ``line_bytes_max``: the rest is not kept.
+    ``feed`` takes bytes and returns whole lines without their ends. A blank line is ``b""``. ``more`` is True
+    while there are whole lines that no ``feed`` has returned. ``overlong`` is True once a line is longer than
+    ``line_bytes_max``: the rest is not kept.
     """
 
     def __init__(self, line_bytes_max: int) -> None:
@@ -44,18 +44,18 @@ class LineReader:
 
     @property
     def partial(self) -> bool:
-        """True where a line has begun and not ended."""
+        """True if a line has begun and not ended."""
         return bool(self._rest) and not self.more
 
     @property
     def rest(self) -> bytes:
-        """What was fed and not returned."""
+        """The bytes that were fed and not returned."""
         return self._rest
 
     def feed(self, data: bytes, count: int = -1) -> list[bytes]:
-        """The next ``count`` lines (-1: all) with ``data`` at the end, at most up to one that is too long."""
-        # Only the new bytes are searched for a line's end: a line that comes byte by byte would
-        # otherwise be read again for each of them.
+        """Append ``data`` and return the next ``count`` lines (-1: all), but none from an overlong one on."""
+        # Only the new bytes are searched for a line's end: otherwise a line that arrives byte by byte would
+        # be searched again for each byte.
         if not self.more and b"\n" not in data:
             self._rest += data
             lines = []
@@ -81,10 +81,10 @@ class LineReader:
 
 
 def decode(line: bytes) -> requests.AnyCommand:
-    """The command that a line holds. BadValue names the field; the connection can go on."""
+    """The command of a line. BadValue names the field; the connection can stay open."""
     try:
         if not line.isascii():
-            line.decode()  # a body's bytes are kept as they are, so bad UTF-8 is looked for here
+            line.decode()  # a body is kept undecoded, so bad UTF-8 must be detected here
         command: requests.AnyCommand = requests.decode(line)
         check_once(line, command)
     except msgspec.ValidationError as error:
@@ -103,7 +103,7 @@ def no_json(line: bytes, error: msgspec.DecodeError | UnicodeDecodeError | Recur
         return BadValue(what or f"not UTF-8: {error.reason} at byte {error.start}")
     if what is not None:
         return BadValue(f"not JSON: {what}")
-    # For half of a surrogate pair the parser has four messages, "cut off" among them.
+    # For half of a surrogate pair the parser has four messages, one of them "cut off".
     if (half := foreign.half_pair(line)) is not None:
         escape, field = half
         where = f"{_cut(field)}: " if field else ""
@@ -113,9 +113,9 @@ def no_json(line: bytes, error: msgspec.DecodeError | UnicodeDecodeError | Recur
 
 
 def _explained(line: bytes, text: str, cause: BaseException | None) -> BadValue:
-    """msgspec's sentence, with the field in front and, where only some words will do, those behind it.
+    """msgspec's message, with the field before it and, if only some words are valid, those after it.
 
-    ``cause``: what one of our own structs had to say of its members.
+    ``cause``: the error that one of our own structs raised for its members.
     """
     path, sentence = "", text
     before, _, at = text.rpartition(" - at `")
@@ -155,14 +155,14 @@ _instants_of: Final = msgspec.json.Decoder(_Instants).decode
 
 
 def _fraction_refused(line: bytes, path: str) -> BadValue | None:
-    """The refusal of a fraction at ``path``; None if neither an instant nor a duration belongs there."""
+    """The refusal of a fraction at ``path``; None if the field is neither an instant nor a duration."""
     if path.startswith("success."):
         return None
     try:
         if path in _Instants.__struct_fields__:
             parse_instant_ms(_fraction_of(line, path), path)
         else:
-            parse_duration_ms(0.5, path)  # the sentence is the same for any fraction
+            parse_duration_ms(0.5, path)  # the message is the same for any fraction
     except BadValue as error:
         return error
     return None
@@ -181,7 +181,7 @@ def _cut(text: str, chars_max: int = _TEXT_CHARS_MAX) -> str:
 
 
 def refusal(error: Refused | BadValue, seq: int | float | str | None = None) -> ErrorReply:
-    """The reply for an error of the client's making."""
+    """The reply for an error in the client's request."""
     if isinstance(error, Refused):
         reply = ErrorReply(False, error.code, str(error))
         for name, value in error.extra.items():
@@ -203,7 +203,7 @@ _seq_of: Final = msgspec.json.Decoder(_SeqOnly).decode
 
 
 def seq_of(line: bytes) -> int | float | str | None:
-    """The ``seq`` of a line that was refused as a whole, where it can be read at all."""
+    """The ``seq`` of a line that was refused as a whole, if it can be read."""
     try:
         return _seq_of(line).seq
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

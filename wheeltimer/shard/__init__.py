@@ -2,8 +2,8 @@
 
 Files::
 
-    durable.py    reserve room, apply, append, notify: the one place where a decision becomes true
-    startup.py    the journal back into the engine
-    ticker.py     wakes at the next deadline and hands due keys over; counts how late
-    compactor.py  copies live tasks out of the oldest segments, so that those can go
+    durable.py    reserve space, apply, append, notify: the one place where decisions are carried out
+    startup.py    replays the journal into the engine
+    ticker.py     wakes at the next deadline and hands due keys over; measures lateness
+    compactor.py  copies live tasks out of the oldest segments, so that those can be removed
 """

@@ -1,11 +1,12 @@
-"""Compaction: walks over the tasks, has those copied that stand in the oldest segments, trims those.
+"""Compaction: walks over the tasks, copies those that stand in the oldest segments, trims these segments.
 
-A few tasks at a time, in turns with all other work: nothing waits for it, and no copy of the state is made.
-Where the promise about the size is in danger it hurries: it then waits in no line and takes as much of each
-pass of the loop as all clients together, which slows down who writes.
-Nothing is read from the disk either: the rows themselves say where they stand (``core/copies.py``), which
-segments should go is said by their sizes (``journal/trim_policy.py``). It is what makes room, so its
-copies may use the reserved segments; it begins on those only when all that it will copy fits.
+A few tasks at a time, in time slices between all other work: nothing waits for compaction, and the state is
+not copied as a whole. If the promise about the journal's size is in danger, the compactor hurries: it then
+waits for no time slice and takes as much of each pass of the loop as all clients together, which slows down
+clients that write.
+Nothing is read from the disk: each row has the lsn at which it stands (``core/copies.py``), and
+``journal/trim_policy.py`` chooses the segments by their sizes. Because compaction makes space, its copies may
+use the reserved segments; on a full disk it begins only if all that it will copy fits.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from wheeltimer.journal import Sealed, history_bytes, is_urgent, segments_to_dro
 from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.shard.durable import DurableEngine
 
-LOOK_S: Final = 0.5  # how often it looks whether there is work
+LOOK_S: Final = 0.5  # interval of the check for work
 SLICE_ROWS: Final = 512  # rows looked at in one go: 0.2 ms
-COPIES_MAX: Final = 16  # tasks in one decision: 0.3 ms; and at most one decision waits for the disk
-HURRIED_COPIES_MAX: Final = 64  # 1 ms
-HURRIED_DECISIONS: Final = 16  # that wait for the disk together: one sync serves for all of them
-HURRY_LOOK_S: Final = 0.05  # how often it looks whether it must hurry
+COPIES_MAX: Final = 16  # tasks in one decision: 0.3 ms; at most one decision waits for the disk
+HURRIED_COPIES_MAX: Final = 64  # tasks in one decision in a hurry: 1 ms
+HURRIED_DECISIONS: Final = 16  # decisions that wait for the disk in a hurry: one sync serves for all
+HURRY_LOOK_S: Final = 0.05  # interval of the check whether it must hurry
 COPIES_BYTES: Final = 65_536
 QUEUES_MAX: Final = 512  # paused queues in one decision
 PACED_NS: Final = 500_000  # of work between two pauses
-PAUSE_S: Final = 0.004  # between slices, where there is no hurry
-ROOM_RETRY_S: Final = 0.5  # until room is asked for again
+PAUSE_S: Final = 0.004  # between slices, without hurry
+ROOM_RETRY_S: Final = 0.5  # until the journal's space is tried again
 _log = logging.getLogger("wheeltimer.compaction")
 
 
@@ -45,31 +46,31 @@ class Compactor:
     def __init__(self, ledger: DurableEngine, turn: TimeSlices, history_wanted: int = 0) -> None:
         self._ledger, self._engine, self._journal = ledger, ledger.engine, ledger.journal
         self._turn = turn
-        # An eighth of a segment at most: a frame that does not fit its rest leaves that empty, and compaction
-        # that cannot get below what it wants would never end.
+        # At most an eighth of a segment: a frame that does not fit the rest of a segment leaves the rest
+        # empty, and if that kept the size above `SEALED_WANTED`, compaction would never end.
         self._copies_bytes = min(COPIES_BYTES, self._journal.segment_bytes // 8)
         self._history = history_bytes(self._journal.segment_bytes, history_wanted)
         self.done = 0
         self.carried = 0
         self._hurries, self._looked_s = False, -HURRY_LOOK_S
-        self._before: deque[int] = deque()  # of each decision that may not be on disk: the lsn before it
+        self._before: deque[int] = deque()  # the lsn before each decision that may not be on disk yet
 
     @property
     def live_bytes(self) -> int:
-        """What the journal would take if it held nothing but copies of all tasks. O(queues)."""
+        """Bytes of a journal that had only one copy of each task. O(queues)."""
         engine = self._engine
         names = sum(len(name) for name, queue in engine.queues.items() if queue.paused)
         return engine.table.size + COPY_BYTES * sum(engine.counts) + names
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Work until cancelled. Raises StorageFailed when the journal's storage does."""
+        """Work until cancelled. Raises StorageFailed if the journal does."""
         task_status.started()
         while True:
             await trio.sleep(LOOK_S)
             await self.work()
 
     async def work(self) -> None:
-        """Compact as long as there is need."""
+        """Compact until `segments_to_drop` returns none, or the copies do not fit."""
         while True:
             going = segments_to_drop(
                 self._journal.sealed, self.live_bytes, self._history, full=self._journal.full
@@ -79,7 +80,7 @@ class Compactor:
             await self._compact(going)
 
     async def _room_for(self, going: Sequence[Sealed]) -> bool:
-        """Whether the copies will fit, where there is no more than the reserved segments."""
+        """Whether the copies will fit the reserved segments; always True unless the disk is full."""
         if not self._journal.full:
             return True
         upto_lsn, total = going[-1].last_lsn, COPIES_BYTES
@@ -92,7 +93,7 @@ class Compactor:
         return total + total // 8 <= self._journal.room
 
     async def _compact(self, going: Sequence[Sealed]) -> None:
-        """Copy what stands in these segments, then give them up."""
+        """Copy the tasks that stand in these segments, then trim them."""
         upto_lsn, began_s, before = going[-1].last_lsn, trio.current_time(), self.carried
         waiting: list[str] = []
         spent_ns, walk, more = 0, self._engine.table.slices(SLICE_ROWS), True
@@ -110,7 +111,7 @@ class Compactor:
             waiting = await self._carry(waiting, upto_lsn)
         await self._submit_leftovers(upto_lsn)
         while not self._journal.trim(going[-1].number + 1):  # noqa: ASYNC110
-            await trio.sleep(ROOM_RETRY_S)  # nobody says when there is room
+            await trio.sleep(ROOM_RETRY_S)  # the journal has no event for new space
         await self._journal.wait_durable(self._journal.next_lsn - 1)
         while self._journal.sealed and self._journal.sealed[0].number <= going[-1].number:  # noqa: ASYNC110
             await trio.sleep(PAUSE_S)  # they are being removed
@@ -134,11 +135,11 @@ class Compactor:
 
     @property
     def _decisions_max(self) -> int:
-        """How many may be under way to the disk; with one, the next is made while that is written."""
+        """How many decisions may wait for the disk; with 1, the next is made while that one is written."""
         return HURRIED_DECISIONS if self._hurry() else 1
 
     async def _take(self) -> int:
-        """The beginning of a slice: in turn with the clients, or, in a hurry, in the next pass."""
+        """Wait for a time slice, in turn with the clients, or in a hurry for the next pass; when it began."""
         if not self._hurry():
             return await self._turn.take()
         await trio.lowlevel.checkpoint()
@@ -147,7 +148,7 @@ class Compactor:
     def _look(
         self, walk: Iterator[list[tuple[str, bytes]]], upto_lsn: int, waiting: list[str], began_ns: int
     ) -> bool:
-        """Add who stands in these segments to those that wait; False when all rows were looked at."""
+        """Add the keys of tasks that stand in these segments to ``waiting``; False after the last row."""
         for rows in walk:
             waiting += [key for key, row in rows if newest_full_lsn(row) <= upto_lsn]
             if not self._hurries or self._turn.over(began_ns):
@@ -155,7 +156,7 @@ class Compactor:
         return False
 
     async def _carry(self, keys: list[str], upto_lsn: int) -> list[str]:
-        """Copy the first of these tasks in one decision; the keys that are left."""
+        """Copy the first of these tasks in one decision; returns the keys that are left."""
         while True:
             before_lsn = self._journal.next_lsn - 1
             began_ns = await self._take()
@@ -173,7 +174,7 @@ class Compactor:
         return keys[taken:]
 
     def _copies(self, keys: Sequence[str], upto_lsn: int) -> tuple[r.Records, int]:
-        """Copies of the first of these tasks, and how many keys they are for: some changed meanwhile."""
+        """Copies of the first of these tasks, and the number of keys used: a task that changed needs none."""
         table, now_ms, lsn = self._engine.table, self._ledger.now().wall_ms, self._journal.next_lsn
         records: r.Records = []
         taken = size = 0
@@ -188,7 +189,7 @@ class Compactor:
         return records, taken
 
     async def _submit_leftovers(self, upto_lsn: int) -> None:
-        """What is no task and would go with these segments."""
+        """Append copies of the paused queues and counters that these segments hold."""
         while True:
             lsn, now_ms = self._journal.next_lsn, self._ledger.now().wall_ms
             records = copies_beside_tasks(self._engine, upto_lsn, now_ms, lsn, QUEUES_MAX)

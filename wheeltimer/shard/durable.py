@@ -1,9 +1,8 @@
-"""The one place where a decision becomes true: reserve, apply, append, publish.
+"""The one place where a decision is carried out: reserve, apply, append, publish.
 
-Everything that is written comes through ``submit`` or ``submit_run``: room in the journal is taken
-first, so nothing ever needs undoing; then the engine's state moves; then the records wait for the next
-commit. Memory runs ahead of the disk, the outside world does not: whoever answers or calls out waits
-for the lsn.
+Every write goes through ``submit`` or ``submit_run``: space in the journal is reserved first, so nothing has
+to be undone; then the engine's state changes; then the records wait for the next commit. The engine's state
+is ahead of the disk, replies and callbacks are not: code that sends one waits for the lsn.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ NO_ROOM: Final = {
     "file descriptors": "no file descriptors for its next file; ask again, and if that goes on raise"
     " LimitNOFILE (ulimit -n), or lower connections_max or concurrency",
     "memory": "no memory for its next file; ask again, and free some of the machine's if that goes on",
-}  # by what the journal lacks
-FORGET_MAX = 256  # ended tasks beyond those that are kept, forgotten per slice
-# Records that make new work need ordinary room; all others may use the reserved segments.
+}  # by ``Journal.lacks``
+FORGET_MAX = 256  # ended tasks beyond ``keep_*_max`` that are forgotten per slice
+# Records of new work may not use the reserved segments; all others may.
 _NEW_WORK = (r.Scheduled, r.Rescheduled, r.Paused)
 
 
@@ -50,9 +49,9 @@ class DurableEngine:
         self._observers: dict[type[r.Record], tuple[Callable[[Any], None], ...]] = {}
         self._apply = engine.apply
         self.now: Callable[[], Now] = clock.now
-        # Told after an outcome, an end or what is forgotten: wakes the ticker, and sees to a commit soon.
+        # Called after outcomes, ends and forgotten tasks: wakes the ticker, and has a commit made soon.
         self.changed: Callable[[], None] = journal.flush
-        self._random = random.Random()  # for jitter and ids: nothing here is a secret
+        self._random = random.Random()  # for jitter and ids, which are no secrets
         self._held: dict[str, int] = {}  # bytes reserved for the outcome of each attempt in flight
 
     def chance(self) -> int:
@@ -81,9 +80,9 @@ class DurableEngine:
         return end
 
     def submit(self, records: Sequence[r.Written], reserved: int = 0) -> bool:
-        """Make ``records``, one decision, true. False where the journal has no room: nothing changed.
+        """Carry out ``records``, one decision. False, with no change, if the journal has no space.
 
-        ``reserved`` bytes were taken for this decision before; they are used or given back.
+        ``reserved``: bytes that were reserved for this decision before; they are used or given back.
         """
         journal, first = self.journal, records[0]
         if self._held and not reserved and not self._grow_reservation(first):
@@ -104,7 +103,7 @@ class DurableEngine:
         return True
 
     def apply_volatile(self, record: r.Volatile) -> None:
-        """Make a record true that is not written, and so cannot lack room."""
+        """Apply a record that is not written and so needs no space."""
         self._apply(record)
         self._tell(record)
 
@@ -113,7 +112,7 @@ class DurableEngine:
             observer(record)
 
     def submit_run(self, run: Batch) -> bool:
-        """``submit`` for a run of new tasks at once; False where it must be done one by one."""
+        """``submit`` for a batch of new tasks; False, without a change, if they must go one by one."""
         journal = self.journal
         if r.Scheduled in self._observers or run.size > journal.decision_bytes_max:
             return False
@@ -124,7 +123,8 @@ class DurableEngine:
         return True
 
     def _grow_reservation(self, first: r.Written) -> bool:
-        """A change of a running task may make its outcome larger: room for that is taken now."""
+        """Reserve more for the outcome of a running task if this change may make it larger; False if there is
+        no space."""
         if not isinstance(first, (r.Scheduled, r.Rescheduled, r.Stopping)) or first.key not in self._held:
             return True
         if isinstance(first, r.Stopping):
@@ -134,7 +134,7 @@ class DurableEngine:
             task, reply = first.task, None
         size, held = outcome.outcome_bytes_max(self.engine, task, reply), self._held[first.key]
         if size > held:
-            # Taken whole before the old is given back: room is counted in sectors for each reservation.
+            # A new reservation of the full size, before the old one is released: each is in whole sectors.
             if not self.journal.reserve(size, essential=isinstance(first, r.Stopping)):
                 return False
             self.journal.release(held)
@@ -142,19 +142,19 @@ class DurableEngine:
         return True
 
     def submit_or_refuse(self, records: Sequence[r.Written]) -> None:
-        """``submit`` for a client's request: no room is the refusal ``full``."""
+        """``submit`` for a client's request: raises the refusal ``full`` if the journal has no space."""
         if not self.submit(records):
             raise self.no_room()
 
     def no_room(self) -> Refused:
-        """The refusal of a request that the journal has no room for, with what to do about it."""
+        """The refusal of a request if the journal has no space, with what the operator can do."""
         why = NO_ROOM[self.journal.lacks]
         return Refused("full", f"the journal has no room just now: {why}", retry_after_ms=RETRY_FULL_MS)
 
     # -- attempts -------------------------------------------------------------------------------
 
     def start(self, key: str, task: Task, now: Now) -> bool:
-        """Begin an attempt of a ready task ``now``; False where no room for its outcome can be reserved."""
+        """Begin an attempt of a ready task ``now``; False if no space for its outcome can be reserved."""
         size = outcome.outcome_bytes_max(self.engine, task)
         if not self.journal.reserve(size, essential=True):
             return False
@@ -163,7 +163,7 @@ class DurableEngine:
         return True
 
     def outcome(self, key: str, answer: Answer, now: Now) -> None:
-        """Record what came of the attempt in flight, which ended ``now``."""
+        """Record the outcome of the attempt in flight, which ended ``now``."""
         queue, _ = split_key(key)
         records = outcome.attempt_ended(
             self.engine,
@@ -179,9 +179,9 @@ class DurableEngine:
         self.changed()
 
     def lapsed(self, key: str, now: Now) -> bool:
-        """The attempt in flight was not made: its room is given back. True: the task is ready again.
+        """Record that the attempt in flight was not made, release its reservation. True: the task is ready.
 
-        If a cancel or finish is stored the task ends, and that record is written into the room.
+        If a cancel or finish is stored the task ends, and that record uses the reservation.
         """
         what = outcome.lapsed(self.engine, key, now, self.journal.next_lsn)
         reserved = self._held.pop(key)
@@ -198,11 +198,11 @@ class DurableEngine:
         return ready
 
     def dropped(self, key: str) -> None:
-        """An attempt was cut short by the end of the daemon: it was not made."""
+        """Release the reservation of an attempt that the end of the daemon cut short: it was not made."""
         self.journal.release(self._held.pop(key))
 
     def give_up(self, key: str) -> bool:
-        """End a ready task whose destination stayed down; False where the journal has no room."""
+        """End a ready task whose destination stayed down; False if the journal has no space."""
         records = outcome.give_up(self.engine, key, self.now(), self.journal.next_lsn, "destination_down")
         done = self.submit(records)
         self.changed()
@@ -211,9 +211,9 @@ class DurableEngine:
     # -- time -----------------------------------------------------------------------------------
 
     def forget(self, now: Now) -> int:
-        """Forget the oldest ends where more are kept than may be, at most ``FORGET_MAX``; how many that were.
+        """Forget the oldest ended tasks beyond ``keep_*_max``, at most ``FORGET_MAX``; returns how many.
 
-        Those that were kept long enough the wheel hands over.
+        Tasks whose retention is over are handed over by the wheel.
         """
         engine, limits = self.engine, self.engine.limits
         keys: list[str] = []
@@ -228,9 +228,9 @@ class DurableEngine:
         return 0
 
     def recovered(self, keys: set[str]) -> bool:
-        """End a slice of the tasks among ``keys`` that a stored cancel or finish waits for; takes those away.
+        """End up to ``FORGET_MAX`` tasks of ``keys`` that have a stored cancel or finish; removes their keys.
 
-        False where the journal had no room for one of them.
+        False if the journal had no space for one of them.
         """
         for key in list(islice(keys, FORGET_MAX)):
             task = self.engine.get(key)
@@ -248,10 +248,11 @@ OUTCOME_HOLD_S: Final = 0.005  # how long an outcome may wait for others to shar
 
 
 class Debounce:
-    """Does something a moment after it was asked for, once for all who asked meanwhile; ``first`` at once.
+    """Calls ``do`` `OUTCOME_HOLD_S` after ``ask``, once for all calls meanwhile; ``first`` at once.
 
-    Nobody waits for the commit of an outcome, and a commit for each of a thousand a second would cost
-    timers more than the callbacks do. A crash repeats at most what ended in the last commit, as ever.
+    No client waits for the commit of an outcome, and at a thousand outcomes a second a commit for each would
+    delay timers more than the callbacks do. A crash repeats the attempts whose outcome is not on disk, as
+    without the delay.
     """
 
     def __init__(self, first: Callable[[], None]) -> None:

@@ -1,7 +1,6 @@
-"""From the journal's frames to the engine's state, deadlines on this boot's time line.
+"""Replays the journal's frames into the engine, with deadlines on this boot's time line.
 
-The journal knows files and frames; the engine knows records. This is the one place where both are
-read together at start.
+The journal deals with files and frames, the engine with records; this file connects them at start.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ Progress = Callable[[int, int], None]  # (bytes read, bytes in all)
 
 
 class Recovered(NamedTuple):
-    """What a start found: records applied, and keys whose end a stored cancel or finish asks for."""
+    """The result of a replay: number of records applied, and keys of tasks with a stored cancel or finish."""
 
     records: int
     stopping: set[str]
@@ -38,15 +37,15 @@ def recover(
 ) -> Recovered:
     """Apply every record of the journal. Blocking: about 2 us a record.
 
-    Raises JournalDamaged for a record that is no record of ours in a frame that verifies, and what
-    reading the files raises.
+    Raises JournalDamaged if a frame that verifies has a record that this version cannot decode, and the
+    errors of reading the files.
     """
     count, stopping, between_ns = 0, set[str](), dict[bytes, int]()
     for frame in journal.replay(progress):
         rebase, ahead_ns = None, _ahead_ns(frame.clocks)
         if frame.clocks.boot_id != boot_id:
             written = frame.clocks
-            # Ends of other boots go by the wall clock, corrected by what it was set later in their boot.
+            # Ends of other boots are placed by the wall clock, corrected by its later steps in their boot.
             ahead_ns += engine.ahead_at_start_ns - _ahead_ns(journal.boots[written.boot_id].last)
             if written.boot_id not in between_ns:
                 between_ns[written.boot_id] = _between_ns(journal.boots, written.boot_id, boot_id, now)
@@ -67,11 +66,11 @@ def recover(
 
 
 def _between_ns(boots: dict[bytes, Boot], of_record: bytes, this: bytes, now: Now) -> int:
-    """What makes an elapsed instant of the boot ``of_record`` one of ``this`` boot: through the wall clock.
+    """The ns to add to an elapsed instant of the boot ``of_record`` to get one of ``this`` boot.
 
-    In either boot, and in those between, somebody may have set that clock, which moves no delay. So the way
-    goes from the last reading of the one to the first of the other, and what each boot between did to
-    the wall clock is taken off.
+    Computed by the wall clock. It may have been set in either boot and in those between, which must not move
+    a delay. So the last reading of the one boot is compared with the first of the other, and the steps of the
+    wall clock in each boot between are subtracted.
     """
     order = list(boots)
     later = [boots[each] for each in order[order.index(of_record) + 1 :]]
@@ -83,11 +82,11 @@ def _between_ns(boots: dict[bytes, Boot], of_record: bytes, this: bytes, now: No
 
 
 def _rebase(written: Clocks, between_ns: int, now: Now) -> Rebase:
-    """Deadlines of another boot on this one's line.
+    """Maps deadlines of another boot to this one's time line.
 
-    What is left to wait is never more than was left when the frame was ``written``: a wall clock that was
-    wrong on either side of the restart cannot put a task off for ever. What is overdue stays so: a backlog
-    keeps its order, and says how late it is.
+    The time left is never more than it was when the frame was ``written``, so a wall clock that was wrong
+    before or after the restart cannot postpone a task for ever. Overdue deadlines stay overdue by the same
+    time: a backlog keeps its order and its lateness.
     """
 
     def rebase(deadline_ns: int) -> int:
@@ -97,20 +96,21 @@ def _rebase(written: Clocks, between_ns: int, now: Now) -> Rebase:
 
 
 def _ahead_ns(clocks: Clocks) -> int:
-    """By how much the wall clock was ahead of elapsed time, at least: it is kept in whole ms."""
+    """By how much the wall clock was ahead of elapsed time, at least: ``wall_ms`` is rounded down."""
     return clocks.wall_ms * NS_PER_MS - clocks.boottime_ns
 
 
 def _ahead_at_most_ns(clocks: Clocks) -> int:
-    """The ms after the reading makes a deadline late, never early."""
+    """The same, at most: one ms more, which makes a deadline late, never early."""
     return _ahead_ns(clocks) + NS_PER_MS
 
 
 async def note_boot(ledger: DurableEngine) -> None:
-    """Have a frame of this boot in the journal before anybody is served.
+    """Write a frame of this boot before any client is served, if the journal has none.
 
-    A clock step is noted in the last frame's slot, which must be of this boot: so a boot that writes
-    nothing else writes this. Where the journal is full it goes without: the next frame will do.
+    A clock step is noted in the last frame's slot, which must be of this boot; without this frame, a boot
+    that writes nothing else could not note one. If the journal is full no frame is written: the next one will
+    do.
     """
     journal = ledger.journal
     if journal.lacks_this_boot and ledger.submit([r.Forgotten([], ledger.now().wall_ms)]):
@@ -119,9 +119,9 @@ async def note_boot(ledger: DurableEngine) -> None:
 
 
 async def end_stopped(ledger: DurableEngine, keys: set[str]) -> None:
-    """End the tasks that a stored cancel or finish waits for, before an attempt of theirs can start.
+    """End the tasks with a stored cancel or finish, before an attempt of theirs can start.
 
-    In slices; where the journal is full, when it has room again.
+    In slices; if the journal is full, it waits until there is space.
     """
     told = False
     while keys:

@@ -1,8 +1,8 @@
-"""Wakes the wheels: hands over what is due, notices clock steps, forgets ended tasks in their time.
+"""Hands over due tasks, detects clock steps, forgets ended tasks when their retention is over.
 
-It sleeps until the next bucket that holds something, or a second, whichever is first; every wake
-compares the wall clock with elapsed time and leaves a sign of life. What is handed over becomes
-``ready`` here, and the dispatcher sends what may start at once; nothing here waits for a receiver.
+The ticker sleeps until the next bucket that holds a key, at most 1 s; every time it wakes it compares the
+wall clock with elapsed time and sets ``alive_ns``. Due tasks become ``ready`` here, and the dispatcher starts
+the attempts that may start at once; nothing here waits for a receiver.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from wheeltimer.runtime.clock import Clock, stepped
 from wheeltimer.runtime.timer import DeadlineTimer
 from wheeltimer.shard.durable import DurableEngine
 
-HORIZON_NS: Final = 1_000_000_000  # the longest sleep: clock steps and the sign of life need no more
-SLICE_MAX: Final = 64  # keys handed over before the loop gets a turn; about 10 us each
-FULL_PAUSE_S: Final = 0.02  # until timers are looked at again where an expiry found no room
+HORIZON_NS: Final = 1_000_000_000  # the longest sleep: often enough for clock steps and the health check
+SLICE_MAX: Final = 64  # keys handed over before the ticker yields to the loop; about 10 us each
+FULL_PAUSE_S: Final = 0.02  # until timers are looked at again, if the journal had no space for an end
 _log = logging.getLogger("wheeltimer.ticker")
 
 
 class Ticker:
-    """Runs the engine's two wheels; ``handed_over`` is called after each slice of what became due.
+    """Runs the engine's wheels; ``handed_over`` is called after each slice of due tasks.
 
-    ``alive_ns`` is when it last looked, for the health check.
+    ``alive_ns``: when it last woke, for the health check.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Ticker:
         self.alive_ns = 0
 
     def poke(self) -> None:
-        """Call after tasks were put in: wakes the ticker earlier where one of them wants that. O(1)."""
+        """Call after tasks were added: wakes the ticker earlier if one of them is due earlier. O(1)."""
         wake_ns = self._engine.earliest_added_ns
         if wake_ns < self._armed_ns:
             self._arm(wake_ns)
@@ -80,7 +80,7 @@ class Ticker:
         _log.warning("clock step of the wall clock step_ms=%d steps=%d", step_ns // NS_PER_MS, self.steps)
 
     def _hand_over(self, now: Now) -> bool:
-        """One slice of what is due; False where there was no room for an end, which then comes again."""
+        """One slice of due tasks; False if the journal had no space for an end, which is then tried again."""
         room = True
         keys = self._engine.take_due(now, SLICE_MAX)
         handed: list[Task] = []
@@ -97,7 +97,7 @@ class Ticker:
                 else:
                     room = False
         if keys:
-            now = self._clock.now()  # the last of a slice is later than it was when the slice began
+            now = self._clock.now()  # read again: lateness includes the time that this slice took
             for task in handed:
                 self.lateness.add(task.late_ns(now))
             self._handed_over()
@@ -116,7 +116,7 @@ _SHIFT: Final = 4
 
 
 class Lateness:
-    """Counts of lateness in microseconds, in buckets that grow with it; at most 600 of them."""
+    """Counts of lateness in microseconds, in buckets whose width grows with it; at most 600 buckets."""
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
