@@ -10,7 +10,7 @@ one side and HTTP callbacks on the other. Data flows in one direction::
            replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄───┘
 
 Rooms, each may import those to its right: cli, daemon, server, {shard, delivery}, runtime, core, protocol,
-errors. ``journal`` stores bytes and imports no record; ``journal_tools`` reads both. ``client`` and
+errors. ``journal`` stores bytes and decodes no record; ``journal_tools`` reads both. ``client`` and
 ``settings`` need ``protocol`` only. ``shard/durable.py`` is the one place that applies a decision and submits
 it to the journal.
 

@@ -93,7 +93,7 @@ def _task_of(line: bytes) -> dict[str, Any]:
 
 
 class _Import:
-    """Counts results, and knows the line number of the next one."""
+    """Counts results, and keeps the line number of each task without one."""
 
     def __init__(self) -> None:
         self.counts = {"scheduled": 0, "known": 0, "known_dead": 0, "refused": 0}

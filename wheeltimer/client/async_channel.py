@@ -151,7 +151,7 @@ class AsyncChannel:
         self._pipeline.lost(why)
 
     async def _connect(self) -> None:
-        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries again."""
         now_s = anyio.current_time()
         if self._lost_s is None:
             self._lost_s = now_s

@@ -246,7 +246,7 @@ class Channel:
         self._pipeline.lost("another request on it was interrupted")
 
     def _connect(self) -> None:
-        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries again."""
         now_s = time.monotonic()
         if self._lost_s is None:
             self._lost_s = now_s

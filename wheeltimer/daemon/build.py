@@ -101,7 +101,7 @@ def keys_of(settings: Settings) -> Callable[[str], Sequence[bytes]]:
 
 
 def address_rule(settings: Settings) -> AddressRule:
-    """Which addresses callbacks may go to; private ones need ``allow_nets`` unless all listeners are local."""
+    """Which addresses callbacks may go to; private ones need ``allow_nets`` if a listener is not local."""
     local = settings.http is None and all(address.is_local for address in settings.listen)
     return AddressRule(not local, settings.allow_nets)
 

@@ -259,7 +259,7 @@ class AttemptUnderWay:
 
 
 def _visible(text: str) -> bytes:
-    """``text`` with everything but visible ASCII, and the percent sign, percent-encoded as UTF-8."""
+    """``text`` with all characters except visible ASCII, and the percent sign, percent-encoded as UTF-8."""
     if _VISIBLE(text):
         return text.encode("ascii")
     return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")

@@ -163,8 +163,8 @@ def show_cut_streams(context: ssl.SSLContext) -> None:
 
 
 def _is_cut(error: ssl.SSLError) -> bool:
-    """Whether the stream ended without close_notify; Python before 3.11.4 has no class for it with OpenSSL
-    3."""
+    """Whether the stream ended without close_notify. With OpenSSL 3, Python before 3.11.4 has no class for
+    that error."""
     return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 

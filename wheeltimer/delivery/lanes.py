@@ -48,7 +48,7 @@ class Constraint(ABC):
 
 
 class Queue(Constraint):
-    """A queue's own limits: attempts in flight and rate. The engine knows whether it is paused."""
+    """A queue's own limits: attempts in flight and rate. Whether it is paused is state of the engine."""
 
     __slots__ = ("bucket", "concurrency", "in_flight", "lanes")
 
@@ -345,7 +345,7 @@ class WakeHeap:
     """Instants at which constraints are woken. An entry is valid if it equals ``gate.look_ns``."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Constraint]] = []  # (elapsed ns, number, gate)
+        self._heap: list[tuple[int, int, Constraint]] = []  # (elapsed ns, number, constraint)
         self._number = count()
 
     @property

@@ -120,7 +120,7 @@ class Resolver:
             self._waiting.unpark_all()
 
         def deliver(answer: Any) -> None:
-            with suppress(trio.RunFinishedError):  # the daemon ended while the resolver hung
+            with suppress(trio.RunFinishedError):  # the daemon ended during the lookup
                 token.run_sync_soon(finish, answer)
 
         try:
