@@ -1,7 +1,7 @@
 """wheeltimer: call me back at this URL in 30 minutes, for sure and on time.
 
 One process: a hashed wheel timer in memory, an append-only journal on disk, a line protocol over TCP on
-one side and HTTP callbacks on the other. Data goes one way round::
+one side and HTTP callbacks on the other. Data flows in one direction::
 
     TCP line ─ server/ ───── protocol/ ► request ┐
     time ───── shard/ticker ───────────► due key ├─► core/ decides ─► records ─► apply ─► rows, timers
@@ -10,14 +10,16 @@ one side and HTTP callbacks on the other. Data goes one way round::
            replies to sockets, first attempts of new tasks, events to subscribers: only when durable ◄───┘
 
 Rooms, each may import those to its right: cli, daemon, server, {shard, delivery}, runtime, core, protocol,
-errors. ``journal`` keeps bytes and knows no record; ``journal_tools`` reads both. ``client`` and ``settings``
-need ``protocol`` only. ``shard/durable.py`` is the one place where a decision becomes true.
+errors. ``journal`` stores bytes and decodes no record; ``journal_tools`` reads both. ``client`` and
+``settings`` need ``protocol`` only. ``shard/durable.py`` is the one place that applies a decision and submits
+it to the journal.
 
 Where to begin: ``core/task.py`` and ``core/states.py`` (what a task is, and the table of its moves),
 ``core/engine.py`` (the state), ``core/wheel.py`` (ticks, buckets, rounds), ``shard/durable.py``,
-``journal/__init__.py`` (msgpack records in frames, on disk), ``daemon/run.py`` (how it is put together).
+``journal/__init__.py`` (msgpack records in frames, on disk), ``daemon/run.py`` (starts and connects the
+parts).
 
-The way of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule.py``
+The path of one task: ``server/connection.py`` (its line), ``server/service.py``, ``core/schedule.py``
 (``core/schedule_batch.py`` for many plain ones), ``shard/durable.py``, ``shard/ticker.py``,
 ``delivery/dispatcher.py``, ``delivery/callback.py``, ``delivery/executor.py``, ``core/outcome.py``.
 
@@ -66,7 +68,7 @@ _OF_CLIENT: Final = ("AsyncClient", "Client", "OutcomeUnknown")
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for when it is asked for: the command line starts without a client."""
+    """Import a name at first use, so that the command line starts without the clients."""
     if name in _OF_CLIENT:
         from wheeltimer import client
 

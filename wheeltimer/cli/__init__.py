@@ -1,11 +1,11 @@
-"""The ``wheeltimer`` command: its families, and the one place where an error becomes an exit code.
+"""The ``wheeltimer`` command: its groups of commands, and the one place where an error becomes an exit code.
 
-One file per family: ``serve.py`` (the daemon), ``tasks.py`` (what is scheduled, finished, redriven),
+One file per group: ``serve.py`` (the daemon), ``tasks.py`` (one request about tasks each),
 ``queues.py``, ``tail.py`` (events), ``top.py`` (a live screen), ``import_tasks.py``, ``stats.py`` (with
 ``ping``), ``journal.py`` (the data folder), ``protocol.py`` (the schema), ``token.py``, ``receive.py`` (a
 receiver that shows callbacks), ``bench.py`` and ``demo.py`` (with a receiver from ``receiver.py``).
-``options.py`` reads options, ``output.py`` draws, ``session.py`` has what every client command needs.
-Trio and httpx are imported by the functions that need them, so ``wheeltimer --help`` answers at once.
+``options.py`` reads options, ``output.py`` prints, ``session.py`` has the options of all client commands.
+Trio and httpx are imported by the functions that need them, so that ``wheeltimer --help`` starts fast.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ from wheeltimer.errors import BadValue, Refused, WheeltimerError
 
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
-# What a program does about a refusal, in the words of the command line.
+# The options that help after a refusal; the daemon's message names the fields of the protocol.
 _HINTS = {
     "unauthorized": "; that is --token, or WHEELTIMER_TOKEN",
     "exists": "; that is --on-conflict keep, or --on-conflict replace",
 }
-_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_EXIT_INTERRUPTED = 130  # 128 + SIGINT, as in shells
 
 
 class _Main(click.Group):
-    """The group, with every expected error as one line on standard error."""
+    """The top group; every expected error becomes one line on standard error."""
 
     def main(
         self,

@@ -1,8 +1,8 @@
-"""``wheeltimer bench``: a small load on a daemon that runs, and what it answered.
+"""``wheeltimer bench``: a small load on a running daemon, and its results.
 
 Three parts, one after the other: how many schedules a second, how long one takes, how late callbacks are.
-The load is made by this process, which is Python and has one core: where the daemon has more to give, this
-says how much one such client gets. What a release is judged by is in ``benchmarks/``.
+This process makes the load, and Python uses one core: if the daemon could do more, the numbers are those of
+one such client. The benchmarks for releases are in ``benchmarks/``.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from wheeltimer.client.fields import new_id
 from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 from wheeltimer.protocol.limits import Limits
 
-TASKS_MAX: Final = Limits().keep_done_max // 10  # they stay known when cancelled, in the place of others
-PART_MS_MAX: Final = 60_000  # a daemon that is slower than this is measured by what it did until then
-_NEVER: Final = "1d"  # due long after they are cancelled
-_FIRST_MS: Final = 1_000  # before the first callback: they are all scheduled by then
-_GRACE_MS: Final = 10_000  # a callback this late will not come any more
-_CLEAR_S: Final = 30  # for how long the daemon may be away when all is cancelled at the end
+TASKS_MAX: Final = Limits().keep_done_max // 10  # cancelled tasks stay known and displace others
+PART_MS_MAX: Final = 60_000  # a part ends after that time, and is measured by what was done until then
+_NEVER: Final = "1d"  # tasks that are due long after they are cancelled
+_FIRST_MS: Final = 1_000  # before the first callback: all are scheduled by then
+_GRACE_MS: Final = 10_000  # a callback that is later than this counts as missing
+_CLEAR_S: Final = 30  # how long connecting is tried for the cancel at the end
 _EXIT_MISSED: Final = 1
 
 
 class Bench(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked for."""
+    """The options of one run."""
 
     tasks: int
     connections: int
@@ -93,7 +93,7 @@ def bench(session: Session, host: str, **asked: Any) -> int:
             receiver = stack.enter_context(receiving(host))
         except OSError as error:
             raise BadValue(f"--receiver: {host} is no address of this machine ({error.strerror})") from error
-        with session.connect() as client:  # no daemon, a name that is none, no right: said before all begins
+        with session.connect() as client:  # so that a missing daemon, bad name or right is an error first
             client.cancel(group=group, queue=what.queue)
         stack.callback(_clear, session, what.queue, group)
         found = _measure(session, what, group, receiver, told)
@@ -107,7 +107,7 @@ def bench(session: Session, host: str, **asked: Any) -> int:
 def _measure(
     session: Session, what: Bench, group: str, receiver: Receiver, told: Callable[[str], None]
 ) -> dict[str, Any]:
-    # Where this command is killed they come due after all, each once, at nobody.
+    # If this command is killed its tasks come due: each is tried once, with no receiver.
     fields = {"queue": what.queue, "group": group, "url": receiver.url, "retry": "none"}
     told(f"scheduling {what.tasks} tasks over {what.connections} connections")
     found: dict[str, Any] = {"schedules_per_s": _throughput(session, what, fields)}
@@ -123,7 +123,7 @@ def _measure(
 
 @contextlib.contextmanager
 def _told() -> Iterator[Callable[[str], None]]:
-    """One line for a person who waits, on standard error."""
+    """A status line on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _text: None
         return
@@ -134,7 +134,7 @@ def _told() -> Iterator[Callable[[str], None]]:
 
 
 def _clear(session: Session, queue: str, group: str) -> None:
-    """Cancel all of it; what cannot be said to the daemon any more is said to the user."""
+    """Cancel all tasks of the group; if that fails, print the command that does so."""
     try:
         with session.connect(reconnect_s=_CLEAR_S) as client:
             client.cancel(group=group, queue=queue)
@@ -146,7 +146,8 @@ def _clear(session: Session, queue: str, group: str) -> None:
 
 
 def _throughput(session: Session, what: Bench, fields: dict[str, Any]) -> int:
-    """Tasks that were acknowledged in a second, over all connections, each many ahead of its replies."""
+    """Tasks acknowledged in a second, over all connections, each with many requests ahead of their
+    replies."""
     stop = threading.Event()
     done: list[int] = []
     failed: list[Exception] = []
@@ -172,7 +173,7 @@ def _throughput(session: Session, what: Bench, fields: dict[str, Any]) -> int:
             thread.start()
         for thread in threads:
             thread.join()
-    finally:  # also after Ctrl-C: what is cancelled next must all have been sent
+    finally:  # also after Ctrl-C: all requests must have been sent before the cancel
         stop.set()
         for thread in threads:
             if thread.ident is not None:
@@ -195,7 +196,7 @@ def _tasks(count: int, fields: dict[str, Any], stop: threading.Event) -> Iterato
 
 
 def _round_trips(client: Client, count: int, fields: dict[str, Any]) -> dict[str, int]:
-    """From the call to its answer: a request, one sync of the disk, a reply."""
+    """Time from the call to its answer: a request, one sync of the disk, a reply."""
     took_us = []
     end_ns = time.monotonic_ns() + PART_MS_MAX * 1_000_000
     for _ in range(count):
@@ -212,7 +213,7 @@ def _round_trips(client: Client, count: int, fields: dict[str, Any]) -> dict[str
 
 
 def _lateness(client: Client, what: Bench, fields: dict[str, Any], receiver: Receiver) -> dict[str, Any]:
-    """Callbacks as the receiver saw them, against the due that the daemon answered with."""
+    """Arrivals of callbacks at the receiver, compared with ``due`` in the daemon's replies."""
     first_ms = output.now_ms() + _FIRST_MS
     due_ms: dict[str, int] = {}
     for result in client.schedule_plain(
@@ -237,7 +238,7 @@ def _lateness(client: Client, what: Bench, fields: dict[str, Any], receiver: Rec
     }
 
 
-# --- what came of it -------------------------------------------------------------------------------
+# --- results ---------------------------------------------------------------------------------------
 
 
 def _percentiles(values: Sequence[int]) -> dict[str, int]:

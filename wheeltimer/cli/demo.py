@@ -1,7 +1,7 @@
 """``wheeltimer demo``: a daemon, a receiver and ten callbacks in one terminal, in ten seconds.
 
-The daemon is a real one, a child process with a folder of its own; the receiver is a thread here. Both
-are gone when the command ends, whichever way it ends.
+The daemon is a real one, a child process with a folder of its own; the receiver is a thread of this process.
+Both are stopped when the command ends, also after an error or a signal.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wheeltimer.errors import ServerUnreachable
 _CALLBACKS: Final = 10
 _EVERY_MS: Final = 600
 _READY_TIMEOUT_S: Final = 15
-_GRACE_S: Final = 10  # a callback this late will not come any more
+_GRACE_S: Final = 10  # a callback that is later than this counts as missing
 _STOP_TIMEOUT_S: Final = 5
 _EXIT_MISSED: Final = 1
 _NS_PER_MS: Final = 1_000_000
@@ -55,7 +55,7 @@ def demo() -> int:
 
 
 def _schedule_all(server: str, url: str) -> dict[str, int]:
-    """Id to due (Unix ms) of every task, as the daemon answered."""
+    """Id to due (Unix ms) of every task, from the daemon's replies."""
     from wheeltimer.client import Client
 
     due_ms = {}
@@ -70,7 +70,7 @@ def _schedule_all(server: str, url: str) -> dict[str, int]:
 
 
 def _watch(receiver: Receiver, due_ms: dict[str, int]) -> int:
-    """Print every arrival until all are here or the last is overdue; the exit code."""
+    """Print every arrival until all have come or the last is overdue; return the exit code."""
     late_ns: dict[str, int] = {}
     again = 0
     end_s = time.monotonic() + max(due_ms.values()) / 1000 - time.time() + _GRACE_S
@@ -105,8 +105,8 @@ def _summary(late_ns: list[int], expected: int, again: int) -> int:
 
 @contextlib.contextmanager
 def _daemon(folder: Path) -> Iterator[str]:
-    """A daemon as a child process; its address. It is stopped, then killed, by its own pid."""
-    # The user's own configuration must not decide what the demo shows.
+    """Run a daemon as a child process; yield its address. At the end it is terminated, then killed."""
+    # The user's own configuration must not change the demo.
     environ = {
         name: value
         for name, value in os.environ.items()
@@ -134,7 +134,7 @@ def _daemon(folder: Path) -> Iterator[str]:
             child.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             pass
-        finally:  # also when a second Ctrl-C comes while we wait
+        finally:  # also after a second Ctrl-C during the wait
             child.kill()
             child.wait()
         if child.stdout is not None:
@@ -142,7 +142,7 @@ def _daemon(folder: Path) -> Iterator[str]:
 
 
 def _first_line(stream: IO[bytes]) -> str:
-    """What the child printed first; ``""`` when it ended or took too long."""
+    """The first line that the child printed; ``""`` if it ended or took too long."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
     if not poll.poll(_READY_TIMEOUT_S * 1000):

@@ -18,7 +18,7 @@ from wheeltimer.errors import BadValue, Refused, ServerUnreachable
 from wheeltimer.protocol import wire
 from wheeltimer.protocol.twice import check_names
 
-SHOWN_MAX: Final = 20  # lines that went wrong and are named; the rest is counted
+SHOWN_MAX: Final = 20  # failed lines that are printed; further ones are only counted
 _OBJECT: Final = "one JSON object on a line expected"
 _SHOWN: Final = {"known_dead": "of these dead or expired"}
 _id: Final = msgspec.json.Decoder(str).decode
@@ -64,9 +64,9 @@ def import_(session: Session, file: IO[bytes]) -> int:
 
 
 def _task_of(line: bytes) -> dict[str, Any]:
-    """The fields of the task on a line, each but the id as its own bytes.
+    """The fields of the task on a line, each except the id as raw bytes.
 
-    Raises BadValue for mistakes that the daemon cannot see: the fields are sent in another line.
+    Raises BadValue for mistakes that the daemon cannot detect, as it gets the fields in another line.
     """
     if line.startswith(b"["):
         raise BadValue(f"{_OBJECT}, no array")
@@ -93,7 +93,7 @@ def _task_of(line: bytes) -> dict[str, Any]:
 
 
 class _Import:
-    """Counts, and which line the next result is of."""
+    """Counts results, and keeps the line number of each task without one."""
 
     def __init__(self) -> None:
         self.counts = {"scheduled": 0, "known": 0, "known_dead": 0, "refused": 0}
@@ -101,12 +101,12 @@ class _Import:
         self._sent: deque[int] = deque()  # numbers of the lines without a result
 
     def tasks(self, file: IO[bytes], told: Callable[[int], None]) -> Iterator[dict[str, Any]]:
-        """The tasks of the file; what is none is refused here. ``told`` hears of the bytes read."""
+        """The tasks of the file; other lines are refused here. Calls ``told`` with the bytes read."""
         done = 0
         for number, line in enumerate(file, 1):
             done += len(line)
             told(done)
-            # Of any line: files are joined with `cat`.
+            # In front of any line, as files may have been joined with `cat`.
             line = line.removeprefix(options.BOM).lstrip()
             if not line:
                 continue
@@ -145,7 +145,7 @@ class _Import:
 
 @contextlib.contextmanager
 def _bar(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
-    """A bar for a person who waits; gone when the file is read."""
+    """A progress bar, if standard error is a terminal; removed once the file is read."""
     if not sys.stderr.isatty():
         yield lambda _done: None
         return
@@ -154,7 +154,7 @@ def _bar(file: IO[bytes]) -> Iterator[Callable[[int], None]]:
 
     try:
         total = os.fstat(file.fileno()).st_size or None
-    except OSError:  # no file of the system's
+    except OSError:  # not a file with a descriptor
         total = None
     columns = (TextColumn("importing"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -1,4 +1,5 @@
-"""``journal check``, ``dump``, ``repair``: the data folder itself; the first two beside a daemon, too."""
+"""``journal check``, ``dump``, ``repair``: they read the data folder, the first two also while a daemon
+runs."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = click.Path(exists=True, file_okay=False, path_type=Path)
 _OUT_BYTES: Final = 1 << 16
-_NAMED_MAX: Final = 10  # uncertain tasks that are printed; the report has all
+_NAMED_MAX: Final = 10  # uncertain tasks that are printed; the report lists all
 _KINDS: Final = (
     "scheduled", "rescheduled", "attempted", "stopping", "ended", "paused", "forgotten", "carried", "counted",
     "trimmed",
@@ -53,7 +54,7 @@ def check(folder: Path, as_json: bool) -> None:
       wheeltimer journal check /var/lib/wheeltimer
       wheeltimer journal check /var/lib/wheeltimer --json | jq .records
     """
-    from wheeltimer.journal_tools.check import check as look  # msgspec's decoders are not built for --help
+    from wheeltimer.journal_tools.check import check as look  # not at the top: --help needs no decoders
 
     try:
         with output.reading_bar() as progress:
@@ -143,7 +144,7 @@ def dump(
                 out.write(waiting)
                 out.flush()
                 waiting.clear()
-    finally:  # what stands before a damage is said before the damage
+    finally:  # records before a damage are printed before its error
         if not isinstance(sys.exception(), BrokenPipeError):
             out.write(waiting)
             out.flush()

@@ -1,7 +1,7 @@
-"""Values of options as people type them: durations, instants, JSON, headers.
+"""Values of options: durations, instants, JSON, headers.
 
-Only what cannot be meant, or cannot be put on a line of JSON, is refused here; what fits, the daemon
-knows.
+Only values that are certainly mistakes, or that cannot be part of a line of JSON, are refused here; the
+daemon checks the rest.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from wheeltimer.errors import BadValue
 from wheeltimer.protocol import foreign, wire
 from wheeltimer.protocol.units import AN_INTEGER_OR, SECONDS_BELOW, parse_duration_ms, seconds_problem
 
-_DIGITS_MAX: Final = 64  # of a number that is read at all
+_DIGITS_MAX: Final = 64  # a longer number is refused unread
 BOM: Final = codecs.BOM_UTF8
-"""What some editors put in front of a text file; it is no part of the JSON behind it (RFC 8259, 8.1)."""
+"""Some editors write it in front of a text file; it is not part of the JSON (RFC 8259 section 8.1)."""
 
 
 def _is_number(text: str) -> bool:
@@ -29,7 +29,7 @@ def _is_number(text: str) -> bool:
 
 
 def duration(_context: click.Context, _parameter: click.Parameter, text: str | None) -> str | None:
-    """Text with units. A bare number would be milliseconds on the wire, and hardly ever is meant so."""
+    """Text with units. A bare number would be milliseconds in the protocol, which is rarely intended."""
     if text and _is_number(text):
         raise click.BadParameter(f"{text!r} has no unit; write {text}s, {text}m or {text}ms")
     if text is None:
@@ -42,16 +42,16 @@ def duration(_context: click.Context, _parameter: click.Parameter, text: str | N
 
 
 def delay(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> str | None:
-    """A duration by an option of two names, which is given once."""
+    """A duration from an option with two names, which may be given once."""
     if len(texts) > 1:
         raise click.UsageError(f"{' and '.join(parameter.opts)} are the same option; give it once", context)
     return duration(context, parameter, texts[0]) if texts else None
 
 
 def instant(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | str | None:
-    """RFC 3339, or Unix milliseconds if the number cannot be seconds, as the daemon takes it.
+    """RFC 3339, or Unix milliseconds if the number cannot be seconds, by the daemon's rule.
 
-    On a machine whose clock has not been set yet any number may be milliseconds; the daemon decides then.
+    If this machine's clock has not been set yet, any number may be milliseconds; then the daemon decides.
     """
     if text is None or not _is_number(text):
         return text
@@ -66,7 +66,7 @@ def instant(_context: click.Context, _parameter: click.Parameter, text: str | No
 
 
 def json(_context: click.Context, _parameter: click.Parameter, text: str | None) -> msgspec.Raw | None:
-    """JSON, ``@FILE`` or ``-``: its own bytes, but for a BOM and line ends, which would end the request."""
+    """JSON, ``@FILE`` or ``-``: its bytes without a BOM and line ends, which would end the request."""
     if text is None:
         return None
     try:
@@ -85,12 +85,12 @@ def json(_context: click.Context, _parameter: click.Parameter, text: str | None)
         raise click.BadParameter(f"not UTF-8: {error.reason}.") from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise click.BadParameter(_no_json(raw, error)) from error
-    # Inside a JSON text line ends are white space only: strings hold them escaped.
+    # In JSON an unescaped line end is white space: in strings line ends are escaped.
     return msgspec.Raw(raw.replace(b"\r", b" ").replace(b"\n", b" ").strip())
 
 
 def _no_json(raw: bytes, error: msgspec.DecodeError | UnicodeDecodeError | RecursionError) -> str:
-    """Why ``raw`` is no JSON, in the daemon's words; with the commonest mistake if nothing is recognised."""
+    """Why ``raw`` is no JSON, as the daemon's message; with a hint at missing quotes if that fits."""
     half = foreign.half_pair(b'{"":%b}' % raw)
     if half is not None:
         return f"{half[0]} is half of a surrogate pair: send whole characters"
@@ -101,7 +101,7 @@ def _no_json(raw: bytes, error: msgspec.DecodeError | UnicodeDecodeError | Recur
 
 
 def name_or_json(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    """A name, or JSON where it begins like an object."""
+    """A name, or JSON if the text begins like an object."""
     return json(context, parameter, text) if text and text.startswith("{") else text
 
 

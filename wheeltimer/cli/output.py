@@ -1,8 +1,8 @@
-"""How answers look: tables, times relative to now, states in colour.
+"""Printing of answers: tables, times relative to now, states in colour.
 
-On a terminal rich draws; in a pipe the same cells come as plain aligned text, one row a line, for
-``awk`` and ``grep``. Nothing here asks the daemon. Text from elsewhere is printed with its control
-characters escaped: a receiver's reply must not drive the user's terminal.
+On a terminal rich draws tables; in a pipe the same cells are plain aligned text, one row a line, for ``awk``
+and ``grep``. Nothing here calls the daemon. Control characters are escaped: a receiver's reply must not
+control the user's terminal.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _UNITS_MS: Final = (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 10
 
 
 def now_ms() -> int:
-    """Unix ms of this machine: the daemon's clock is not asked, times are shown to the eye only."""
+    """Unix ms by this machine's clock, not the daemon's: good enough for relative times on a screen."""
     return time.time_ns() // 1_000_000
 
 
 def span(ms: int) -> str:
-    """A length for the eye, rounded to its two largest units: ``3d 4h``, ``29m 58s``, ``1.7s``, ``250ms``."""
+    """A duration, rounded to its two largest units: ``3d 4h``, ``29m 58s``, ``1.7s``, ``250ms``."""
     if ms < 1000:
         return f"{ms}ms"
     if ms < 9_950:
@@ -69,7 +69,7 @@ def instant(instant_ms: int) -> str:
     whole, ms = divmod(instant_ms, 1000)
     try:
         local = datetime.fromtimestamp(whole).astimezone()
-    except (ValueError, OverflowError, OSError):  # beyond the calendar of the C library
+    except (ValueError, OverflowError, OSError):  # outside the range of the C library
         return f"{instant_ms} ms"
     return f"{local:%Y-%m-%d %H:%M:%S}.{ms:03d} {local:%z}"
 
@@ -80,12 +80,12 @@ def moment(instant_ms: int) -> str:
 
 
 def when(instant_ms: int | None, now: int) -> str:
-    """Both, for one line: ``2026-03-01 12:00:00.000 +0100 (in 29m 58s)``."""
+    """Absolute and relative: ``2026-03-01 12:00:00.000 +0100 (in 29m 58s)``."""
     return "" if instant_ms is None else f"{instant(instant_ms)} ({relative(instant_ms, now)})"
 
 
 def clean(value: object) -> str:
-    """Any cell as printable text on one line."""
+    """A value as printable text on one line."""
     text = value if isinstance(value, str) else str(value)
     if text.isprintable():
         return text
@@ -93,12 +93,12 @@ def clean(value: object) -> str:
 
 
 def colour(name: str) -> str:
-    """Of a state or outcome, as rich and click call it; "" for none."""
+    """The colour of a state or outcome, by its name in rich and click; "" for none."""
     return _COLOURS.get(name, "")
 
 
 def state(name: str) -> str:
-    """A state or outcome in its colour; click takes the colour out again where there is no terminal."""
+    """A state or outcome in its colour; click removes the colour if there is no terminal."""
     return click.style(clean(name), fg=colour(name) or None)
 
 
@@ -111,7 +111,7 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Rows under their columns; numbers are set right, states and outcomes in colour."""
+    """Rows under their columns; numbers are right-aligned, states and outcomes in colour."""
     cells = [[clean("" if cell is None else cell) for cell in row] for row in rows]
     right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():
@@ -132,7 +132,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     from rich.table import Table
     from rich.text import Text
 
-    # Only these give way where the terminal is narrow: an id that is cut in two cannot be copied.
+    # Only _BENDING_COLUMNS shrink on a narrow terminal: an id on two lines cannot be copied.
     drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     console = Console()
     least = [max(len(row[at]) for row in [columns, *cells]) for at in range(len(columns))]
@@ -140,7 +140,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
         if column in _BENDING_COLUMNS:
             least[at] = min(least[at], _BENT_WIDTH)
     needed = sum(least) + 2 * (len(columns) - 1)
-    if needed > console.width and columns[-1] == "url":  # the last to be missed; `get` has it
+    if needed > console.width and columns[-1] == "url":  # the least important; `get` shows it
         columns, cells, needed = columns[:-1], [row[:-1] for row in cells], needed - least[-1] - 2
     for column, is_right, width in zip(columns, right, least, strict=False):
         drawn.add_column(
@@ -155,7 +155,7 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
             colour(cell) if column in _COLOURED_COLUMNS else ""
             for column, cell in zip(columns, row, strict=True)
         )
-        # Text, not str: no markup is read from a cell. A URL is cut, a task is one line; `get` has it whole.
+        # Text, not str: rich would read markup from a str. A URL is cut, so that a task is one line.
         drawn.add_row(
             *(
                 Text(cell, style, overflow="ellipsis", no_wrap=True) if column == "url" else Text(cell, style)
@@ -168,9 +168,9 @@ def _rich_table(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
 
 @contextlib.contextmanager
 def reading_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar for a person who waits while the journal is read; gone when it is read.
+    """A progress bar while the journal is read, if standard error is a terminal; removed at the end.
 
-    Call it with bytes done and bytes in all. What is written to ``sys.stderr`` meanwhile comes above the bar.
+    Call the result with bytes done and bytes in all. Text written to ``sys.stderr`` appears above the bar.
     """
     if not sys.stderr.isatty():
         yield None

@@ -1,4 +1,4 @@
-"""``protocol schema``, ``completion``: what tools want to know. No daemon is asked."""
+"""``protocol schema``, ``completion``: output for tools. Neither calls a daemon."""
 
 from __future__ import annotations
 

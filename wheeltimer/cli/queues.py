@@ -1,4 +1,4 @@
-"""``pause``, ``resume``, ``forecast``: what a queue does, and when."""
+"""``pause``, ``resume``, ``forecast``: commands for queues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wheeltimer.cli import options, output
 from wheeltimer.cli.session import Session, with_session
 
 _BAR = "\u2588"
-_BAR_MAX = 50  # columns of the longest bar, where the terminal has them
+_BAR_MAX = 50  # columns of the longest bar, if the terminal is wide enough
 _BESIDE_BAR = 36  # columns of the time and the count
 
 
@@ -75,6 +75,6 @@ def forecast(session: Session, **fields: Any) -> None:
     most = max([count for name, count in counts if name != "later"] or [0])
     digits = max(len(str(count)) for _, count in counts)
     for name, count in counts:
-        # What lies beyond the horizon is no part of the picture, however much it is.
+        # No bar for tasks beyond the horizon: their number could dwarf all others.
         length = 0 if name == "later" or not count else max(1, count * width // max(1, most))
         click.echo(f"{name:14}  {count:{digits}}  {click.style(_BAR * length, fg='cyan')}".rstrip())

@@ -1,7 +1,7 @@
-"""``wheeltimer receive``: a receiver of callbacks to look at, on this machine.
+"""``wheeltimer receive``: a receiver on this machine that prints callbacks.
 
-It prints a line for each request and answers all of them alike. It is for trying things out: it keeps
-nothing, and one thread serves each connection.
+It prints a line for each request and gives all of them the same answer. It is for trying things out: it keeps
+no data, and one thread serves each connection.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from wheeltimer.errors import BadValue, ListenError
 from wheeltimer.protocol.units import parse_duration_ms
 from wheeltimer.settings.values import parse_secret
 
-BODY_BYTES_MAX: Final = 1 << 20  # a task's body has at most 64 KiB unless the daemon's settings raise that
-LENGTH_CHARS_MAX: Final = 20  # of a content-length; int() refuses thousands of digits
+BODY_BYTES_MAX: Final = 1 << 20  # the most that limits.body_bytes_max can allow; its default is 64 KiB
+LENGTH_CHARS_MAX: Final = 20  # of a content-length; int() raises an error for thousands of digits
 BODY_CHARS_SHOWN: Final = 200
-DELAY_MS_MAX: Final = 600_000  # the longest time-out that an attempt may have
-CONNECTIONS_MAX: Final = 256  # at a time, each with a thread; a destination's window is 128 unless set
-IDLE_S: Final = 60  # a connection on which nothing comes for that long is closed
+DELAY_MS_MAX: Final = 600_000  # the longest timeout that an attempt may have
+CONNECTIONS_MAX: Final = 256  # at a time, each with a thread; a destination's window is 128 by default
+IDLE_S: Final = 60  # a connection without a byte in that time is closed
 TOLERANCE_S: Final = 300  # of webhook-timestamp, as in Standard Webhooks
 _SHOWN: Final = ("queue", "attempt", "version", "late-ms")
 
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         if status >= 200 and status not in (204, 304):
             self.send_header("content-length", "0")
-        if status in (411, 413):  # what follows on this connection is the body, which is not read
+        if status in (411, 413):  # the next bytes on this connection are the body, which is not read
             self.send_header("connection", "close")
             self.close_connection = True
         self.end_headers()
@@ -113,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _verified(keys: Sequence[bytes], headers: dict[str, str], body: bytes, now_s: float) -> bool:
-    """Whether one of ``webhook-signature`` is made with one of ``keys``, at about ``now_s``."""
+    """Whether a signature of ``webhook-signature`` was made with one of ``keys``, at about ``now_s``."""
     timestamp = headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdecimal() and len(timestamp) < 15):
         return False

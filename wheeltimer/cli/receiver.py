@@ -1,7 +1,7 @@
-"""What ``demo`` and ``bench`` share: a receiver of callbacks, and an end that clears away.
+"""Shared by ``demo`` and ``bench``: a receiver of callbacks, and signals that still run every ``finally``.
 
-The receiver is a thread of this process; it answers at once and says when each arrived. What is made of
-the arrivals is in ``demo.py`` and ``bench.py``.
+The receiver is a thread of this process; it answers at once and records when each callback arrived.
+``demo.py`` and ``bench.py`` evaluate the arrivals.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import NamedTuple
 
 
 class Arrival(NamedTuple):
-    """A callback: its task, and when its first line was here (Unix ns)."""
+    """A callback: its task's id, and when its first line had arrived (Unix ns)."""
 
     id: str
     at_ns: int
 
 
 class Receiver(ThreadingHTTPServer):
-    """Answers 204 to every POST and hands on what arrived. Raises OSError where it cannot listen."""
+    """Answers 204 to every POST and puts it into ``arrivals``. Raises OSError if it cannot listen."""
 
     daemon_threads = True
     request_queue_size = 128  # as many connections as a destination's window has
@@ -37,12 +37,12 @@ class Receiver(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where to call it."""
+        """The URL for callbacks to this receiver."""
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}/callback"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A daemon that is stopped cuts its connections: that is an end of ours, not an error to show."""
+        """Ignore lost connections: a daemon that is stopped cuts them. Print other errors."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
     _at_ns = 0
 
     def parse_request(self) -> bool:
-        self._at_ns = time.time_ns()  # before the headers: what they cost is not lateness
+        self._at_ns = time.time_ns()  # before the headers: reading them must not count as lateness
         return super().parse_request()
 
     def do_POST(self) -> None:
@@ -68,7 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def receiving(host: str = "127.0.0.1") -> Iterator[Receiver]:
-    """A receiver that runs until the block ends. Raises OSError where ``host`` is no address of ours."""
+    """A receiver that runs until the block ends. Raises OSError if ``host`` is no address of this machine."""
     receiver = Receiver(host)
     thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
@@ -82,11 +82,11 @@ def receiving(host: str = "127.0.0.1") -> Iterator[Receiver]:
 
 @contextlib.contextmanager
 def signals_unwind() -> Iterator[None]:
-    """SIGTERM, and SIGHUP of a closed terminal, end the command like Ctrl-C: through every ``finally``."""
+    """Make SIGTERM, and SIGHUP of a closed terminal, end the command like Ctrl-C: every ``finally`` runs."""
 
     def unwind(number: int, _frame: FrameType | None) -> None:
         for one in before:
-            signal.signal(one, signal.SIG_IGN)  # a second one must not cut the unwinding short
+            signal.signal(one, signal.SIG_IGN)  # a second signal must not interrupt a ``finally``
         raise SystemExit(128 + number)
 
     before = {one: signal.signal(one, unwind) for one in (signal.SIGTERM, signal.SIGHUP)}

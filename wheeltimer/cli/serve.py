@@ -1,4 +1,4 @@
-"""``wheeltimer serve``: flags to settings, settings to the daemon. What runs is ``daemon/run.py``."""
+"""``wheeltimer serve``: reads flags into settings and runs the daemon (``daemon/run.py``) with them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def serve(check: bool, **flags: object) -> int:
     """
     if check:
         return _check(load(flags, os.environ))
-    if sys.platform != "linux":  # before anything is imported that exists there alone
+    if sys.platform != "linux":  # before imports that exist only on Linux
         raise SettingsError(
             f"serve: the daemon runs on Linux, and this is {sys.platform}; clients run anywhere: name a"
             " daemon with --server"
@@ -83,31 +83,32 @@ def serve(check: bool, **flags: object) -> int:
 
 
 def _check(settings: Settings) -> int:
-    """Print that the settings have no error. What only a start can test (a port, the data folder) is not."""
+    """Print that the settings have no error. Ports and the data folder are tested only by a start."""
     from wheeltimer.daemon.build import check_served, tls_of
 
     check_served(settings)
-    tls_of(settings)  # certificate and key are read, and belong together
+    tls_of(settings)  # reads certificate and key, and checks that they belong together
     listen, config = ",".join(map(str, settings.listen)), settings.config_file or "none"
     click.echo(f"settings: no error; listen={listen} data={settings.data_dir} config={config}")
     return 0
 
 
 def _limit_arenas() -> None:
-    """Let all threads allocate from two arenas, before any is started.
+    """Let all threads allocate from two arenas; call before any thread is started.
 
-    Each thread would get one of its own, of 64 MiB of address space: 420 MiB instead of 158 for a daemon that
-    has just started. Threads of Python take turns, so they gain nothing by it. See mallopt(3).
+    Each thread would get an arena of its own, with 64 MiB of address space: 420 MiB instead of 158 for a
+    daemon that has just started. That would gain nothing, as one thread runs Python at a time. See
+    mallopt(3).
     """
-    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _hold_standard() -> None:
-    """What of standard input, output and error is closed leads to nowhere from here on.
+    """Open /dev/null for those of standard input, output and error that are closed.
 
-    Else a segment of the journal would get such a number, and what an interpreter writes as it dies would
-    stand in the middle of stored data.
+    Otherwise a segment of the journal would get such a descriptor, and a last message of the interpreter
+    would overwrite stored data.
     """
     for number in range(3):
         try:

@@ -1,7 +1,6 @@
-"""What every client command has: ``--server``, ``--token`` and ``--json``.
+"""The options of every client command: ``--server``, ``--token``, ``--json`` and the certificates.
 
-Commands get a :class:`Session` as their first argument and ask it once. What they print is in
-``output.py``.
+Commands get a :class:`Session` as their first argument and send one request with it. ``output.py`` prints.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _LARGE_BYTES: Final = Limits().body_bytes_max
 
 
 class Session(msgspec.Struct, frozen=True):
-    """Where the daemon is, and how the user wants to read its answer."""
+    """The daemon's address, credentials, and the form of the output."""
 
     server: str
     token: str | None
@@ -34,26 +33,26 @@ class Session(msgspec.Struct, frozen=True):
 
     @property
     def place(self) -> Place:
-        """Where the daemon is, as the clients need it."""
+        """The daemon's address and credentials, for the clients."""
         return reached(self.server, self.token, self.ca_file, self.cert_file)
 
     def connect(self, reconnect_s: float = 0) -> Client:
-        """A client, for commands that ask more than once."""
+        """A client, for commands with more than one request."""
         place = self.place
         return Client(place.server, token=place.token, tls=place.tls, reconnect=reconnect_s)
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any] | None:
-        """One request. With ``--json`` the reply is printed as it came, and None is returned."""
+        """Send one request. With ``--json`` print the reply byte for byte and return None."""
         line = self.ask_line(op, **fields)
         return None if line is None else msgspec.json.decode(line, type=dict[str, Any])
 
     def ask_line(self, op: str, **fields: Any) -> bytes | None:
-        """The same, with the reply's own bytes."""
+        """The same, but return the reply's line."""
         line = self.exchange(op, **fields)[1]
         return None if self.as_json else line
 
     def exchange(self, op: str, **fields: Any) -> tuple[dict[str, Any], bytes]:
-        """One request, its reply and that reply's own bytes, which with ``--json`` are printed."""
+        """Send one request; return the reply and its line, which ``--json`` prints."""
         with self.connect() as client:
             _check_body(client, fields)
             reply, line = client.exchange(op, **fields)
@@ -65,7 +64,8 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def _check_body(client: Client, fields: dict[str, Any]) -> None:
-    """A large body is held against the daemon's limit first: beyond a line's, it could only hang up."""
+    """Check a large body against the daemon's limit first: after a line that is too long the daemon
+    closes."""
     for option in ("body", "body_text"):
         value = fields.get(option)
         size = 0 if value is None else len(value.encode() if isinstance(value, str) else bytes(value))
@@ -76,7 +76,7 @@ def _check_body(client: Client, fields: dict[str, Any]) -> None:
 
 
 def with_session(command: Callable[..., T]) -> Callable[..., T]:
-    """Give a command the three options, as a ``Session``."""
+    """Give a command these options, as a ``Session``."""
 
     @click.option(
         "--server",

@@ -1,4 +1,4 @@
-"""``wheeltimer stats``: what the daemon holds and how late it is."""
+"""``wheeltimer stats``: counts of tasks and attempts, lateness, the journal. ``wheeltimer ping``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stats(session: Session) -> None:
     if reply is None:
         return
     lateness: dict[str, Any] = reply["lateness_ms"]
-    # A token of some queues is not told what counts those of others.
+    # The daemon leaves these out for a token that is limited to some queues.
     connections = [("connections", reply["connections"])] if "connections" in reply else []
     journal = [("journal", journal_line(reply["journal"]))] if "journal" in reply else []
     output.fields(
@@ -49,7 +49,7 @@ def stats(session: Session) -> None:
 
 
 def journal_line(journal: dict[str, Any]) -> str:
-    """Size and commits, for one line of the screen."""
+    """Size and commits, as one line."""
     live = [f"{_size(journal['live_bytes'])} of it live"] if "live_bytes" in journal else []
     slow = [f"{journal['slow_syncs']} slow syncs"] if journal.get("slow_syncs") else []
     return ", ".join([f"{_size(journal['bytes'])} on disk", *live, f"{journal['commits']} commits", *slow])
@@ -63,7 +63,7 @@ def _size(count: int) -> str:
 
 
 def _queues(queues: dict[str, Any]) -> None:
-    """One row per queue; a column for each count that any of them has."""
+    """One row per queue; a column for each count that any queue has."""
     columns = list(dict.fromkeys(name for counts in queues.values() for name in counts))
     output.table(
         ("queue", *columns),
@@ -72,7 +72,7 @@ def _queues(queues: dict[str, Any]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """``paused`` is a yes or nothing; counts stay numbers."""
+    """``paused`` as "yes" or ""; counts stay numbers."""
     return ("yes" if value else "") if isinstance(value, bool) else value
 
 

@@ -14,7 +14,7 @@ from wheeltimer.client.results import Event
 from wheeltimer.errors import Refused
 from wheeltimer.protocol.events import TYPES
 
-PATIENCE_S: Final = 300  # how long a daemon may be away before it is given up
+PATIENCE_S: Final = 300  # how long connecting is tried again before the command fails
 
 
 @click.command()
@@ -59,7 +59,7 @@ def tail(
                 **error.extra,
             ) from error
         raise
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         if cursor is not None:
@@ -67,7 +67,7 @@ def tail(
 
 
 def _shown(event: Event) -> str:
-    """One line for the eye."""
+    """An event as one line of text."""
     kind, _, word = event.event.partition(".")
     said = [
         output.moment(event.time),

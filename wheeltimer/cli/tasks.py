@@ -1,6 +1,6 @@
 """``schedule``, ``get``, ``list``, ``cancel``, ``reschedule``: one request each.
 
-How options are read is in ``options.py``, how answers are drawn in ``output.py``.
+``options.py`` reads options, ``output.py`` prints answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _IF_VERSION = click.option("--if-version", type=int, metavar="N", help="Only if 
 
 def _task_fields(command: _F) -> _F:
     """Adds the options that ``schedule`` and ``reschedule`` share."""
-    # They are sent only where given, so their defaults are ``schedule``'s alone.
+    # An option is sent only if given, so the defaults apply to ``schedule`` alone.
     default = "  [default: {}]".format if command.__name__ == "schedule" else lambda _value: ""
     for option in reversed(_task_options(default)):
         command = option(command)
@@ -34,7 +34,7 @@ def _task_fields(command: _F) -> _F:
 
 
 def _task_options(default: Callable[[str], str]) -> Sequence[Callable[[_F], _F]]:
-    """Those, in the order of the help text."""
+    """These options, in the order of the help text."""
     return (
         click.option(
             "--in", "--delay", "delay", multiple=True, callback=options.delay, metavar="DURATION",
@@ -121,7 +121,7 @@ def schedule(session: Session, url: str, **fields: Any) -> int:
 
 
 def _nothing_runs(reply: dict[str, Any], named_queue: bool) -> int:
-    """Warn that the task is known and has ended otherwise than well; the exit code."""
+    """Warn that the task is known and has ended as dead or expired; return the exit code."""
     named = [reply["id"], *(("--queue", reply["queue"]) if named_queue else ())]
     click.echo(
         f"wheeltimer: nothing runs: the task of this id is {reply['state']}; start it again with"
@@ -234,14 +234,14 @@ def _either(fields: dict[str, Any], one: str, other: str, shown: str) -> None:
 
 
 def _next(task: dict[str, Any], now: int) -> str:
-    """When something happens next, or happened last."""
+    """When the task's next attempt is, or when it ended."""
     if task.get("ended") is not None:
         return output.relative(task["ended"], now)
     return "" if task.get("next") is None else output.relative(task["next"], now)
 
 
 class _TaskReply(msgspec.Struct):
-    """A task member by member, each as the bytes that came: a body is shown as it was given."""
+    """A task with its members as raw bytes: a body is shown as it was given."""
 
     task: dict[str, msgspec.Raw]
 
@@ -252,7 +252,7 @@ _HEAD = ("id", "queue", "state", "history")
 
 
 def _show_task(raw: dict[str, msgspec.Raw], now: int) -> None:
-    """Every field the daemon sent: the known ones first, any other after them."""
+    """Print every field that the daemon sent: the known ones first, others after them."""
     task = {name: msgspec.json.decode(value) for name, value in raw.items()}
     click.echo(f"{output.clean(task['queue'])}/{output.clean(task['id'])}  {output.state(task['state'])}")
     pairs: list[tuple[str, object]] = []
@@ -273,7 +273,7 @@ def _show_task(raw: dict[str, msgspec.Raw], now: int) -> None:
 
 
 def _show_history(history: list[dict[str, Any]], version: int) -> None:
-    """One row an attempt; versions only where there are several, for 80 columns are few."""
+    """One row per attempt; versions only if there are several, to fit 80 columns."""
     columns = ["attempt", "started", "late_ms", "ms", "outcome", "status", "error"]
     if any(entry["version"] != version for entry in history):
         columns.insert(1, "version")

@@ -1,4 +1,4 @@
-"""``token new``: a secret for whoever asks, and what the daemon's file has to say about it."""
+"""``token new``: makes a token, and prints it with its entry for the daemon's configuration file."""
 
 from __future__ import annotations
 

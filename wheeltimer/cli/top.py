@@ -1,7 +1,7 @@
-"""``wheeltimer top``: what the daemon does, on a screen that stays.
+"""``wheeltimer top``: the numbers of ``stats`` on a live screen.
 
-It asks for ``stats`` again and again, which costs the daemon the same with ten tasks and ten million.
-``stats.py`` shows the same numbers once.
+It requests ``stats`` at intervals, which costs the daemon the same with ten tasks and with ten million.
+``stats.py`` prints the same numbers once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
 Stats = dict[str, Any]
 
-EVERY_MS_MIN: Final = 100  # what an eye can follow
-_LINES_ABOVE_QUEUES: Final = 19  # the head, the two tables and what stands between
-_WORK: Final = ("running", "ready", "scheduled")  # what a busy queue has most of, in this order
+EVERY_MS_MIN: Final = 100  # a faster screen could not be read
+_LINES_ABOVE_QUEUES: Final = 19  # the head, the two tables and the lines between them
+_WORK: Final = ("running", "ready", "scheduled")  # queues are sorted by these counts, in this order
 
 
 def _every(context: click.Context, parameter: click.Parameter, text: str) -> int:
@@ -68,16 +68,16 @@ def top(session: Session, every_ms: int, count: int | None) -> None:
                     click.echo(line)
         else:
             _draw(session.server, lines)
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return
 
 
 def _lines(session: Session, every_ms: int, count: int | None) -> Iterator[bytes | ServerUnreachable]:
-    """The daemon's answers, or why there is none just now. Raises where there was none from the start.
+    """The daemon's answers, or why there is none at present. Raises if the first request gets none.
 
-    Each on a connection of its own: what became of the one before needs no thought.
+    Each request has a connection of its own, so that a lost one needs no handling.
     """
     answered_s: float | None = None
     for asked in itertools.count(1):
@@ -99,7 +99,7 @@ def _lines(session: Session, every_ms: int, count: int | None) -> Iterator[bytes
 
 
 def _draw(server: str, lines: Iterable[bytes | ServerUnreachable]) -> None:
-    from rich.console import Console  # only who looks waits for it
+    from rich.console import Console  # not at the top: --json does not need it
     from rich.live import Live
     from rich.text import Text
 
@@ -116,16 +116,16 @@ def _draw(server: str, lines: Iterable[bytes | ServerUnreachable]) -> None:
 
 
 def screen(server: str, present: Stats, before: Stats | None, height: int) -> Group:
-    """All of one screen of ``height`` lines; ``before`` is the answer of the interval before, if any."""
+    """A whole screen of ``height`` lines; ``before`` is the answer of the previous interval, if any."""
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     if before is not None and before["uptime_ms"] >= present["uptime_ms"]:
-        before = None  # another daemon's: it was started anew
+        before = None  # the daemon was restarted
     seconds = (present["uptime_ms"] - before["uptime_ms"]) / 1000 if before else 0.0
     late = ", ".join(f"{name} {us / 1000:.1f} ms" for name, us in present["lateness_us"].items())
-    # A token of some queues is not told what counts those of others.
+    # The daemon leaves these out for a token that is limited to some queues.
     head = [
         ("uptime", output.span(present["uptime_ms"])),
         ("connections", f"{present['connections']:,}" if "connections" in present else ""),

@@ -1,7 +1,7 @@
 """Clients of the daemon: one line of JSON out, one line in.
 
-``Client`` blocks (``sync_client.py``), ``AsyncClient`` is for Trio and asyncio (``async_client.py``); what
-both know of the protocol is in ``pipeline.py``, ``subscription.py`` and ``results.py``.
+``Client`` blocks (``sync_client.py``), ``AsyncClient`` is for Trio and asyncio (``async_client.py``). Both
+use ``pipeline.py``, ``subscription.py`` and ``results.py`` for the protocol.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["AsyncClient", "Client", "OutcomeUnknown"]
 
 
 def __getattr__(name: str) -> object:
-    """anyio is imported by whoever asks for it."""
+    """Import ``AsyncClient``, and with it anyio, at first use."""
     if name == "AsyncClient":
         from wheeltimer.client.async_client import AsyncClient
 

@@ -1,9 +1,9 @@
 """``AsyncChannel``: an ``AsyncClient``'s connection in one event loop, the calls on it, and their reader.
 
-Requests of all tasks go out on one connection, each as it comes; one task, the reader, takes the replies and
-gives each to its call. The first request starts the reader, as a task of the event loop itself, so that
-no block has to be open around a client. If a task is cancelled its call stays; its reply is read and dropped.
-What is sent again after a lost connection is decided in ``pipeline.py``.
+All tasks send their requests on one connection; one task, the reader, takes the replies and gives each to its
+call. The first request starts the reader, as a task of the event loop itself, so that no ``async with`` has
+to be open around a client. If a task is cancelled its call stays; the reply is read and dropped.
+``pipeline.py`` decides which requests are sent again after a lost connection.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class AsyncChannel:
         self._place = place
         self._ended = ended  # called when the event loop ends
         self._pipeline = Pipeline(place.server)
-        self._lines: Lines | None = None  # None: there is no connection just now
-        self._over: ServerUnreachable | None = None  # why nothing can be asked any more
-        self._lost_s: float | None = None  # when the connection was lost, until the next answer
+        self._lines: Lines | None = None  # None: there is no connection at present
+        self._over: ServerUnreachable | None = None  # why no request can be sent any more
+        self._lost_s: float | None = None  # when the connection was lost; None after the next answer
         self._wait_s = 0.0  # before the next try to connect
         self._unreached: Exception | None = None  # why the last try failed
         self._heard_s = -math.inf  # when the last reply came
@@ -53,7 +53,7 @@ class AsyncChannel:
             raise
 
     async def begin(self, op: str, request: Reply, caller: Caller) -> Call:
-        """Send a request; without a connection it goes out with the next one."""
+        """Send a request; without a connection it is sent on the next one."""
         self._same_process()
         if self._over is not None:
             raise self._over
@@ -69,7 +69,7 @@ class AsyncChannel:
         return call
 
     async def finish(self, call: Call) -> Call:
-        """Wait for the answer; a connection that brings nothing for too long is given up."""
+        """Wait for the answer; close a connection on which no reply came for ``timeout_s``."""
         self._same_process()
         wait_s = self._place.timeout_s
         while not call.done:
@@ -86,14 +86,15 @@ class AsyncChannel:
         return call
 
     async def aclose(self) -> None:
-        """Close the connection; what still waits for an answer ends."""
+        """Close the connection; calls without an answer end with an error."""
         self._over = self._place.over()
         self._scope.cancel()
         with anyio.CancelScope(shield=True):
             await self._finished.wait()
 
     def forget(self) -> None:
-        """In a child: close its copy of the socket and send nothing; the connection is the parent's."""
+        """In a child process: close its copy of the socket and send nothing; the parent keeps the
+        connection."""
         if self._lines is not None:
             self._lines.forget()
 
@@ -124,7 +125,7 @@ class AsyncChannel:
             self._finished.set()
 
     async def _read(self, lines: Lines) -> None:
-        """Hand out the answers of one connection until it is lost."""
+        """Give the replies of one connection to their calls until it is lost."""
         line, final = b"", None
         why: object = "its storage failed"
         try:
@@ -150,7 +151,7 @@ class AsyncChannel:
         self._pipeline.lost(why)
 
     async def _connect(self) -> None:
-        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries again."""
         now_s = anyio.current_time()
         if self._lost_s is None:
             self._lost_s = now_s
@@ -170,7 +171,7 @@ class AsyncChannel:
             return
         self._lines, self._heard_s = lines, anyio.current_time()
         with contextlib.suppress(*GONE):  # the reader meets the same error, and acts on it
-            # A call that begins while this is sent comes after it.
+            # A call that begins meanwhile is sent after these.
             await lines.send(self._pipeline.outgoing())
 
     def _give_up(self, error: Exception | None) -> None:
@@ -179,7 +180,7 @@ class AsyncChannel:
 
 
 def event_loop() -> object:
-    """The event loop that runs now, as Trio's token or asyncio's loop: a connection belongs to one."""
+    """The running event loop, as Trio's token or asyncio's loop: a connection belongs to one."""
     if _in_trio():
         import trio
 

@@ -1,7 +1,6 @@
 """``AsyncClient``: the same protocol for Trio and asyncio. Any number of tasks may share one.
 
-Requests of all tasks go out on one connection, see ``async_channel.py``. The methods are those of
-``sync_client.Client``.
+All tasks use one connection, see ``async_channel.py``. The methods are those of ``sync_client.Client``.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ from wheeltimer.errors import NotFound, Refused, ServerUnreachable
 
 
 class AsyncClient:
-    """The daemon as methods, for Trio and asyncio: see ``Client`` for the arguments and what is raised.
+    """The daemon as methods, for Trio and asyncio: see ``Client`` for the arguments and the errors.
 
     It connects at first use: making one does no I/O. ``async with`` or ``aclose`` closes it. Tasks may share
-    one, each event loop and each process has its own connection, and a task that is cancelled does not
-    shift the replies of others.
+    one; each event loop and each process has its own connection. A task that is cancelled does not disturb
+    the replies of others.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class AsyncClient:
     def from_env(cls, *, timeout: Seconds | None = None, reconnect: Seconds | None = None) -> AsyncClient:
         """A client by ``WHEELTIMER_SERVER WHEELTIMER_TOKEN WHEELTIMER_CA_FILE WHEELTIMER_CERT_FILE``.
 
-        As the command line reads them. Raises BadValue for an address or a file that is none.
+        The command line reads them the same way. Raises BadValue for a wrong address or file.
         """
         found = from_environment()
         return cls(found.server, token=found.token, tls=found.tls, timeout=timeout, reconnect=reconnect)
@@ -97,13 +96,13 @@ class AsyncClient:
     # -- requests as they are -------------------------------------------------------------------
 
     async def request(self, op: str, **fields: Any) -> Reply:
-        """Send one request and return its reply as it came; a refusal is raised."""
+        """Send one request and return its reply, a dict; a refusal is raised."""
         return (await self._channel().ask(op, plain(fields))).check()
 
     # -- one method for each op -----------------------------------------------------------------
 
     async def hello(self, *, token: str | None = None) -> results.Hello:
-        """Who is there, and its limits."""
+        """The daemon's version and limits."""
         return await self._ask(results.Hello, "hello", plain({"token": token}))
 
     async def ping(self) -> results.PingReply:
@@ -111,13 +110,13 @@ class AsyncClient:
         return await self._ask(results.PingReply, "ping", {})
 
     async def schedule(self, url: str, **fields: Unpack[ScheduleFields]) -> results.ScheduleReply:
-        """``id queue version due state duplicate``; stored when this returns, and only once."""
+        """``id queue version due state duplicate``; once this returns the task is stored, and only once."""
         return await self._ask(results.ScheduleReply, "schedule", with_id({"url": url, **fields}))
 
     async def schedule_many(
         self, tasks: Iterable[ScheduleItem] | AsyncIterable[ScheduleItem], depth: int = DEPTH
     ) -> AsyncIterator[results.ScheduleReply | Refused | ServerUnreachable]:
-        """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order."""
+        """Schedule tasks, each the fields of one ``schedule``; yields the result of each, in order."""
         channel = self._channel()
         stream = Caller(single=False)
         ahead: deque[Call] = deque()
@@ -182,7 +181,7 @@ class AsyncClient:
         self, *, queue: str | None = None, state: str | None = None, group: str | None = None,
         limit: int | None = None, cursor: str | None = None,
     ) -> results.TaskList:  # fmt: skip
-        """``tasks``, soonest first, and ``cursor`` when there are more."""
+        """``tasks``, soonest first, and ``cursor`` if there are more."""
         fields = {"queue": queue, "state": state, "group": group, "limit": limit, "cursor": cursor}
         return await self._ask(results.TaskList, "list", plain(fields))
 
@@ -190,7 +189,7 @@ class AsyncClient:
         self, *, horizon: Span | None = None, horizon_ms: int | None = None, slices: int | None = None,
         queue: str | None = None,
     ) -> results.ForecastReply:  # fmt: skip
-        """``from_ slice_ms counts overdue later``: what fires when."""
+        """``from_ slice_ms counts overdue later``: how many tasks fire when."""
         fields = {"horizon": horizon, "horizon_ms": horizon_ms, "slices": slices, "queue": queue}
         return await self._ask(results.ForecastReply, "forecast", typed(fields))
 
@@ -204,8 +203,8 @@ class AsyncClient:
     ) -> AsyncIterator[results.Event]:  # fmt: skip
         """Events as they happen, on a connection of its own; resumes where it was, as ``Client.subscribe``.
 
-        An event's ``cursor`` is where to go on after it: ``from_``. Close it (``contextlib.aclosing``) where
-        it is left before its end.
+        Pass an event's ``cursor`` as ``from_`` to go on after it. Close the generator
+        (``contextlib.aclosing``) if you leave it before its end.
         """
         resume = Resume({"queue": queue, "group": group, "types": None if types is None else [*types]}, from_)
         first, lost_s, wait_s = True, math.inf, 0.0
@@ -237,7 +236,7 @@ class AsyncClient:
     # -- calls on their way ---------------------------------------------------------------------
 
     def _channel(self) -> AsyncChannel:
-        """That of this process and event loop; one that came through a fork is left to its owner there."""
+        """The channel of this process and event loop. A forked child drops its copies of the parent's."""
         key = (os.getpid(), event_loop())
         channel = self._channels.get(key)
         if channel is None:

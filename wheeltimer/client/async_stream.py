@@ -24,7 +24,8 @@ GONE: Final = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourc
 
 
 class Lines:
-    """One connection: whole lines in, lines out. Raises what anyio raises, ``NoReply`` for one too long."""
+    """One connection: whole lines in, whole lines out. Raises anyio's errors, and ``NoReply`` for a line that
+    is too long."""
 
     def __init__(self, stream: ByteStream, timeout_s: float) -> None:
         self._stream = stream
@@ -45,9 +46,9 @@ class Lines:
         return line
 
     async def send(self, data: bytes) -> None:
-        """Send whole lines, in the order of the calls. Raises what anyio raises, TimeoutError.
+        """Send whole lines, in the order of the calls. Raises anyio's errors, TimeoutError.
 
-        A task that is cancelled meanwhile still sends them: the answers of others are counted on it.
+        A task that is cancelled meanwhile still sends them: there may be requests of other tasks among them.
         """
         with anyio.CancelScope(shield=True, deadline=anyio.current_time() + self._timeout_s):
             async with self._sending:
@@ -60,7 +61,7 @@ class Lines:
         await anyio.aclose_forcefully(self._stream)
 
     def forget(self) -> None:
-        """In a child: close(2) of its descriptor alone."""
+        """In a child process: only close(2) of its descriptor."""
         raw = self._stream.extra(SocketAttribute.raw_socket)
         getattr(raw, "_sock", raw).close()  # asyncio wraps it and hides close
 

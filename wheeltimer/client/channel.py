@@ -1,12 +1,12 @@
 """``Channel``: a blocking client's connection in one process, the calls on it, and their lock.
 
-An *exchange* is: take the lock, send what is to be sent, read replies until one call has its own, release
-the lock. Each reply that is read goes to its call, so calls of other threads and streams are answered on the
-way. The lock is never held across a ``yield``.
+An *exchange* is: take the lock, send the lines that wait, read replies until one call has its own, release
+the lock. Each reply that is read goes to its call, so calls of other threads and streams are answered too.
+The lock is never held across a ``yield``.
 
-An exchange may be left by an exception at any bytecode: a signal handler raises, a greenlet is killed. Bytes
-may then be half read, so the connection is closed. If that exchange could not close it, ``_busy`` is still
-set and the next exchange closes it; the ``seq`` of every reply is checked besides (``pipeline.py``).
+An exception may end an exchange at any bytecode: a signal handler raises, a greenlet is killed. A line may
+then be half read, so the connection is closed. If that exchange could not close it, ``_busy`` is still
+set and the next exchange closes it. In addition the ``seq`` of every reply is checked (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -52,18 +52,18 @@ def longer(wait_s: float) -> float:
 
 
 class OwnedLock:
-    """A lock that a thread or greenlet cannot wait for while it holds it: that is an error, not a deadlock.
+    """A lock that raises an error, instead of a deadlock, if the thread or greenlet that holds it asks again.
 
-    A signal handler may call the client at any bytecode, so ``enter`` notes the caller before the lock is
-    taken, and ``leave`` forgets it after the lock was released. Lock and owners are of one kind: if gevent
-    has replaced both, owners are greenlets.
+    A signal handler may call the client at any bytecode, so ``enter`` records the caller before the lock is
+    taken, and ``leave`` removes it after the lock was released. If gevent has replaced ``threading``, owners
+    are greenlets.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._ident = threading.get_ident
         self._inside: set[int] = set()  # threads that hold the lock or wait for it
-        self._owner = 0  # of those, the one that holds it; 0 also just before and just after that
+        self._owner = 0  # the one of these that holds it; 0 also just before and just after that
 
     def enter(self) -> int:
         """Call before the lock is taken, and hand the result to ``leave``. Raises ClientMisused."""
@@ -73,7 +73,7 @@ class OwnedLock:
             return ident
         if self.lock.locked() and self._owner in (0, ident):
             raise ClientMisused(_AGAIN_INSIDE)
-        return 0  # a signal handler while the thread waits; it entered already
+        return 0  # a signal handler in a thread that waits for the lock, and so is in `_inside` already
 
     def leave(self, entered: int) -> None:
         """Call after the lock was released, with what ``enter`` returned."""
@@ -96,10 +96,10 @@ class Channel:
         self._place = place
         self._pipeline = Pipeline(place.server)
         self._owned = OwnedLock()
-        self._busy = False  # between exchanges: the last one was left in the middle
+        self._busy = False  # during an exchange; True between two: an exception ended the last one
         self._connection: LineConnection | None = None
-        self._over: ServerUnreachable | None = None  # why nothing can be asked any more
-        self._lost_s: float | None = None  # when the connection was lost, until the next answer
+        self._over: ServerUnreachable | None = None  # why no request can be sent any more
+        self._lost_s: float | None = None  # when the connection was lost; None after the next answer
         self._wait_s = 0.0  # before the next try to connect
         self._unreached: Exception | None = None  # why the last try failed
 
@@ -110,7 +110,7 @@ class Channel:
         return call
 
     def begin(self, op: str, request: Reply, stream: Caller) -> Call:
-        """A request of a stream: it goes out with the next exchange."""
+        """A request of a stream: the next exchange sends it."""
         self._same_process()
         if self._over is not None:
             raise self._over
@@ -126,10 +126,10 @@ class Channel:
         return call
 
     def close(self) -> None:
-        """Close the connection; what still waits for an answer ends."""
+        """Close the connection; calls without an answer end with an error."""
         self._over = self._place.over()
         if self._connection is not None:
-            self._connection.interrupt()  # an exchange that is in the middle ends by itself
+            self._connection.interrupt()  # ends an exchange of another thread
         try:
             entered = self._owned.enter()
         except ClientMisused:
@@ -144,7 +144,8 @@ class Channel:
             self._owned.leave(entered)
 
     def forget(self) -> None:
-        """In a child: close its copy of the socket and send nothing; the connection is the parent's."""
+        """In a child process: close its copy of the socket and send nothing; the parent keeps the
+        connection."""
         if self._connection is not None:
             self._connection.close()
 
@@ -191,7 +192,7 @@ class Channel:
         if not pipeline.calls and not pipeline.fresh:
             self._lost_s, self._wait_s = None, 0.0
         if not pipeline.calls and self._connection is not None and self._connection.gone:
-            self._lose("the daemon closed the connection")  # while nothing was asked, so nothing is lost
+            self._lose("the daemon closed the connection")  # no call was on it, so none is lost
             if self._over is not None:
                 raise self._over
         if call.caller.single:
@@ -224,7 +225,7 @@ class Channel:
             self._connection.close()
             self._connection = None
         if self._over is not None:
-            return  # it was closed meanwhile
+            return  # the client was closed meanwhile
         if final is not None or not self._place.reconnect_s:
             self._over = self._place.over()
             self._pipeline.give_up(why, final)
@@ -236,7 +237,7 @@ class Channel:
             self._pipeline.lost(why)
 
     def _break_off(self) -> None:
-        """An exchange was left in the middle: nothing of its connection can be used. May be done twice."""
+        """An exception ended an exchange: drop its connection. May be called twice."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -245,7 +246,7 @@ class Channel:
         self._pipeline.lost("another request on it was interrupted")
 
     def _connect(self) -> None:
-        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries anew."""
+        """Try once to connect. After ``reconnect_s`` of failures all calls end; the next one tries again."""
         now_s = time.monotonic()
         if self._lost_s is None:
             self._lost_s = now_s

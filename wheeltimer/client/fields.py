@@ -1,9 +1,9 @@
 """Fields of requests as Python has them: typed names, durations that need a unit, instants, bytes.
 
-The typed methods (``schedule``, ``reschedule``, ``schedule_many``, ``forecast``) take what the ``TypedDict``
-classes name, and ``typed`` makes the protocol's fields of it. A bare number is no duration there:
-``delay=30`` is 30 ms in the protocol, and hardly ever meant so. ``request`` and its kin take the protocol's
-own integers (``plain``).
+The typed methods (``schedule``, ``reschedule``, ``schedule_many``, ``forecast``) take the fields of the
+``TypedDict`` classes, and ``typed`` turns them into the protocol's fields. They accept no bare number as a
+duration: ``delay=30`` is 30 ms in the protocol, which is rarely intended. ``request``, ``request_many`` and
+``schedule_plain`` take the protocol's own integers (``plain``).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class RetryRule(TypedDict, total=False):
 
 
 class PollRule(TypedDict, total=False):
-    """Ask again after ``every`` while the answer is "not yet", at most ``max`` times; each wait is ``factor``
-    times the one before, up to ``cap``."""
+    """Call again after ``every`` while the answer is "not yet", at most ``max`` times; each wait is
+    ``factor`` times the one before, up to ``cap``."""
 
     every: Span
     every_ms: int
@@ -62,14 +62,14 @@ class PollRule(TypedDict, total=False):
 
 
 class JsonCheck(TypedDict):
-    """A place in the reply's JSON and the value that has to stand there."""
+    """A place in the reply's JSON and the value that must be there."""
 
     pointer: str
     equals: Any
 
 
 class SuccessRule(TypedDict, total=False):
-    """What a reply has to be; all that is given must hold."""
+    """Conditions for a reply; all that are given must hold."""
 
     status: Sequence[int | str]
     text: str
@@ -105,7 +105,7 @@ class TaskFields(TypedDict, total=False):
 
 
 class ScheduleFields(TaskFields, total=False):
-    """What ``schedule`` takes beside ``url``."""
+    """The fields of ``schedule`` besides ``url``."""
 
     id: str | None
     queue: str | None
@@ -119,7 +119,7 @@ class ScheduleItem(ScheduleFields, total=False):
 
 
 class RescheduleFields(TaskFields, total=False):
-    """What ``reschedule`` takes beside ``id``."""
+    """The fields of ``reschedule`` besides ``id``."""
 
     queue: str | None
     url: str | None
@@ -165,7 +165,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def typed(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The protocol's fields of what a typed method was given. Raises BadValue, with the field's name."""
+    """The protocol's fields for the arguments of a typed method. Raises BadValue, with the field's name."""
     found: dict[str, Any] = {}
     for name, value in fields.items():
         if value is None:
@@ -188,7 +188,7 @@ def _span_ms(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _rule(name: str, value: Any) -> tuple[str, Any]:
-    """A retry or poll rule. A name, or a value that is no mapping, is not checked here but by the daemon."""
+    """A retry or poll rule. The daemon, not this function, checks a value that is no mapping, as a name."""
     if not isinstance(value, Mapping):
         return name, value
     rule: dict[str, Any] = {}
@@ -209,7 +209,7 @@ def _rule(name: str, value: Any) -> tuple[str, Any]:
 
 
 def duration(name: str, value: Any) -> Any:
-    """A duration of the protocol: text as it is, a ``timedelta`` in ms, rounded up. Raises BadValue."""
+    """A duration of the protocol: text unchanged, a ``timedelta`` in ms, rounded up. Raises BadValue."""
     if isinstance(value, _AS_IT_IS):
         return value
     if isinstance(value, timedelta):
@@ -252,11 +252,11 @@ def _json(name: str, value: Any) -> tuple[str, Any]:
 
 
 def _instant(name: str, value: Any) -> tuple[str, Any]:
-    """An instant: text and integers as they are, a ``datetime`` in ms, rounded up. Raises BadValue."""
+    """An instant: text and integers unchanged, a ``datetime`` in ms, rounded up. Raises BadValue."""
     if isinstance(value, (datetime, *_PLAIN)):
         return name, _plain(name, value)
     try:
-        return name, operator.index(value)  # an integer of another library
+        return name, operator.index(value)  # an integer type of another library
     except TypeError as error:
         raise BadValue(
             f"{name}: {type(value).__name__} {value!s:.60} is no instant; write an int of Unix milliseconds,"
@@ -275,7 +275,7 @@ _FORMS: Final[dict[str, Callable[[str, Any], tuple[str, Any]]]] = {
     **dict.fromkeys(("body", "body_text", "body_base64", "meta", "headers", "success"), _json),
     "body_bytes": _bytes,
 }
-"""How the fields are read whose values have another form in the protocol."""
+"""How to read the fields whose values have another form in the protocol."""
 
 
 def with_id(task: Mapping[str, Any]) -> dict[str, Any]:
@@ -291,5 +291,5 @@ def with_new_id(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def new_id() -> str:
-    """An id for a task whose caller gives none: only with an id can the request be sent again."""
+    """An id for a task without one: only a request with an id can be sent again."""
     return make_id(time.time_ns() // 1_000_000, random.getrandbits(48), random.getrandbits(32))

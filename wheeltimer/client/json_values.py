@@ -1,4 +1,4 @@
-"""Values that JSON has no form for, refused with the field's name and the place inside of it.
+"""Refuses values that JSON has no form for, with the field's name and the place inside it.
 
 msgspec's encoder raises no error for them: it writes ``null`` for NaN and infinity, base64 for bytes, a list
 for a set.
@@ -21,7 +21,7 @@ _RECORDS: Final = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__
 
 
 def check_json(name: str, value: Any) -> None:
-    """Refuse, at any depth, what the encoder would write as another value without an error."""
+    """Raise BadValue for a value, at any depth, that the encoder would silently write as another value."""
     found = _not_json(value)
     if found is None:
         return
@@ -34,7 +34,7 @@ def check_json(name: str, value: Any) -> None:
 
 
 def _not_json(value: Any) -> tuple[str, str] | None:
-    """Where (a JSON pointer) a value has no form in JSON, and what is wrong with it; None: nowhere."""
+    """The first part without a form in JSON: (JSON pointer, what is wrong with it); None: there is none."""
     kind = type(value)
     if kind is str or kind is int or kind is bool or value is None:
         return None
@@ -57,7 +57,7 @@ def _not_json(value: Any) -> tuple[str, str] | None:
     if isinstance(value, set | frozenset):
         return "", f"a set{_JSON_LACKS}; write a list"
     if any(hasattr(kind, mark) for mark in _RECORDS):
-        with contextlib.suppress(TypeError):  # the encoder raises it too
+        with contextlib.suppress(TypeError):  # the encoder will raise it as well
             return _not_json(to_builtins(value, builtin_types=BYTES))
     return None
 
@@ -65,7 +65,7 @@ def _not_json(value: Any) -> tuple[str, str] | None:
 def half_pair(request: Mapping[str, Any], encode: Callable[[Any], bytes]) -> BadValue:
     """The error of a request that ``encode`` refused with UnicodeEncodeError, with the field's name.
 
-    A surrogate alone is half of a character beyond U+FFFF, and UTF-8 has no form for it.
+    A single surrogate is half of a character beyond U+FFFF, and UTF-8 has no form for it.
     """
     for name, value in request.items():
         try:

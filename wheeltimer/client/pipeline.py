@@ -1,14 +1,14 @@
 """The protocol for both clients, without a socket: the lines, the call each reply belongs to, and which
 requests are sent again.
 
-A connection answers in the order of the requests, and each request carries a ``seq`` that its reply must
-bring back: a reply with another one ends the connection. When it is lost, calls whose request does no harm
-twice go out again on the next connection; the others end with :class:`OutcomeUnknown`. The client's own
-``seq`` is taken out of the reply, and that of the caller put back. Sockets are in ``sync_stream.py`` and
+The daemon answers in the order of the requests, and each request has a ``seq`` that its reply must repeat: a
+reply with another one ends the connection. After a connection was lost, requests that can safely be sent
+twice are sent again on the next one; the other calls end with :class:`OutcomeUnknown`. The client's own
+``seq`` is removed from the reply, and that of the caller put back. Sockets are in ``sync_stream.py`` and
 ``async_stream.py``.
 
-The blocking client may be interrupted between any two steps, and repairs with ``lost``. Each method here
-changes the queues in an order that leaves a call in one of them, or in both, until it is done.
+The blocking client may be interrupted between any two steps, and then calls ``lost``. So each method here
+changes the two queues in an order that leaves a call in at least one of them until it is done.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ READS: Final = frozenset(("hello", "ping", "get", "list", "forecast", "stats"))
 PASSING: Final = ("full", "storage", "unavailable")  # refusals of a connection that are tried again
 BACKOFF_FIRST_S: Final = 0.05  # before the second try to connect; doubled each time
 BACKOFF_MAX_S: Final = 1.0
-DEPTH: Final = 500  # requests ahead of their replies: a round trip is paid once for so many
+DEPTH: Final = 500  # requests ahead of their replies: one round trip for 500 requests
 _SEQ_BITS: Final = 31  # of the random first seq: if two processes shared a socket, theirs would differ
 NOT_READ: Final = (msgspec.MsgspecError, RecursionError)
-"""What msgspec raises for bytes that are no reply; RecursionError for JSON that is nested too deep."""
+"""The errors of msgspec for bytes that are no reply; RecursionError: JSON that is nested too deep."""
 
 _OK: Final = b'{"ok":true,'
 _SHOWN_BYTES: Final = 60  # of an answer that is no reply
-_NAMED_CHARS: Final = 256  # of an id in an error: as long as an id may be
+_NAMED_CHARS: Final = 256  # of an id in an error: the default of id_bytes_max
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 _decoders: Final[dict[type, Callable[[bytes], Any]]] = {}  # of replies, by their struct
@@ -46,7 +46,7 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class _Head(msgspec.Struct, gc=False):
-    """What is read of every reply."""
+    """The members that are read of every reply."""
 
     ok: bool
     error: str | None = None
@@ -57,19 +57,19 @@ _head: Final = msgspec.json.Decoder(_Head).decode
 
 
 class OutcomeUnknown(ServerUnreachable):
-    """The connection was lost after the request had gone out and before its answer came.
+    """The connection was lost after the request was sent and before its answer came.
 
-    The daemon may have carried it out. A ``schedule`` with an ``id`` can be sent again: it answers
+    The daemon may have carried it out. A ``schedule`` with an ``id`` can be sent again: the reply has
     ``duplicate`` if the first one arrived.
     """
 
 
 class NoReply(Exception):
-    """What came is no reply of a daemon, or not the reply that is due."""
+    """A line is no reply of a daemon, or not the reply to the oldest request."""
 
 
 class Caller:
-    """Who made a call: one request (``single``), or a stream of them.
+    """The origin of calls: one request (``single``), or a stream of them.
 
     ``left``: the caller was interrupted, or its generator closed; its calls are not sent again.
     """
@@ -82,7 +82,7 @@ class Caller:
 
 
 class Call:
-    """One request on its way. ``line`` is its reply once ``done``, or ``error`` says why there is none."""
+    """One request under way. Once ``done``, ``line`` is its reply, or ``error`` is why there is none."""
 
     __slots__ = (
         "again", "answered", "caller", "done", "error", "given", "line", "ok", "op", "request", "sent", "seq",
@@ -94,15 +94,15 @@ class Call:
         self.request = request
         self.seq = seq
         self.given: bytes | None = None  # the caller's own seq, as JSON
-        self.again = again  # whether sending it twice does no harm
+        self.again = again  # whether it can safely be sent twice
         self.caller = caller
         self.sent = False  # whether it may have reached a daemon
         self.done = False
         self.ok = False
         self.line = b""
         self.error: Exception | None = None
-        self.told: Callable[[], None] | None = None  # called when the call is done
-        self.answered: Any = None  # what its waiter waits for
+        self.told: Callable[[], None] | None = None  # called once the call is done
+        self.answered: Any = None  # the event that ``AsyncChannel.finish`` waits for
 
     def end(self, error: Exception | None = None) -> None:
         self.error = error
@@ -111,7 +111,7 @@ class Call:
             self.told()
 
     def raw(self) -> tuple[Reply, bytes]:
-        """The reply and its line; raises the error that stands for it."""
+        """The reply and its line; raises the call's error if there is one."""
         if self.error is not None:
             raise self.error
         try:
@@ -127,7 +127,7 @@ class Call:
         return reply
 
     def about(self) -> str:
-        """What was asked, for the text of an error."""
+        """The request, for the text of an error: op, queue, id and group."""
         request = _decode(self.request)
         shown = [self.op]
         if "queue" in request or "id" in request:
@@ -150,17 +150,18 @@ class Call:
 
 
 class Pipeline:
-    """Calls without an answer: ``calls`` are on the connection, in order; ``fresh`` are still to be sent."""
+    """Calls without an answer: ``calls`` were sent on the connection, in order; ``fresh`` are to be sent."""
 
     def __init__(self, server: str) -> None:
         self.server = server
         self.calls: deque[Call] = deque()
         self.fresh: deque[Call] = deque()
         self._numbers = itertools.count(random.getrandbits(_SEQ_BITS))
-        self.greeted = False  # whether it has shown that it is a daemon
+        self.greeted = False  # whether a reply has shown that the server is a daemon
 
     def make(self, op: str, request: Reply, caller: Caller) -> Call:
-        """A call, in no queue yet; ``request`` is the protocol's fields, and the call's from now on.
+        """A call, in neither queue yet. ``request`` has the protocol's fields; the caller must not use it
+        again.
 
         Raises BadValue for a value that the protocol has no form for.
         """
@@ -183,7 +184,7 @@ class Pipeline:
         return call
 
     def outgoing(self) -> bytes:
-        """The lines of the calls that are still to be sent, which are on the connection from now on."""
+        """The lines of the calls in ``fresh``, which are moved to ``calls``."""
         if not self.fresh:
             return b""
         lines = []
@@ -197,14 +198,15 @@ class Pipeline:
         return b"".join(lines)
 
     def take(self, line: bytes) -> Call | None:
-        """The call that a line answers; None if its storage failed: then the call stays open.
+        """The call that a line answers; None if the daemon's storage failed: then the call stays open.
 
-        A refusal without ``seq`` is of a request that could not be read, or of the connection: it answers
-        the oldest call. Raises NoReply.
+        A refusal without ``seq`` (of a request that could not be read, or of the connection) answers the
+        oldest call. Raises NoReply.
         """
         call = self.calls[0] if self.calls else None
         if call is not None and line.startswith(_OK) and line.endswith(mark := b',"seq":%d}' % call.seq):
-            # The daemon's own spelling. If the rest is no JSON, `Call.raw` and `Call.result` refuse it.
+            # The fast path for lines as the daemon writes them. If the rest is no JSON, `Call.raw` and
+            # `Call.result` raise an error.
             self.greeted = True
             call.line, call.ok = _with_seq(line[: -len(mark)], call.given), True
         else:
@@ -231,7 +233,7 @@ class Pipeline:
         return head
 
     def no_daemon(self, line: bytes) -> ServerUnreachable | None:
-        """What to raise for an answer that is no reply where it was the first one, else None."""
+        """The error for a first answer that is no reply; None if a reply came before."""
         if self.greeted:
             return None
         said = (
@@ -242,9 +244,10 @@ class Pipeline:
         )
 
     def lost(self, why: object) -> None:
-        """The connection is lost: what went out and must not go out twice ends, the rest is to be sent again.
+        """The connection is lost: end the calls that must not be sent twice, queue the others to be sent
+        again.
 
-        If the call is interrupted it may be made again.
+        If this is interrupted it may be called again.
         """
         waiting = set(self.fresh)
         again = []
@@ -259,7 +262,7 @@ class Pipeline:
         self.calls.clear()
 
     def leave(self) -> None:
-        """The caller of a single request was interrupted: it is not sent (again)."""
+        """The caller of a single request was interrupted: do not send it (again)."""
         for call in (*self.calls, *self.fresh):
             if call.caller.single:
                 call.caller.left = True
@@ -289,10 +292,10 @@ class Pipeline:
 
 
 def _without_seq(line: bytes, call: Call) -> bytes:
-    """The reply's own bytes without our ``seq``, and with that of the caller if one was given.
+    """The reply's own bytes without the client's ``seq``, and with that of the caller if there is one.
 
-    The daemon writes ``seq`` last, so the end of the line is compared. It cannot be the inside of a string:
-    there a backslash would stand between the comma and the quote.
+    The daemon writes ``seq`` last, so the end of the line is compared. That end cannot be part of a string:
+    in a string there would be a backslash between the comma and the quote.
     """
     mark = b',"seq":%d}' % call.seq
     if line.endswith(mark):
@@ -303,7 +306,7 @@ def _without_seq(line: bytes, call: Call) -> bytes:
 
 
 def _with_seq(line: bytes, given: bytes | None) -> bytes:
-    """A line that lacks its closing brace, completed, with the ``seq`` of the caller if there is one."""
+    """Complete a line without its closing brace, with the ``seq`` of the caller if there is one."""
     return line + b"}" if given is None else line + b',"seq":' + given + b"}"
 
 
@@ -312,7 +315,7 @@ def _cut(text: str, chars: int) -> str:
 
 
 def refused(reply: Reply, about: str) -> Refused:
-    """A reply with ``ok`` false, as the exception. ``about``: what was asked."""
+    """A reply with ``ok`` false, as an exception. ``about``: the request, as `Call.about`."""
     extra = {key: value for key, value in reply.items() if key not in ("ok", "error", "message", "seq")}
     code, message = str(reply.get("error", "internal")), str(reply.get("message", ""))
     text, kind = f"{about}: {code}: {message}", REFUSALS.get(code)
@@ -322,6 +325,6 @@ def refused(reply: Reply, about: str) -> Refused:
 
 
 def _plainly(value: object) -> str:
-    """A name or id in a sentence: cut, and nothing that moves a terminal's cursor."""
+    """A name or id for an error's text: cut, and without control characters."""
     text = str(value)
     return _cut(text if text.isprintable() else repr(text), _NAMED_CHARS)

@@ -1,4 +1,4 @@
-"""``Place``: where the daemon is, how a client shows itself there, and how long it waits."""
+"""``Place``: the daemon's address, the client's token and certificates, and its time limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WAIT_MAX_S: Final = 365 * 86_400.0
 
 
 class Place(Struct, frozen=True):
-    """Where the daemon is and how long it is waited for."""
+    """The daemon's address, with credentials and time limits."""
 
     server: str
     token: str | None = None
@@ -65,13 +65,13 @@ class Place(Struct, frozen=True):
 
 
 def reached(server: str, token: str | None, ca_file: str | None, cert_file: str | None) -> Place:
-    """A place whose certificates are given as names of files. Raises BadValue."""
+    """A place with certificates from files. Raises BadValue."""
     tls = tls_context(ca_file, cert_file) if server.startswith("tls:") else None
     return Place(server, token, tls)
 
 
 def from_environment() -> Place:
-    """The place that the environment names; an empty variable counts as not set. Raises BadValue."""
+    """The place that the environment variables give; an empty one counts as not set. Raises BadValue."""
     given = {name: os.environ.get(name) or None for name in (SERVER, TOKEN, CA_FILE, CERT_FILE)}
     return reached(given[SERVER] or SERVER_DEFAULT, given[TOKEN], given[CA_FILE], given[CERT_FILE])
 
@@ -106,14 +106,14 @@ def _seconds(name: str, value: Seconds | None, value_ms: int | None) -> float:
         return WAIT_S
     else:
         seconds = value.total_seconds() if isinstance(value, timedelta) else _number(name, value)
-    if not 0 <= seconds <= _WAIT_MAX_S:  # nor is NaN
+    if not 0 <= seconds <= _WAIT_MAX_S:  # also refuses NaN
         raise BadValue(f"{name}: {seconds:g} s is not in 0 to {_WAIT_MAX_S:.0f} s; {_instead(name)}", name)
     return seconds
 
 
 def _number(name: str, value: object) -> float:
     try:
-        if isinstance(value, bool | str | bytes | bytearray):  # float() takes them all
+        if isinstance(value, bool | str | bytes | bytearray):  # float() would accept these
             raise TypeError
         return float(value)  # type: ignore[arg-type]
     except OverflowError:

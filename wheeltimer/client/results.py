@@ -1,7 +1,7 @@
-"""What the clients give back: one struct for each kind of reply, with the fields of the protocol's page.
+"""The results of the clients: one struct for each kind of reply, with the fields of the protocol's page.
 
-If the daemon has a struct for a reply it is that one; what a later daemon adds is left out. Instants are
-Unix ms as in the protocol; beside each stands its ``datetime`` in UTC, whose name ends in ``_at``.
+If the daemon has a struct for a reply, it is used here too; members that a later daemon adds are ignored.
+Instants are Unix ms as in the protocol; each has a property with the ``datetime`` in UTC, named ``..._at``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class PastAttempt(Attempt, frozen=True, gc=False):
 
 
 class Hello(Struct, kw_only=True):
-    """Who is there. ``now`` is Unix ms."""
+    """The daemon's version and limits. ``now`` is Unix ms."""
 
     server: str
     version: str
@@ -84,7 +84,7 @@ class Hello(Struct, kw_only=True):
 
 
 class TaskInfo(Struct, kw_only=True):
-    """A task; instants are Unix ms. Fields of the request are as given, None where they were not."""
+    """A task; instants are Unix ms. Fields of the request are as given, or None if not given."""
 
     id: str
     queue: str
@@ -136,14 +136,14 @@ class TaskInfo(Struct, kw_only=True):
 
 
 class TaskList(Struct, kw_only=True):
-    """One page; ``cursor`` where there is more."""
+    """One page; ``cursor`` if there are more."""
 
     tasks: list[TaskInfo]
     cursor: str | None = None
 
 
 class Stats(Struct, kw_only=True):
-    """Counts, journal, lateness, what was short.
+    """Counts, journal, lateness, attempts that lapsed.
 
     For a token that is limited to some queues the daemon leaves out ``attempts connections journal lapsed``.
     """
@@ -159,7 +159,7 @@ class Stats(Struct, kw_only=True):
 
 
 class Event(Struct, kw_only=True):
-    """One event; what an event of its name does not have is None. ``time`` and ``started`` are Unix ms."""
+    """One event; fields that its kind does not have are None. ``time`` and ``started`` are Unix ms."""
 
     event: str
     cursor: str
@@ -195,7 +195,7 @@ class Event(Struct, kw_only=True):
 
 
 class GetReply(Struct):
-    """Holds what ``get`` returns."""
+    """The reply of ``get``."""
 
     task: TaskInfo
 

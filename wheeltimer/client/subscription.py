@@ -1,4 +1,4 @@
-"""``Subscription``: events as an iterator, over connections of its own that are made anew when they break."""
+"""``Subscription``: events as an iterator, with its own connection, which is replaced if it is lost."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ _reply: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class Resume:
-    """Where a subscription stands, and what a line means for it: the same for both clients."""
+    """The cursor of a subscription, its request and how to read its lines: the same for both clients."""
 
     def __init__(self, fields: dict[str, Any], cursor: str | None) -> None:
         self.cursor = cursor
-        """Of the last event, or of where it began: what to subscribe from."""
+        """Where to subscribe from: the cursor of the last event, or of the start."""
         self._fields = fields
         self._pipeline = Pipeline("")
         self._call: Call | None = None
 
     def request(self) -> bytes:
-        """The request that goes on from the cursor, for a new connection."""
+        """The request that resumes from the cursor, for a new connection."""
         self._pipeline = Pipeline("")
         self._call = self._pipeline.make("subscribe", plain({**self._fields, "from": self.cursor}), Caller())
         self._pipeline.fresh.append(self._call)
@@ -56,11 +56,12 @@ class Resume:
         self.cursor = self._call.result(SubscribeReply).cursor
 
     def event(self, line: bytes) -> Event:
-        """Take a line. Raises ConnectionError where it is to be asked for again, NoReply."""
+        """Take a line. Raises NoReply, or ConnectionError if the caller should subscribe again."""
         try:
             if b'"event"' not in line[:10]:
                 reply = _reply(line)
-                # What a slow reader was not sent is in the journal; where it is not, the next reply says so.
+                # The events that a slow reader missed are in the journal; otherwise the next reply is an
+                # error.
                 raise ConnectionError(str(reply.get("message", "")))
             event = _event(line)
         except NOT_READ as error:
@@ -72,12 +73,11 @@ class Resume:
 class Subscription:
     """Yields every event once and in order, over lost connections and restarts of the daemon.
 
-    Ends only by ``close``. Raises ``Refused`` (``lagged``: what comes next is no longer kept; its
-    ``extra["cursor"]`` is where to begin anew) and ``ServerUnreachable`` if no connection can be made
-    for ``reconnect``. ``cursor`` is that of the last event that was yielded. If ``next`` is left by an
-    exception, the next call connects anew and goes on behind the last event that was yielded. Threads that
-    share one get each event once. It belongs to the process that made it: in a child it raises
-    ``ClientMisused``.
+    Only ``close`` ends it. Raises ``Refused`` (``lagged``: the next events are no longer kept; begin again at
+    its ``extra["cursor"]``) and ``ServerUnreachable`` if no connection can be made for ``reconnect``.
+    ``cursor`` is that of the last event that was yielded. If an exception interrupts ``next``, the next call
+    connects again and resumes after the last event that was yielded. If threads share one, each event goes to
+    one of them. It belongs to the process that made it: in a child process it raises ``ClientMisused``.
     """
 
     def __init__(self, place: Place, fields: dict[str, Any], cursor: str | None) -> None:
@@ -87,10 +87,10 @@ class Subscription:
         self._closed = False
         self._pid = os.getpid()
         self._owned = OwnedLock()
-        self._busy = False  # between calls of ``next``: the last one was left in the middle
+        self._busy = False  # during ``next``; True between two calls: an exception ended the last one
         self._yielded: str | None = None  # the cursor when ``next`` began
         self.line = b""
-        """The event that was yielded last, as it came."""
+        """The line of the event that was yielded last."""
         try:
             self._begin()
         except OSError as error:
@@ -106,7 +106,7 @@ class Subscription:
 
     @property
     def cursor(self) -> str:
-        """Subscribing from here brings what comes after the last event that was yielded."""
+        """Subscribe from here to get the events after the last one that was yielded."""
         cursor = self._yielded if self._busy else self._resume.cursor
         assert cursor is not None
         return cursor

@@ -1,7 +1,7 @@
-"""``Client``: the protocol as methods, over one blocking connection that is made anew when it breaks.
+"""``Client``: the protocol as methods, over one blocking connection, which is replaced if it is lost.
 
-A method for each ``op`` with the protocol's own field names, and ``request`` for whoever wants a reply as it
-came. What is sent again after a lost connection is decided in ``pipeline.py``; lines and sockets are in
+There is a method for each ``op`` with the protocol's own field names, and ``request`` for replies as plain
+dicts. ``pipeline.py`` decides which requests are sent again after a lost connection; lines and sockets are in
 ``sync_stream.py``.
 """
 
@@ -37,16 +37,17 @@ class Client:
 
     ``server``: ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``. ``token``: shown with
     ``hello`` before anything else. ``tls``: for ``tls:`` servers; the system's authorities unless given.
-    ``timeout``: for connecting, and for a stretch without a single byte; seconds or a ``timedelta``, 30 s.
-    ``reconnect``: for how long a daemon that is away, or a connection that was lost, is tried anew before
-    requests fail; 0: never. ``timeout_ms`` and ``reconnect_ms`` are their deprecated names, in ms.
-    Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or ``OutcomeUnknown``,
-    and ``BadValue`` before anything is sent for a value that the protocol has no form for.
+    ``timeout``: for connecting, and for a time without a single byte; seconds or a ``timedelta``, 30 s.
+    ``reconnect``: how long connecting is tried again, if there is no daemon or the connection was lost,
+    before requests fail; 0: not at all. ``timeout_ms`` and ``reconnect_ms`` are their deprecated names, in
+    ms. Every method raises ``Refused`` (with the daemon's ``code``), ``ServerUnreachable`` or
+    ``OutcomeUnknown``, and ``BadValue``, before it sends anything, for a value that the protocol has no form
+    for.
 
     Threads and greenlets may share one; a request waits for that of another. A child process makes a
-    connection of its own. A request that an exception interrupts (a signal handler's too) ends with it, and
-    the next one connects anew. A second request inside the first one, from a signal handler or a finalizer,
-    raises ``ClientMisused``; so does an iterator that a child inherited.
+    connection of its own. If an exception interrupts a request (also one of a signal handler), the request
+    ends, and the next one connects again. A second request inside the first one, from a signal handler or a
+    finalizer, raises ``ClientMisused``; so does an iterator that a child process inherited.
     """
 
     def __init__(
@@ -62,14 +63,14 @@ class Client:
     ) -> None:
         self.server = server
         self._place = place(server, token, tls, timeout, reconnect, timeout_ms, reconnect_ms)
-        self._channels: dict[int, Channel] = {}  # by process: one, and after a fork for a moment its parent's
+        self._channels: dict[int, Channel] = {}  # by process id; just after a fork also the parent's
         self._closed = False
 
     @classmethod
     def from_env(cls, *, timeout: Seconds | None = None, reconnect: Seconds | None = None) -> Client:
         """A client by ``WHEELTIMER_SERVER WHEELTIMER_TOKEN WHEELTIMER_CA_FILE WHEELTIMER_CERT_FILE``.
 
-        As the command line reads them. Raises BadValue for an address or a file that is none.
+        The command line reads them the same way. Raises BadValue for a wrong address or file.
         """
         found = from_environment()
         return cls(found.server, token=found.token, tls=found.tls, timeout=timeout, reconnect=reconnect)
@@ -96,13 +97,13 @@ class Client:
         return self._channel().ask(op, plain(fields)).check()
 
     def exchange(self, op: str, **fields: Any) -> tuple[Reply, bytes]:
-        """The same with the line that the reply came in, its own bytes; a refusal is returned, not raised."""
+        """The same, with the line of the reply, byte for byte; a refusal is returned, not raised."""
         return self._channel().ask(op, plain(fields)).raw()
 
     def request_many(self, requests: Iterable[Reply], depth: int = DEPTH) -> Iterator[Reply]:
         """Send requests (each with its ``op``) up to ``depth`` ahead; yield the replies in order.
 
-        A refusal is yielded as it is (``ok`` false): one bad item does not end the others. Memory is
+        A refusal is yielded as a reply (``ok`` false): one bad item does not end the others. Memory is
         bounded by ``depth`` requests and replies; ``requests`` is read as replies come in.
         """
         for call in self._stream(map(_split, requests), depth):
@@ -111,7 +112,7 @@ class Client:
     # -- one method for each op -----------------------------------------------------------------
 
     def hello(self, *, token: str | None = None) -> results.Hello:
-        """Who is there, and its limits."""
+        """The daemon's version and limits."""
         return self._ask(results.Hello, "hello", plain({"token": token}))
 
     def ping(self) -> results.PingReply:
@@ -119,7 +120,7 @@ class Client:
         return self._ask(results.PingReply, "ping", {})
 
     def schedule(self, url: str, **fields: Unpack[ScheduleFields]) -> results.ScheduleReply:
-        """``id queue version due state duplicate``; stored when this returns, and only once.
+        """``id queue version due state duplicate``; once this returns the task is stored, and only once.
 
         Without ``id`` one is made here, so that the request can be sent again.
         """
@@ -128,7 +129,7 @@ class Client:
     def schedule_many(
         self, tasks: Iterable[ScheduleItem], depth: int = DEPTH
     ) -> Iterator[results.ScheduleReply | Refused | ServerUnreachable]:
-        """Schedule tasks, each the fields of one ``schedule``; yields what became of each, in order.
+        """Schedule tasks, each the fields of one ``schedule``; yields the result of each, in order.
 
         A refusal, or an outcome that stays unknown, is that item's result and does not end the others.
         ``BadValue`` for an item is raised, and ends them. Memory is bounded by ``depth`` tasks; ``tasks`` is
@@ -139,7 +140,8 @@ class Client:
     def schedule_plain(
         self, tasks: Iterable[Mapping[str, Any]], depth: int = DEPTH
     ) -> Iterator[results.ScheduleReply | Refused | ServerUnreachable]:
-        """``schedule_many`` for the protocol's own fields, as a file of them has them: integers are ms."""
+        """``schedule_many`` for the protocol's own fields, in which integers are ms, as in a file of
+        tasks."""
         return self._schedule(map(with_new_id, map(plain, tasks)), depth)
 
     def _schedule(
@@ -206,7 +208,7 @@ class Client:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> results.TaskList:
-        """``tasks``, soonest first, and ``cursor`` when there are more."""
+        """``tasks``, soonest first, and ``cursor`` if there are more."""
         fields = {"queue": queue, "state": state, "group": group, "limit": limit, "cursor": cursor}
         return self._ask(results.TaskList, "list", plain(fields))
 
@@ -214,7 +216,7 @@ class Client:
         self, *, horizon: Span | None = None, horizon_ms: int | None = None, slices: int | None = None,
         queue: str | None = None,
     ) -> results.ForecastReply:  # fmt: skip
-        """``from_ slice_ms counts overdue later``: what fires when."""
+        """``from_ slice_ms counts overdue later``: how many tasks fire when."""
         fields = {"horizon": horizon, "horizon_ms": horizon_ms, "slices": slices, "queue": queue}
         return self._ask(results.ForecastReply, "forecast", typed(fields))
 
@@ -232,8 +234,8 @@ class Client:
     ) -> Subscription:
         """Events as they happen, on a connection of its own; an iterator that resumes where it was.
 
-        ``from_``: a cursor; without it, from now on. Raises ``Refused`` with code ``lagged`` where the
-        journal no longer holds what comes next.
+        ``from_``: a cursor; without it, from now on. Raises ``Refused`` with code ``lagged`` if the journal
+        no longer holds the next events.
         """
         fields = {"queue": queue, "group": group, "types": None if types is None else [*types]}
         return Subscription(self._place, fields, from_)
@@ -241,7 +243,7 @@ class Client:
     # -- calls on their way ---------------------------------------------------------------------
 
     def _channel(self) -> Channel:
-        """That of this process; one that came through a fork is closed here, and left to its owner there."""
+        """The channel of this process. A forked child closes its copy of the parent's."""
         pid = os.getpid()
         channel = self._channels.get(pid)
         if channel is None:

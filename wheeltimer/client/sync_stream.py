@@ -1,6 +1,6 @@
-"""One blocking connection: lines out, lines in, as many ahead as the caller likes.
+"""One blocking connection: lines out, lines in, with any number of requests ahead of their replies.
 
-It knows sockets and line ends. What a line says is in ``sync_client.py``.
+Only sockets and line ends are handled here; ``pipeline.py`` reads the lines.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WAIT_S_MAX: Final = 86_400.0  # of one system call, whose limit is 24 days; a l
 
 
 class _Select:
-    """What is used here of ``select.poll``, for one socket on a system without it (Windows)."""
+    """The used part of ``select.poll``, for one socket on a system without it (Windows)."""
 
     def register(self, connection: socket.socket) -> None:
         self._reading = self._writing = [connection]
@@ -46,9 +46,9 @@ class _Select:
 class LineConnection:
     """A stream of lines to ``HOST:PORT``, ``[::1]:PORT``, ``tls:HOST:PORT`` or ``unix:PATH``.
 
-    ``timeout_s`` bounds the connect, and later every stretch in which no byte moves either way.
-    Raises ``ServerUnreachable`` with the operating system's reason, ``BadValue`` for an address that is
-    none. It is of the process that made it: in another nothing is read from it or sent.
+    ``timeout_s`` bounds the connect, and later every time in which no byte is sent or received.
+    Raises ``ServerUnreachable`` with the operating system's reason, ``BadValue`` for a wrong address. Only
+    the process that made it can read and send.
     """
 
     def __init__(self, server: str, timeout_s: float, tls: ssl.SSLContext | None = None) -> None:
@@ -59,7 +59,7 @@ class LineConnection:
         self._in = bytearray()
         try:
             self._socket = _connect(server, self._timeout_s, tls)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that cannot be one
+        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible host name
             raise unreachable(server, error) from error
         try:
             self._socket.setblocking(False)
@@ -72,9 +72,9 @@ class LineConnection:
     def close(self) -> None:
         """Close the descriptor and send nothing, not even TLS's close_notify; unread replies are lost.
 
-        In a child the parent's connection stays as it is.
+        In a child process this leaves the parent's connection as it is.
         """
-        self._socket.close()  # of an SSLSocket too, this is close(2) alone
+        self._socket.close()  # also of an SSLSocket this is only close(2)
 
     def interrupt(self) -> None:
         """End the connection under a thread that waits for it, which then closes it."""
@@ -83,9 +83,9 @@ class LineConnection:
 
     @property
     def gone(self) -> bool:
-        """Whether the daemon has hung up. Only for a connection on which no reply is awaited.
+        """Whether the daemon has closed the connection. Call it only while no reply is awaited.
 
-        Bytes that have come count too: the daemon's reason, which is no answer to a later request.
+        Bytes that have come count too: they are the daemon's reason, and no answer to a later request.
         """
         if self._in:
             return True
@@ -102,10 +102,10 @@ class LineConnection:
         self._out += lines
 
     def read_line(self, *, forever: bool = False) -> bytes:
-        """The next line, without its end. Sends what is still to be sent while it waits, ``forever`` or not.
+        """The next line, without its end. While it waits (``forever``: without a limit) it also sends.
 
-        Reading and writing at once is what keeps a deep pipeline from standing still: a daemon whose
-        replies nobody reads stops reading requests. Raises ``ConnectionError`` or ``TimeoutError``.
+        Reading and writing at the same time keeps a deep pipeline from a deadlock: the daemon stops reading
+        requests while its replies are not read. Raises ``ConnectionError`` or ``TimeoutError``.
         """
         end = self._end_of_line(forever)
         line = bytes(self._in[:end])
@@ -136,10 +136,10 @@ class LineConnection:
         return end
 
     def _exchange(self, wait_s: float | None) -> bool:
-        """Move bytes in whichever direction goes; False when none did."""
+        """Receive, or else send, as the socket allows; False if neither was possible."""
         self._at_home()
         if isinstance(self._socket, ssl.SSLSocket) and self._socket.pending():
-            return self._receive()  # decrypted already: the poll does not see it
+            return self._receive()  # decrypted already: the poll does not show it
         interest = _POLLIN | (_POLLOUT if self._out else 0)
         self._poll.modify(self._socket, interest)
         ready = self._poll.poll(None if wait_s is None else math.ceil(min(wait_s, _WAIT_S_MAX) * 1000))
@@ -150,7 +150,7 @@ class LineConnection:
         if events & ~_POLLOUT:  # also an error or a hang-up: recv raises it, or returns nothing
             return self._receive()
         if events & _POLLOUT:
-            # A daemon that hung up may have said why before: recv brings that, or the error.
+            # A daemon may have sent its reason before it closed: recv returns that, or raises the error.
             with contextlib.suppress(BlockingIOError, ConnectionError, *_AGAIN):
                 sent = self._socket.send(bytes(self._out[:_READ_BYTES]))
                 del self._out[:sent]
@@ -161,7 +161,7 @@ class LineConnection:
             raise ClientMisused("this process was forked inside a request, whose reply is its parent's")
 
     def _receive(self) -> bool:
-        """Take what is there; False where that is no whole record of TLS."""
+        """Read the bytes that have come; False if they are not a whole TLS record."""
         try:
             data = self._socket.recv(_READ_BYTES)
         except _AGAIN:
@@ -173,7 +173,7 @@ class LineConnection:
 
 
 def unreachable(server: str, error: BaseException) -> ServerUnreachable:
-    """Why there is no connection, and what to do."""
+    """The error for a failed connect: why there is no connection, and what to do."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return ServerUnreachable(
             f"the certificate at {server} is not trusted ({error.verify_message});"
@@ -191,7 +191,7 @@ def unreachable(server: str, error: BaseException) -> ServerUnreachable:
 
 
 def tls_context(ca_file: str | None = None, cert_file: str | None = None) -> ssl.SSLContext:
-    """What ``tls:`` addresses are checked with: the system's authorities, or those in ``ca_file``.
+    """The context for ``tls:`` addresses, with the system's authorities or those in ``ca_file``.
 
     ``cert_file``: the client's own certificate and its key, in one PEM file. Raises BadValue.
     """
@@ -235,15 +235,15 @@ def _connect(server: str, timeout_s: float, tls: ssl.SSLContext | None) -> socke
 
 
 def keep_alive(tcp: socket.socket) -> None:
-    """Have the system notice a peer that is no more: a subscriber may hear nothing for days."""
+    """Let the system detect a peer that has vanished: a subscriber may receive nothing for days."""
     tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):  # Linux; elsewhere the system's own times
+        if hasattr(socket, name):  # Linux; other systems keep their own times
             tcp.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def split_host_port(server: str) -> tuple[str, int]:
-    """``HOST:PORT``, ``HOST`` (the daemon's usual port), ``[::1]:PORT``."""
+    """``HOST:PORT``, ``HOST`` (the daemon's default port), ``[::1]:PORT``."""
     if server.startswith("["):
         host, _, rest = server[1:].partition("]")
         port = rest.removeprefix(":")

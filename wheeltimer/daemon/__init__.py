@@ -1,4 +1,4 @@
-"""The process: the composition root, what it is made of, and what the system tells it.
+"""The process: the composition root, its parts, signals and the service manager.
 
 Files::
 

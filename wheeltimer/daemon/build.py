@@ -1,4 +1,4 @@
-"""What the settings say, in the terms of the parts that need it; made anew when they are reloaded."""
+"""Makes parts and their parameters from the settings; called again at a reload."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from wheeltimer.server.tls import server_context
 from wheeltimer.settings import Rate, Settings, changed_keys
 
 _log = logging.getLogger("wheeltimer")
-KEYS_MAX: Final = 50  # that one line names
-_RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # taken up while the daemon runs
+KEYS_MAX: Final = 50  # setting keys in one log line
+_RELOADED: Final = ("retry", "queues", "destinations", "tokens", "tls")  # applied while the daemon runs
 
 
 def check_served(settings: Settings) -> None:
@@ -37,8 +37,8 @@ def check_served(settings: Settings) -> None:
 
 
 def reload_line(given: Settings, before: Settings, now: Settings) -> str:
-    """Keys that changed since ``before``; and those, compared with what the start was ``given``, that need
-    a restart."""
+    """The keys that changed since ``before``, and those that differ from ``given`` (the settings of the
+    start) and need a restart."""
     late = [key for key in changed_keys(given, now) if key.partition(".")[0] not in _RELOADED]
     line = f"changed={_some(changed_keys(before, now))}"
     return f"{line}, after a restart: {_some(late)}" if late else line
@@ -55,7 +55,7 @@ def _bucket(rate: Rate | None) -> TokenBucket | None:
 
 
 def policy_of(settings: Settings, rule: AddressRule) -> Policy:
-    """What decisions depend on. ``rule`` is that of the start: listeners and networks stay at a reload."""
+    """The policy for decisions. ``rule`` is that of the start: a reload keeps listeners and networks."""
     rules = dict(settings.retry)
     queues = {
         name: QueuePolicy(
@@ -81,7 +81,7 @@ def queue_of(settings: Settings) -> Callable[[str], Queue]:
 def window_of(settings: Settings) -> Callable[[Destination], Window]:
     """A destination's window, from the settings."""
     named = {Destination(*split_url(url)[:3]): given for url, given in settings.destinations.items()}
-    for destination in named:  # a file that an earlier version took is not refused
+    for destination in named:  # a warning, not an error: earlier versions accepted such a file
         if problem := host_problem(destination.host):
             _log.warning('[destinations."%s"] is used by no new task: %s', destination.origin, problem)
 
@@ -101,14 +101,14 @@ def keys_of(settings: Settings) -> Callable[[str], Sequence[bytes]]:
 
 
 def address_rule(settings: Settings) -> AddressRule:
-    """Which addresses callbacks may go to: the rule follows the listeners."""
+    """Which addresses callbacks may go to; private ones need ``allow_nets`` if a listener is not local."""
     local = settings.http is None and all(address.is_local for address in settings.listen)
     return AddressRule(not local, settings.allow_nets)
 
 
 def transport_of(settings: Settings, rule: AddressRule, idle_max: int) -> Transport | ProxyTransport:
-    """The transport of callbacks. With a proxy, which looks names up itself, ``rule`` is applied only to the
-    addresses that stand in URLs. If the system trusts no authority, that is a warning."""
+    """The transport of callbacks. A proxy looks names up itself; then ``rule`` applies only to addresses
+    written in URLs. Logs a warning if the system trusts no authority."""
     trust = ssl.create_default_context()
     if (problem := no_authorities(trust, os.environ)) is not None:
         _log.warning("%s", problem)
@@ -129,5 +129,5 @@ def access_of(settings: Settings) -> Access:
 
 
 def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """Certificate, key and whose client certificates are asked for. Raises SettingsError."""
+    """Certificate, key and the authority of client certificates. Raises SettingsError."""
     return None if settings.tls is None else server_context(settings.tls)

@@ -1,7 +1,7 @@
 """One log line for each task that ends ``dead``: its id, attempts, reason and destination.
 
-Clients decide how many tasks die, so the lines for each queue and destination are limited, and so is the
-number of such pairs; what was not written is counted. No body, header, meta or path of a URL is written.
+Clients decide how many tasks die, so the lines for each pair of queue and destination are limited, and so is
+the number of pairs; lines that are left out are counted. No body, header, meta or path of a URL is written.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from wheeltimer.protocol.success import OTHER_END
 from wheeltimer.protocol.task_view import State
 
 PERIOD_S: Final = 60
-LINES_MAX: Final = 10  # in a period, for each queue and destination
-PAIRS_MAX: Final = 100  # queues and destinations told apart in a period; the rest share one limit
+LINES_MAX: Final = 10  # in a period, for each pair of queue and destination
+PAIRS_MAX: Final = 100  # pairs in a period with a limit of their own; the rest share one
 LAST_CHARS_MAX: Final = 200  # of the last attempt's error
 _DEAD: Final = int(State.DEAD)
 _OTHERS: Final = ("*", "*")
@@ -28,14 +28,14 @@ _log = logging.getLogger("wheeltimer")
 
 
 class Deaths:
-    """The ledger calls `ended` for every end; `run` is a nursery task."""
+    """The durable engine calls `ended` for every end of a task; `run` is a nursery task."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._seen: dict[tuple[str, str], int] = {}  # deaths of this period, by queue and destination
+        self._seen: dict[tuple[str, str], int] = {}  # dead tasks of this period, by queue and destination
 
     def ended(self, record: Ended) -> None:
-        """Call after the record was applied. 0.1 us for a task that is not dead."""
+        """Call after the record was applied. Takes 0.1 us if the task is not dead."""
         if record.state != _DEAD:
             return
         task = self._engine.get(record.key)
@@ -79,7 +79,7 @@ def _last(task: Task) -> str:
     if not attempt.error:
         return f"{attempt.status}"
     if attempt.error.startswith("success: ") and attempt.error.endswith(OTHER_END):
-        return attempt.error.partition(" is ")[0]  # what follows is from the reply's body
+        return attempt.error.partition(" is ")[0]  # the rest is from the reply's body
     return attempt.error[:LAST_CHARS_MAX]
 
 

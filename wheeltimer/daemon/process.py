@@ -1,8 +1,8 @@
-"""What a service manager is told: ready, reloading, stopping, still alive (sd_notify(3), Type=notify-reload);
-and what is said on standard output.
+"""The process and its system: the service manager, standard output, signals, file descriptors.
 
-Datagrams to the Unix socket that ``NOTIFY_SOCKET`` names; without it nothing is sent. The daemon does not
-depend on anybody hearing it: what cannot be sent is one line of the log.
+The service manager gets ready, reloading, stopping and still alive (sd_notify(3), Type=notify-reload), as
+datagrams to the Unix socket that ``NOTIFY_SOCKET`` names; without that nothing is sent. A datagram that
+cannot be sent is one line of the log and has no other effect.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from wheeltimer.runtime.ratelog import write_all
 from wheeltimer.server.rejection import TURNED_AWAY_MAX
 from wheeltimer.settings import Settings
 
-WATCHES: Final = 2  # signs of life in the time that the manager waits for one, as systemd recommends
+WATCHES: Final = 2  # signs of life sent in one watchdog timeout, as systemd recommends
 _log = logging.getLogger("wheeltimer.notify")
 
 
 class Notifier:
-    """Tells the manager that the environment names; see the module."""
+    """Sends the daemon's state to the service manager that the environment names."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         address = environ.get("NOTIFY_SOCKET", "")
@@ -51,7 +51,7 @@ class Notifier:
 
     @contextlib.contextmanager
     def reloading(self) -> Iterator[None]:
-        """Around a reload, whichever way it ends."""
+        """Wrap a reload, successful or not, in its two notifications."""
         self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us()}")
         try:
             yield
@@ -59,7 +59,7 @@ class Notifier:
             self._send("READY=1")
 
     async def watch(self, alive_ns: Callable[[], int], now_ns: Callable[[], int]) -> None:
-        """Say that the ticker lives, as long as it does: where it stands still, the manager restarts us."""
+        """Send signs of life while the ticker runs; without them the manager restarts the daemon."""
         if not (self._address and self._watchdog_ms):
             return
         while True:
@@ -72,37 +72,35 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-                sock.setblocking(False)  # a manager that does not listen must not block the loop
+                sock.setblocking(False)  # a manager that does not read must not block the loop
                 sock.sendto(text.encode(), self._address)
         except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
             _log.warning("service manager not told state=%s: %s", text.partition("\n")[0], error)
 
 
 async def say(line: str) -> None:
-    """Write a line to standard output, in a thread: a pipe that nobody reads must not block the loop.
+    """Write a line to standard output, in a thread: a pipe without a reader must not block the loop.
 
-    A line that cannot be written (the disk is full, the reader has ended, the system has no thread left) is a
-    warning in the log.
+    Logs a warning if it cannot be written (disk full, reader gone, no thread left).
     """
     data = f"{line}\n".encode(errors="surrogateescape")
     try:
         await trio.to_thread.run_sync(write_all, 1, data, abandon_on_cancel=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: no thread is to be had
+    except (OSError, RuntimeError) as error:  # RuntimeError: no thread could be started
         _log.warning("standard output cannot be written: %s", error)
 
 
 # -- SIGTERM and SIGINT before and after the daemon listens for them ---------------------------------------
-# Between the two it drains (``run.py``). A process that ends by itself has an exit code that tells the
-# reason: a signal in its last moments must not take the place of that code, so no signal has the system's
-# default.
+# In between, a signal starts the drain (``run.py``). Neither signal ever has the system's default action: if
+# the process ends by itself, a late signal must not replace its exit code, which gives the reason.
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def end_at_once(unless: Callable[[], bool]) -> None:
-    """Until somebody listens, a signal ends the process as by default, ``unless`` it is ending anyway.
+    """Let a signal end the process as by default, except while ``unless()`` is true.
 
-    It stays what it is where whoever started the process has it ignored.
+    A signal stays ignored if the parent process has set it to be ignored.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -128,24 +126,24 @@ def ignore_signals() -> None:
 
 
 # -- file descriptors --------------------------------------------------------------------------------------
-# As many as the system allows, shared among attempts, kept connections and clients. What each may have is
-# fixed at the start, so that none can take another's. If they run out all the same (the limit is the whole
-# system's, or was lowered), see ``server/rejection.py`` and ``journal/spare_descriptors.py``.
+# All that the system allows are shared among attempts, kept connections and clients. Each share is fixed at
+# the start, so that none can take another's. If descriptors run out nevertheless (the whole system's limit is
+# reached, or a limit was lowered), see ``server/rejection.py`` and ``journal/spare_descriptors.py``.
 
-LEAST: Final = 64  # with fewer there is nothing to share
-OWN: Final = 128  # HELD, listeners, and what is open for a moment: clients turned away, lookups
-# Standard streams 3; locks of file, folder and path 3, folder, segment and 3 spares 5, in hand 5, readers of
-# the journal 2, eventfd 1; epoll and wake-ups of Trio 5; timers 3; epoll of replies 1; service manager 1; in
-# hand for a client 1.
+LEAST: Final = 64  # with fewer, HELD and OWN leave nothing to share
+OWN: Final = 128  # HELD, listeners, and short-lived ones: clients turned away, lookups
+# Standard streams 3; locks of file, folder and path 3, folder, segment and 3 spares 5, reserved for the
+# journal 5, readers of the journal 2, eventfd 1; epoll and wake-ups of Trio 5; timers 3; epoll of replies 1;
+# service manager 1; reserved for a client 1.
 HELD: Final = 30
-PER_LISTENER: Final = 2  # a name may have an address of each family
-PER_TLS: Final = 3  # a client behind TLS: its socket, and the pair that leads to the plain side
+PER_LISTENER: Final = 2  # a name may have an IPv4 and an IPv6 address
+PER_TLS: Final = 3  # a client behind TLS: its socket, and the socket pair to the plain side
 _log = logging.getLogger("wheeltimer")
 
 
 class Share(NamedTuple):
-    """How many descriptors each has: attempts in flight, connections kept after them, clients, and clients
-    that are being turned away."""
+    """Bounds by descriptors: attempts in flight, connections kept after them, clients, and clients that are
+    being turned away."""
 
     concurrency: int
     idle_max: int
@@ -156,8 +154,8 @@ class Share(NamedTuple):
 def share(limit: int, settings: Settings) -> Share:
     """Share out ``limit`` descriptors.
 
-    If they do not suffice for the settings, attempts get what they ask for up to a half, kept connections and
-    clients up to a quarter each, and what one of the three does not need goes to the others.
+    If they do not suffice for the settings, attempts get up to a half, kept connections and clients up to a
+    quarter each, and what one of the three does not need goes to the others.
     """
     held = HELD + PER_LISTENER * len(settings.listen)
     own = min(OWN, held + max(0, limit - held) // 4)
@@ -172,14 +170,14 @@ def share(limit: int, settings: Settings) -> Share:
 
 
 def ample(settings: Settings) -> Share:
-    """All that the settings ask for."""
+    """The bounds of the settings, unchanged."""
     return Share(settings.concurrency, IDLE_MAX, settings.limits.connections_max, TURNED_AWAY_MAX)
 
 
 def fit(settings: Settings) -> tuple[Settings, Share]:
-    """Raise the soft limit to the hard one; lower ``concurrency`` and ``connections_max`` to what there is.
+    """Raise the soft limit to the hard one; lower ``concurrency`` and ``connections_max`` if that is too low.
 
-    Raises SettingsError if there are too few for anything.
+    Raises SettingsError if fewer than `LEAST` are allowed.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < LEAST:

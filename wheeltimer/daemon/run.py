@@ -1,7 +1,7 @@
 """The composition root: recover, start the parts in order, drain.
 
-The only place that opens the outer nurseries. Parts are started with ``nursery.start``, each ready
-before the next; the ready line is printed when the port accepts connections.
+Only this file opens the outer nurseries. Parts are started with ``nursery.start``, each ready before the next
+one starts; the ready line is printed once the port accepts connections.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ from wheeltimer.shard.durable import Debounce, DurableEngine
 from wheeltimer.shard.startup import end_stopped, note_boot, recover
 from wheeltimer.shard.ticker import Ticker
 
-GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; no row and no key is one
+GC_YOUNG_MAX = 20_000  # containers made before a young pass of 0.5 ms; rows and keys are not containers
 IDLE_LOOK_S = 5.0
 _log = logging.getLogger("wheeltimer")
 Progress = Callable[[int, int], None]
@@ -69,13 +69,13 @@ Progress = Callable[[int, int], None]
 def main(
     settings: Settings, progress: Progress | None = None, reload: Callable[[], Settings] | None = None
 ) -> int:
-    """Run the daemon until a signal; the exit code. Raises the typed errors that end a start.
+    """Run the daemon until a signal; return the exit code. Raises the typed errors of a failed start.
 
-    ``progress`` is told of the recovery in bytes; ``reload`` reads the settings anew at SIGHUP.
+    ``progress`` is called during recovery, with bytes; ``reload`` reads the settings again at SIGHUP.
     """
     check_served(settings)
     given, (settings, share) = settings, fit(settings)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is somebody to reload: the settings are fresh
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until `_hangups` runs: the settings are fresh
     daemon = Daemon(settings, SystemClock(), reload)
     daemon.given, daemon.share = given, share
     process.end_at_once(unless=lambda: daemon.listening)
@@ -92,18 +92,18 @@ class Daemon:
     def __init__(
         self, settings: Settings, clock: Clock, reload: Callable[[], Settings] | None = None
     ) -> None:
-        self.settings = self.given = settings  # given: before they were made to fit the machine
+        self.settings = self.given = settings  # given: before `fit`
         self.clock = clock
         self._reload = reload
         self.share = ample(settings)
         self._notifier = Notifier(os.environ)
         self._began_ns = clock.elapsed_ns()
         self._exit_code = 0
-        self.listening = False  # to signals: since then a signal drains, and later the end is near
-        self._tls = tls_of(settings)  # before anything else: a bad file is no reason to open a journal
+        self.listening = False  # for signals: once True, `_signals` handles them
+        self._tls = tls_of(settings)  # first: a bad file must be found before the journal is opened
 
     def recover(self, progress: Progress | None = None) -> None:
-        """Open the journal and apply it. Blocking; raises JournalError and its kin."""
+        """Open the journal and apply it. Blocking; raises JournalError and its subclasses."""
         settings, clock = self.settings, self.clock
 
         def clocks() -> Clocks:
@@ -126,15 +126,15 @@ class Daemon:
             )  # fmt: skip
         now = clock.now()
         self.engine = Engine(settings.limits, now, settings.tick_ms * NS_PER_MS, settings.wheel_size)
-        gc.disable()  # nothing dies during recovery; a pass over a growing heap only takes time
+        gc.disable()  # recovery frees next to nothing; passes over the growing heap would only cost time
         self._recovered = recover(self.journal, self.engine, clock.boot_id, now, progress)
         gc.enable()
         gc.set_threshold(GC_YOUNG_MAX, 20, 100)
-        gc.freeze()  # what was recovered lives long: later passes need not look at it
+        gc.freeze()  # recovered objects live long: later passes skip them
         self._recovered_ms = self._since_began_ms()
 
     def _check_segments(self) -> None:
-        """Any decision that the limits allow must fit a segment, also where a small disk made it smaller."""
+        """Any decision that the limits allow must fit a segment, also one made smaller for a small disk."""
         needed, most = decision_bytes_needed(self.settings.limits), self.journal.decision_bytes_max
         if needed > most:
             self.journal.abandon()
@@ -145,7 +145,7 @@ class Daemon:
             )
 
     def _make_parts(self) -> None:
-        """All parts, made known to each other; none of them does anything yet."""
+        """Make all parts and connect them; none of them runs yet."""
         settings, journal, clock = self.settings, self.journal, self.clock
         self._rule = rule = address_rule(settings)
         self._ledger = ledger = DurableEngine(self.engine, journal, clock, policy_of(settings, rule))
@@ -189,12 +189,12 @@ class Daemon:
         ]  # fmt: skip
 
     async def run(self) -> int:
-        """Serve until a signal or a failure of the storage; the exit code."""
+        """Serve until a signal or a failure of the storage; return the exit code."""
         self._make_parts()
         listeners, names = await open_listeners(
             self.settings.listen, self._turn, self._overflow, int(self.settings.unix_mode, 8)
         )
-        work = trio.CancelScope()  # of all that makes records by itself; clients are answered beyond it
+        work = trio.CancelScope()  # parts that make records; clients are answered beyond its end
         async with trio.open_nursery() as outer:
             outer.start_soon(self._signals, outer, work)
             await outer.start(self._keep_journal, work)
@@ -217,7 +217,7 @@ class Daemon:
                         inner.start_soon(self._notifier.watch, alive_ns, self.clock.elapsed_ns)
                         self._say_ready(names, tasks)
             except* StorageFailed:
-                pass  # the journal is dead, and whoever keeps it says so
+                pass  # `_keep_journal` logs it and sets the exit code
             await self._server.end(self._end_journal)
             outer.cancel_scope.cancel()
         await self._transport.aclose()
@@ -227,14 +227,14 @@ class Daemon:
         return self._exit_code
 
     async def _catch_up(self) -> None:
-        """What has to be on disk before anything is served or called."""
+        """Commit what must be on disk before clients are served and receivers called."""
         await note_boot(self._ledger)
         await end_stopped(self._ledger, self._recovered.stopping)
 
     async def _keep_journal(
         self, work: trio.CancelScope, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Run the journal beside everything else; when its storage fails, all work ends."""
+        """Run the journal beside everything else; if its storage fails, all work ends."""
         try:
             await self.journal.run(task_status)
         except StorageFailed as error:
@@ -244,7 +244,7 @@ class Daemon:
             work.cancel()
 
     async def _end_journal(self) -> None:
-        """Commit what waits and stop cleanly; a failure is told by whoever runs the journal."""
+        """Commit what waits and stop cleanly; `_keep_journal` reports a failure."""
         with contextlib.suppress(StorageFailed):
             await self.journal.close()
         await self._subscriptions.end()
@@ -265,7 +265,7 @@ class Daemon:
                 outer.start_soon(self._drain, work)
 
     async def _hangups(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Read the settings anew at each SIGHUP; with a bad file the old ones stay."""
+        """Read the settings again at each SIGHUP; if the file is bad, the old ones stay."""
         before = self.given
         with trio.open_signal_receiver(signal.SIGHUP) as received:
             task_status.started()
@@ -288,12 +288,12 @@ class Daemon:
                 before = settings
 
     async def _drain(self, work: trio.CancelScope) -> None:
-        """Let what is under way end, for a while; then all work ends, and with it the daemon."""
+        """Wait up to ``drain_ms`` for what is under way; then all work ends, and with it the daemon."""
         await drain(self._dispatcher, self._requests.bulk, self.settings.limits.drain_ms)
         work.cancel()
 
     def _about(self) -> dict[str, object]:
-        """The shells' part of ``stats``."""
+        """The part of ``stats`` that does not come from the engine."""
         journal, compactor, late = self.journal, self._compactor, self._ticker.lateness.shown()
         return {
             "connections": self._server.connections,
@@ -328,7 +328,7 @@ class Daemon:
 
 
 async def _close_idle(transport: Transport | ProxyTransport) -> None:
-    """Close connections that receivers were kept waiting on for too long, though nothing is sent."""
+    """Close kept connections that were idle for too long, also while no callback is sent."""
     while True:
         await trio.sleep(IDLE_LOOK_S)
         transport.close_idle()
@@ -336,20 +336,20 @@ async def _close_idle(transport: Transport | ProxyTransport) -> None:
 
 # -- drain: what is under way may end, for a limited time --------------------------------------------------
 
-CUT_GRACE_S: Final = 1.0  # for the replies of requests that are cut; a disk that hangs gives them none
+CUT_GRACE_S: Final = 1.0  # for the replies of requests that are cut short; bounded, as a disk may hang
 _log = logging.getLogger("wheeltimer")
 
 
 async def drain(dispatcher: Dispatcher, bulk: Scans, drain_ms: int) -> None:
-    """Start no attempt and return when those in flight have ended, and so have groups that are being changed.
+    """Start no attempt, and return once attempts in flight and requests that change groups have ended.
 
-    After ``drain_ms`` a request that changes a group answers with how far it came. What attempts are in
-    flight then is for the caller to cut.
+    After ``drain_ms`` such a request replies with the count of what it has done, and this returns although
+    attempts are in flight: the caller ends those.
     """
     with trio.move_on_after(drain_ms / 1000) as patience:
         await dispatcher.drain()
         await bulk.quiet()
-    bulk.cut = True  # also those that begin before the end
+    bulk.cut = True  # also for requests that begin from here on
     if patience.cancelled_caught:
         _log.warning("drain cut attempts in_flight=%d requests=%d", dispatcher.in_flight, bulk.changing)
         with trio.move_on_after(CUT_GRACE_S):

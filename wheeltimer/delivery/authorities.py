@@ -13,8 +13,8 @@ _HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
 def no_authorities(context: ssl.SSLContext, environ: Mapping[str, str]) -> str | None:
     """A sentence for the log if ``context``, made with the system's defaults, trusts no authority; else None.
 
-    A file was read when the context was made; folders are only looked at in a handshake (OpenSSL's
-    ``X509_LOOKUP_hash_dir``): one that has a hashed name in it will do.
+    OpenSSL reads a file when the context is made, but folders only in a handshake
+    (``X509_LOOKUP_hash_dir``): here a folder counts if it has a file with a hashed name.
     """
     if context.cert_store_stats()["x509"]:
         return None

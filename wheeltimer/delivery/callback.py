@@ -1,7 +1,7 @@
-"""One attempt: the request that a task stands for, and the answer as a value.
+"""One attempt: the request made from a task, and the answer as a value.
 
-Which attempt may go now is ``dispatcher.py``; how bytes get there and back is ``transport.py``; what
-an answer means for the task is ``core/outcome.py``.
+Which attempt may start now: ``dispatcher.py``. How its bytes are sent and received: ``transport.py``. What an
+answer means for the task: ``core/outcome.py``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wheeltimer.protocol.ids import webhook_id
 from wheeltimer.protocol.requests import split_url
 from wheeltimer.protocol.units import parse_duration_ms
 
-TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task says otherwise
+TIMEOUT_MS: Final = 15_000  # of a whole attempt, unless the task has a timeout
 CONNECT_TIMEOUT_MS: Final = 3_000
 RETRY_AFTER_MAX_MS: Final = 86_400_000
 _CONTENT_TYPES: Final = {
@@ -40,18 +40,18 @@ _CONTENT_TYPES: Final = {
     "text": b"content-type: text/plain; charset=utf-8\r\n",
     "base64": b"content-type: application/octet-stream\r\n",
 }
-# What goes in here holds no control character by what it is: numbers, names, percent-encoded text.
+# No value that goes in here can hold a control character: numbers, checked names, percent-encoded text.
 _OURS: Final = (
     b"webhook-id: %b\r\nwebhook-timestamp: %d\r\nwheeltimer-id: %b\r\nwheeltimer-queue: %b\r\n"
     b"wheeltimer-attempt: %d\r\nwheeltimer-due: %d\r\nwheeltimer-late-ms: %d\r\nwheeltimer-version: %d\r\n"
 )
-_NO_CODING: Final = b"accept-encoding: identity\r\n"  # without it any coding is allowed
+_NO_CODING: Final = b"accept-encoding: identity\r\n"  # without it a receiver may use any coding
 _log = logging.getLogger("wheeltimer.delivery")
 _VISIBLE: Final = re.compile("[!-$&-~]*").fullmatch
 
 
 class Exchange(Protocol):
-    """``Transport.request`` and whatever stands in for it."""
+    """What an attempt uses of ``Transport`` or ``ProxyTransport``."""
 
     async def request(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes,
@@ -66,10 +66,11 @@ class Exchange(Protocol):
 
 
 Again = Callable[[], Awaitable[Answer]]
-"""What goes on with an attempt in a nursery task."""
+"""Runs the attempt, or the rest of it, in a nursery task."""
 
 Landing = Answer | Again | None
-"""How a flight ends: with an answer, in a nursery task, or cut short by the end of the daemon."""
+"""How an attempt without a nursery task ends: with an answer, with a function that continues it in a nursery
+task, or cut short by the end of the daemon (None)."""
 
 
 @lru_cache(maxsize=4096)
@@ -99,13 +100,13 @@ class Sender:
         self._agent_and_coding = self._agent + _NO_CODING
 
     async def attempt(self, key: str, task: Task) -> Answer:
-        """One attempt, bounded by the task's timeouts. Whatever the receiver does is a value. Raises Shortage
-        if the attempt could not begin because of a shortage of our own."""
+        """One attempt, bounded by the task's timeouts. An error of the receiver is returned, not raised.
+        Raises Shortage if the attempt could not begin because this machine lacks something."""
         return await AttemptUnderWay(self, key, task, self.now()).request()
 
     def begin(self, key: str, task: Task, now: Now, landed: Callable[[Landing], None]) -> Again | None:
-        """Begin an attempt. On a kept connection it needs no nursery task: None, and ``landed`` is called at
-        its end. Otherwise the function to run in one. `flush` after a few of them. Raises Shortage."""
+        """Begin an attempt. If there is a kept connection, return None, and ``landed`` is called at the end;
+        otherwise return the function to run in a nursery task. Call `flush` after a few. Raises Shortage."""
         try:
             sending = AttemptUnderWay(self, key, task, now)
             return None if sending.fly(landed) else sending.request
@@ -113,11 +114,11 @@ class Sender:
             raise Shortage("memory", "no memory to begin an attempt") from error
 
     def flush(self) -> None:
-        """Send what was begun."""
+        """Send the requests that were begun."""
         self.transport.flush()
 
     def fields(self, key: str, task: Task, now: Now, late_ms: int) -> bytes:
-        """The header lines: the caller's own, and those that only the daemon may set."""
+        """The header lines: those of the task, and those that only the daemon may set."""
         queue, id = split_key(key)
         webhook = webhook_id(self._journal_id, key, task.born, task.revision).encode()
         timestamp_s = now.wall_ns // 1_000_000_000
@@ -146,7 +147,7 @@ class Sender:
 
 
 class AttemptUnderWay:
-    """One attempt under way: in a nursery task (``request``), or without one, as a flight (``fly``)."""
+    """One attempt under way: in a nursery task (``request``), or without one, by `ReplyPoller` (``fly``)."""
 
     __slots__ = (
         "_connect_ms", "_kept", "_key", "_landed", "_late_ms", "_request", "_sender", "_started",
@@ -169,7 +170,7 @@ class AttemptUnderWay:
         self._kept: KeptExchange
 
     async def request(self) -> Answer:
-        """By any connection."""
+        """Run the attempt on a kept or new connection."""
         return await self._bounded(self._sender.transport.request, *self._request, self._connect_ms)
 
     async def _resend(self) -> Answer:
@@ -185,7 +186,7 @@ class AttemptUnderWay:
         return self._failed(self._too_late(partial.reply), self._timeout_ms)
 
     def fly(self, landed: Callable[[Landing], None]) -> bool:
-        """By a kept connection, if there is one."""
+        """Begin on a kept connection; False if there is none. ``landed`` is called at the end."""
         kept = self._sender.transport.begin(*self._request)
         if kept is None:
             return False
@@ -231,8 +232,8 @@ class AttemptUnderWay:
         return AttemptError("timeout", f"no whole reply within {self._timeout_ms} ms", so_far)
 
     def _failed(self, problem: AttemptError, given_ms: int | None = None) -> Answer:
-        """``given_ms``: the time-out that ran out, unless it was the one for a connection."""
-        if problem.reply is not None:  # its status may be final all the same
+        """``given_ms``: the timeout that ran out, unless it was that of the connect."""
+        if problem.reply is not None:  # its status may be final nevertheless
             text = f"{problem.kind}: {problem}"
             return replace(self._replied(problem.reply), error=text, given_ms=given_ms)
         started = self._started
@@ -258,7 +259,7 @@ class AttemptUnderWay:
 
 
 def _visible(text: str) -> bytes:
-    """``text`` with everything but visible ASCII, and the percent sign, percent-encoded as UTF-8."""
+    """``text`` with all characters except visible ASCII, and the percent sign, percent-encoded as UTF-8."""
     if _VISIBLE(text):
         return text.encode("ascii")
     return quote(text, safe="!\"#$&'()*+,/:;<=>?@[\\]^`{|}~").encode("ascii")
@@ -280,25 +281,25 @@ def reply_directives(reply: Reply, now: Now) -> tuple[int | None, bool, str]:
 
 
 def retry_after_ms(value: str, now: Now) -> int | None:
-    """``Retry-After`` in either form (RFC 9110 section 10.2.3), at most a day; None where it is neither."""
+    """``Retry-After`` in either form (RFC 9110 section 10.2.3), at most a day; None if it is neither."""
     if value.isascii() and value.isdigit():
         return min(int(value.lstrip("0")[:9] or "0") * 1000, RETRY_AFTER_MAX_MS)
     try:
         instant = email.utils.parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # the second for a year or an hour of twenty digits
+    except (ValueError, OverflowError):  # OverflowError: a year or an hour of twenty digits
         return None
-    if instant.tzinfo is None:  # the asctime form names none and means GMT (RFC 9110 section 5.6.7)
+    if instant.tzinfo is None:  # the asctime form has no zone and means GMT (RFC 9110 section 5.6.7)
         instant = instant.replace(tzinfo=datetime.UTC)
     return min(max(0, int(instant.timestamp() * 1000) - now.wall_ms), RETRY_AFTER_MAX_MS)
 
 
 # -- Standard Webhooks 1.0.0 -------------------------------------------------------------------------------
-# What a receiver needs to know that a callback is ours and fresh. Source: the specification, "Signature
-# scheme": HMAC-SHA256 over ``id.timestamp.body``, base64, with the scheme's version in front; several keys
-# give several signatures, so that a key can be replaced without a gap.
+# With the signature a receiver checks that a callback comes from this daemon and is recent. Source: the
+# specification, "Signature scheme": HMAC-SHA256 over ``id.timestamp.body``, base64, with the scheme's version
+# in front. Several keys give several signatures, so that a key can be replaced without a gap.
 
 
 def sign(keys: Iterable[bytes], webhook_id: bytes, timestamp_s: int, body: bytes) -> bytes:
-    """The value of ``webhook-signature``: one ``v1,...`` for each key, parted by spaces."""
+    """The value of ``webhook-signature``: one ``v1,...`` for each key, separated by spaces."""
     message = b"%b.%d.%b" % (webhook_id, timestamp_s, body)
     return b" ".join(b"v1," + b64encode(hmac.digest(key, message, "sha256")) for key in keys)

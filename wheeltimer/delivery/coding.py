@@ -1,7 +1,7 @@
 """Content codings of replies (RFC 9110 section 8.4): gzip and deflate, within bounds.
 
-No coding is asked for, but some receivers compress whatever they send. A body that would grow a thousandfold
-costs no more than any other: at most `REPLY_BYTES_MAX` bytes are decoded.
+Requests ask for no coding, but some receivers compress all replies. At most `REPLY_BYTES_MAX` bytes are
+decoded, so a body that would grow a thousandfold costs no more than any other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's ``wbits``
 def decoded(body: bytes, coding: str, whole: bool) -> tuple[bytes, bool, str | None]:
     """(content, whether it is whole, None), or (``body``, ``whole``, why it cannot be decoded).
 
-    ``coding`` is the value of content-encoding, a list: ``identity`` in it is left out, and of the others one
-    at most is decoded. ``whole``: all of the body is there. The content is at most `REPLY_BYTES_MAX` long.
-    At most 1 ms, and 5 ms for a list of 64 KiB.
+    ``coding`` is the value of content-encoding, a list; ``identity`` in it is ignored, and a body with more
+    than one other coding is not decoded. ``whole``: all of the body is there. The content is at most
+    `REPLY_BYTES_MAX` long. Takes at most 1 ms, or 5 ms for a list of 64 KiB.
     """
     names = [name for part in coding.split(",") if (name := part.strip().lower()) not in ("", "identity")]
     if not names:
@@ -56,6 +56,6 @@ def _inflated(body: bytes, wbits: int) -> tuple[bytes, bool]:
         if not one.eof or len(content) > REPLY_BYTES_MAX:
             return content, False
         body = one.unused_data
-        if wbits != _GZIP or not body.startswith(_GZIP_MAGIC):  # what follows is no content
+        if wbits != _GZIP or not body.startswith(_GZIP_MAGIC):  # bytes behind the last member are ignored
             return content, True
     return content, False

@@ -1,10 +1,11 @@
-"""Who may go now: permits, fairness between destinations, what is held, what waits for the disk.
+"""Which attempt may start now: permits, fairness among destinations, held tasks, tasks not yet on disk.
 
-A view of the engine's state: the lanes hold keys of tasks that were ``ready``, and each task is looked
-at again before it starts, so one that was cancelled, changed or paused meanwhile costs nothing but its
-place. The attempt itself is ``callback.py``, the window of a destination ``window.py``.
+The lanes hold keys of tasks that were ``ready``. Each task is looked up again before its attempt starts: if
+it was cancelled, changed or paused meanwhile, only its key was kept for nothing. The attempt itself is
+``callback.py``, the window of a destination ``window.py``.
 
-A permit is taken before a nursery task is made: a million overdue tasks are a million keys in lanes.
+A permit is taken before a nursery task is made, so a million overdue tasks are a million keys, not a million
+nursery tasks.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from wheeltimer.delivery.shortage import Shortage
 from wheeltimer.delivery.window import Window
 from wheeltimer.protocol.task_view import State
 
-CROWD_TRIES: Final = 4  # lanes over their share that are looked at again when nothing else may go
+CROWD_TRIES: Final = 4  # lanes over their share that are tried again if no active lane is left
 Begin = Callable[[str, Task, Now, Callable[[Landing], None]], Again | None]
 Spawn = Callable[[str, Task, Lane, Now], None]
 _READY: Final = int(State.READY)
@@ -41,10 +42,10 @@ _log = logging.getLogger("wheeltimer.delivery")
 class Dispatcher:
     """Starts attempts of ready tasks, at most ``concurrency`` at a time.
 
-    ``durable_lsn`` tells what is on disk: an attempt starts only when the record that made the task's
-    present version is, and waits for nothing written later. ``queue_of`` and ``window_of`` make the gates
-    of a queue and a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s;
-    ``keeps(destination)``: whether an attempt there probably needs no new connection.
+    ``durable_lsn()``: everything up to it is on disk. An attempt starts once the record of the task's present
+    version is, and waits for no later one. ``queue_of`` and ``window_of`` make the constraints of a queue and
+    a destination from the settings. ``begin`` and ``flush`` are a ``Sender``'s; ``keeps(destination)``:
+    whether an attempt there probably needs no new connection.
     """
 
     def __init__(
@@ -64,26 +65,26 @@ class Dispatcher:
         self._lanes = Lanes(queue_of, window_of)
         self._held = Held(book)
         self._awaiting_commit: list[str] = []  # ready, but their record is not on disk yet
-        self._written: deque[str] = deque()  # those whose record may be by now
+        self._written: deque[str] = deque()  # of these the record may be on disk by now
         self._alarms = WakeHeap()
         self._stale = LanePurger(book, self._lanes)
         self._lapses = Lapses(book, self._lanes, self._held, concurrency, keeps)
         self._entry = Entry(book, self._lanes, self._held, self._alarms, concurrency)
-        self.lapses = self._lapses.in_flight_limit.lapses  # since the start, by what was short
+        self.lapses = self._lapses.in_flight_limit.lapses  # since the start, by reason
         self._no_room_until_ns = 0
         self._wake = trio.Event()
-        self._wake_ns: int | None = None  # when ``run`` looks again by itself
+        self._wake_ns: int | None = None  # when ``run`` pumps again without being woken
         self._spawn: Spawn  # made by ``run``
         self._idle = trio.Event()
         self.in_flight = 0
         self.draining = False
 
     def __len__(self) -> int:
-        """Keys that wait here."""
+        """How many keys wait here."""
         return self._lanes.size + len(self._awaiting_commit) + len(self._written) + len(self._lapses.waiting)
 
     def enqueue(self, key: str, task: Task, late_ms: int) -> None:
-        """A task became ready, so late; `go` after a slice of them. O(1)."""
+        """A task became ready, ``late_ms`` after it was due. Call `dispatch_now` after a few. O(1)."""
         if task.lsn > self._durable_lsn():
             self._awaiting_commit.append(key)
             return
@@ -93,18 +94,18 @@ class Dispatcher:
             self._held.add(key, task, lane.target, self._book.now().elapsed_ns)
 
     def committed(self) -> None:
-        """More records are on disk: what waited for that may go."""
+        """More records are on disk: tasks that waited for that may start."""
         if self._awaiting_commit:
             self._written.extend(self._awaiting_commit)
             self._awaiting_commit.clear()
-            self._offer_written()  # now: what comes due next does not go before them
+            self._offer_written()  # at once, so that tasks that come due next do not overtake them
             self._wake.set()
         if self._no_room_until_ns:
             self._no_room_until_ns = 0
             self._wake.set()
 
     def _offer_written(self) -> bool:
-        """A slice of what waited for the disk goes to its lanes; True where there is more."""
+        """Put a slice of the tasks that waited for the disk into their lanes; True if there are more."""
         for _ in range(min(LOOKS_MAX, len(self._written))):
             key = self._written.popleft()
             task = self._book.engine.get(key)
@@ -113,11 +114,11 @@ class Dispatcher:
         return bool(self._written)
 
     def paused(self, queue: str) -> None:
-        """A queue was paused: the time that its held tasks have left stands still."""
+        """A queue was paused: the time until its held tasks give up is stopped."""
         self._held.paused(queue, self._book.now().elapsed_ns)
 
     def resumed(self, queue: str) -> None:
-        """A queue is no longer paused: what waited for it may go."""
+        """A queue is no longer paused: wake the lanes that waited for it."""
         self._held.resumed(queue, self._book.now().elapsed_ns)
         if queue in self._lanes.queues:
             self._lanes.wake_all(self._lanes.queues[queue])
@@ -126,13 +127,13 @@ class Dispatcher:
     def reconfigure(
         self, queue_of: Callable[[str], Queue], window_of: Callable[[Destination], Window]
     ) -> None:
-        """Settings have changed: what waits looks at its limits again."""
+        """Settings have changed: waiting lanes check the new limits."""
         self._lanes.reconfigure(queue_of, window_of)
         self._wake.set()
 
     def pump(self, spawn: Spawn) -> int | None:
-        """Start what may start, one slice: 0 where there is more to do at once, else the elapsed ns at
-        which to look again, None for never. ``spawn`` is given (key, task, lane, start).
+        """Start the attempts that may start, one slice: return 0 if there is more to do at once, else the
+        elapsed ns at which to pump again, None for never. Calls ``spawn(key, task, lane, start)`` for each.
         """
         now_ns = self._book.now().elapsed_ns
         wait_ns = self._held.sweep(now_ns)
@@ -158,7 +159,7 @@ class Dispatcher:
             if not len(lane):
                 lanes.leave(lane, now_ns)
             elif not entry.gates_open(lane, now_ns):
-                tries = max(0, tries - 1)  # the crowd is smaller: those it held back may try again
+                tries = max(0, tries - 1)  # one competitor less: another lane over its share may try
             elif short_ns := self._lapses.wait_until_ns(lane, self.in_flight < limit, now_ns):
                 passed = 0 if lanes.pass_over(lane) else passed + 1
                 wait_ns = short_ns if wait_ns is None else min(wait_ns, short_ns)
@@ -169,7 +170,7 @@ class Dispatcher:
                 lanes.crowd_in(lane)
             elif self._start_first(lane, spawn):
                 tries = 0
-                if lanes.over_share:  # they take turns with those that never had their share
+                if lanes.over_share:  # so that active lanes cannot starve those over their share
                     lanes.readmit()
             else:
                 self._no_room_until_ns = now_ns + ROOM_RETRY_NS
@@ -181,7 +182,7 @@ class Dispatcher:
         return min((ns for ns in (wait_ns, alarm_ns) if ns is not None), default=None)
 
     def _wake_due(self, now_ns: int) -> None:
-        """Let lanes try again that waited for an instant that has come, and tasks whose attempts lapsed."""
+        """Wake lanes whose instant has come, and put back tasks whose attempts lapsed."""
         self._no_room_until_ns = 0
         for gate in self._alarms.due(now_ns):
             self._lanes.wake(gate)
@@ -189,12 +190,12 @@ class Dispatcher:
             self._lapses.put_back()
 
     def _start_first(self, lane: Lane, spawn: Spawn) -> bool:
-        """Start the lane's first task, if it is still ready; False where the journal has no room for it."""
+        """Start the lane's first task, if it is still ready; False if the journal has no room for that."""
         now, (line, key) = self._book.now(), self._lanes.take(lane)
         now_ns = now.elapsed_ns
         task = self._book.engine.get(key)
         if task is None or task.state != _READY or destination_of(task) != lane.target.destination:
-            pass  # cancelled or changed since
+            pass  # cancelled or changed meanwhile
         elif task.lsn > self._durable_lsn():
             self._awaiting_commit.append(key)
         elif self._book.start(key, task, now):
@@ -213,13 +214,13 @@ class Dispatcher:
     # -- running --------------------------------------------------------------------------------
 
     def dispatch_now(self) -> None:
-        """Start what may start at once: what is due must not wait until ``run`` has its turn."""
+        """Start attempts at once: due tasks must not wait until Trio runs ``run`` again."""
         wake_ns = self._start()
         if wake_ns is not None and (self._wake_ns is None or wake_ns < self._wake_ns):
             self._wake.set()
 
     def _start(self) -> int | None:
-        """One `pump`; all that began in it is sent."""
+        """One `pump`, then send all requests that began in it."""
         wake_ns = self.pump(self._spawn)
         self._flush()
         return wake_ns
@@ -257,11 +258,11 @@ class Dispatcher:
                         await self._wake.wait()
                     self._wake = trio.Event()
             finally:
-                self.draining = True  # nobody is there for what would start, or go on in a nursery task
+                self.draining = True  # the nursery is closing, so no attempt may start or continue in it
                 nursery.cancel_scope.cancel()
 
     async def _attempt(self, go: Again, key: str, lane: Lane, started_ns: int) -> None:
-        """One attempt, kept apart from all others: a bug in it fails this attempt and is logged."""
+        """Run one attempt, isolated from all others: an unexpected exception fails it and is logged."""
         outcome: Answer | Shortage | None = None
         try:
             outcome = await go()
@@ -279,7 +280,7 @@ class Dispatcher:
             self.finish(key, outcome, lane, started_ns)
 
     def lapse(self, key: str, short: Shortage, lane: Lane, started_ns: int) -> None:
-        """An attempt was not made because of a shortage of our own: its permits are given back."""
+        """An attempt was not made because of a shortage of this machine: give its permits back."""
         now = self._book.now()
         if self._lapses.end(key, short.reason, lane, started_ns, now, self.in_flight - 1):
             self._ended(lane)
@@ -288,7 +289,7 @@ class Dispatcher:
             self.finish(key, Answer(now.wall_ms, 0, 0, error=f"connect: {short}"), lane, started_ns)
 
     def _cut(self, key: str, lane: Lane) -> None:
-        """An attempt was cut short by the end of the daemon: it was not made."""
+        """An attempt was cut short by the end of the daemon: it counts as not made."""
         self._ended(lane)
         lane.target.window.cut()
         self._book.dropped(key)
@@ -313,13 +314,13 @@ class Dispatcher:
     def _ended(self, lane: Lane) -> None:
         self.in_flight -= 1
         self._lanes.ended(lane)
-        if self._lanes.size:  # a permit that nothing waits for wakes nobody
+        if self._lanes.size:  # else no key waits for the permit
             self._wake.set()
         if self.draining and not self.in_flight:
             self._idle.set()
 
     async def drain(self) -> None:
-        """Start nothing more and wait until nothing is in flight."""
+        """Start no more attempts and wait until none is in flight."""
         self.draining = True
         if self.in_flight:
             await self._idle.wait()

@@ -1,4 +1,4 @@
-"""Whether a lane may start an attempt now: its gates, and its destination's share of the permits."""
+"""Whether a lane may start an attempt now: its constraints, and its destination's share of the permits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from wheeltimer.delivery.window import most, share
 
 
 class Entry:
-    """What the dispatcher asks of a lane that it took out of the ring."""
+    """The checks of `Dispatcher` for a lane that it took from the active lanes."""
 
     def __init__(
         self, book: TaskSource, lanes: Lanes, held: Held, alarms: WakeHeap, concurrency: int
@@ -21,7 +21,7 @@ class Entry:
         self._concurrency = concurrency
 
     def gates_open(self, lane: Lane, now_ns: int) -> bool:
-        """Whether the lane may start something; if not, it is put in the line of the gate that is shut."""
+        """Whether queue and destination allow an attempt; else the lane waits for the one that does not."""
         if self._book.engine.paused(lane.name):
             self._held.paused(lane.name, now_ns)
             self._lanes.wait(lane, lane.queue)
@@ -37,9 +37,10 @@ class Entry:
         return True
 
     def has_share(self, lane: Lane, in_flight: int, limit: int) -> bool:
-        """Whether the lane's destination has all the permits that it may have now. ``limit``: the permits of
-        all destinations during a shortage. Attempts on kept connections may exceed it: then ``concurrency``
-        is the number to share.
+        """Whether the lane's destination has all the permits that it may have now.
+
+        ``limit``: the permits of all destinations during a shortage. Attempts on kept connections may exceed
+        it; then ``concurrency`` is shared.
         """
         mine = lane.target.window.in_flight
         permits = limit if in_flight < limit else self._concurrency

@@ -1,8 +1,8 @@
-"""Waiting for many replies at a time: one nursery task, one epoll, no task per exchange.
+"""Waiting for many replies at a time: one nursery task, one epoll, no nursery task per exchange.
 
-A Trio task that waits for one socket costs two passes through the scheduler, a cancel scope and a system
-call to be woken once: a third of a callback. Here a socket is entered once in its life, edge-triggered, and
-one task takes what arrived for all of them. What to do with it is the *flight*'s, a call that never waits.
+A nursery task that waits for one socket costs two passes through the scheduler, a cancel scope and a system
+call: a third of a callback. Here each socket is registered once in its life, edge-triggered, and one nursery
+task calls ``arrived`` of the `PendingReply` of each socket that has news. That call never waits.
 """
 
 from __future__ import annotations
@@ -16,49 +16,49 @@ import trio
 
 from wheeltimer.delivery.http_connection import Connection
 
-FLIGHTS_PER_TURN_MAX: Final = 24  # that go on before the loop gets a turn; about 60 us each
+FLIGHTS_PER_TURN_MAX: Final = 24  # replies handled in one pass of the loop; about 60 us each
 _EVENTS: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
 class PendingReply(Protocol):
-    """What waits for a socket. ``deadline_s`` is on Trio's clock."""
+    """A reply that waits for its socket. ``deadline_s`` is on Trio's clock."""
 
     @property
     def deadline_s(self) -> float: ...
 
     @property
     def unread(self) -> bool:
-        """Whether ``arrived`` left something, so that others have their turn."""
+        """Whether ``arrived`` left bytes unread, so that other replies are handled first."""
         ...
 
     def arrived(self) -> bool:
-        """The socket can be read or written; take what is there. True: it waits no more."""
+        """The socket can be read or written: do so. True: this reply has ended and is removed."""
         ...
 
     def overdue(self) -> None:
-        """The deadline has passed; it waits no more."""
+        """The deadline has passed; this reply was removed."""
         ...
 
     def cut(self) -> None:
-        """The daemon ends; it waits no more."""
+        """The daemon ends; this reply was removed."""
         ...
 
 
 class ReplyPoller:
-    """The flights under way, by socket. ``run`` is a nursery task; what flies when it ends is cut."""
+    """Pending replies by socket. ``run`` is a nursery task; replies still pending when it ends are cut."""
 
     def __init__(self, new_epoll: Callable[[], select.epoll] = select.epoll) -> None:
         self._epoll = new_epoll()
         self._flights: dict[int, PendingReply] = {}
-        self._look_s = math.inf  # no flight is overdue before
+        self._look_s = math.inf  # no reply is overdue before that
         self._sleep: trio.CancelScope | None = None
 
     def add(self, flight: PendingReply, connection: Connection) -> None:
-        """Wait for what arrives at a connection from now on. O(1). Raises OSError if epoll takes no more."""
-        if self._epoll.closed:  # whoever starts attempts may learn of the end a moment later
+        """Wait for the reply on a connection. O(1). Raises OSError if epoll takes no more sockets."""
+        if self._epoll.closed:  # `run` has ended, and the dispatcher may end a moment later
             flight.cut()
             return
-        if not connection.watched:  # closing it is what takes it out
+        if not connection.watched:  # closing the socket removes it from the epoll
             connection.watched = True
             self._epoll.register(connection.sock, _EVENTS)
         self._flights[connection.sock.fileno()] = flight
@@ -68,7 +68,7 @@ class ReplyPoller:
                 self._sleep.deadline = self._look_s
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Wake flights until cancelled."""
+        """Handle replies until cancelled."""
         task_status.started()
         try:
             while True:
@@ -86,16 +86,16 @@ class ReplyPoller:
     def _wake(self) -> None:
         flights = self._flights
         for fd, _ in self._epoll.poll(0, FLIGHTS_PER_TURN_MAX):
-            flight = flights.pop(fd, None)  # None: an idle connection, which is looked at before it is used
+            flight = flights.pop(fd, None)  # None: an idle connection, which is checked before it is used
             if flight is not None and not flight.arrived():
-                flights[fd] = flight  # it was out: an outcome that ends the daemon is not cut on top of that
+                flights[fd] = flight  # removed before: if ``arrived`` raises, ``cut`` must not follow
                 if flight.unread:
-                    self._epoll.modify(fd, _EVENTS)  # no edge will tell of what is there already
+                    self._epoll.modify(fd, _EVENTS)  # bytes that are there already cause no edge
 
     def _end_overdue(self, now_s: float) -> None:
-        """O(flights), and seldom: not before the first of those that flew at the last look is overdue.
+        """End replies past their deadline. O(pending), but only once the first of the last look is overdue.
 
-        Where the process stood still, a reply that came in time may not have been looked at yet.
+        Each is read before: if the process was stopped, its reply may have come in time.
         """
         for fd, flight in list(self._flights.items()):
             if flight.deadline_s <= now_s:

@@ -1,12 +1,11 @@
 """One HTTP/1.1 connection: TLS, a request out, a reply in; no pool, no lookup, no retry.
 
 The socket is used directly, without a stream around it. A request is one non-blocking ``send`` that nearly
-always takes it whole, a reply one wait and one ``recv``: where a stream's ``send_all`` and ``receive_some``
-cost three passes through Trio's scheduler, over TLS more. ``ssl.SSLSocket`` is the same object with other
-words for "would block", so TLS has no code path of its own. What the bytes of a reply mean is ``reply.py``.
+always takes it whole, a reply one wait and one ``recv``. With a stream, ``send_all`` and ``receive_some``
+would cost three passes through Trio's scheduler, over TLS more. ``ssl.SSLSocket`` has the same methods and
+only other exceptions for "would block", so TLS has no code path of its own. ``reply.py`` parses replies.
 
-Every wait can be cancelled; whoever holds the connection closes it then, there is no half-used state to keep.
-Time limits are the caller's.
+Every wait can be cancelled; the caller then closes the connection. The caller also sets time limits.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from wheeltimer.delivery.reply import AttemptError, Reply, ReplyReader
 from wheeltimer.delivery.shortage import Shortage, no_descriptors, reason_of
 
 RECV_BYTES = 16_384  # one TLS record
-READS_MAX = 2  # of one arrival: a reply in chunks of a byte costs 0.2 ms a read, and others wait
+READS_MAX = 2  # in one ``advance``: a reply in chunks of one byte costs 0.2 ms a read, and others wait
 
-# All connections read into it, and copy what came at once: a piece of its own for each read leaves holes in
-# the heap.
+# All connections read into this buffer and copy the bytes at once: a buffer of its own for each read leaves
+# holes in the heap.
 _received = memoryview(bytearray(RECV_BYTES))
 _WOULD_BLOCK = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Connection:
-    """An open connection to one destination and one exchange at a time; the holder closes it on any error."""
+    """An open connection to one destination, one exchange at a time. The caller closes it on any error."""
 
     __slots__ = ("_arrivals", "_reader", "_unsent", "idle_since", "opened_s", "sock", "unread", "watched")
 
@@ -42,9 +41,9 @@ class Connection:
         self._arrivals = select.poll()
         self._arrivals.register(sock, select.POLLIN)
         self._unsent: bytes | memoryview = b""
-        self.unread = False  # ``advance`` left something that had arrived
-        self.idle_since = 0.0  # Trio's clock; the pool's
-        self.watched = False  # entered in the transport's ``Arrivals``
+        self.unread = False  # ``advance`` left bytes that had arrived
+        self.idle_since = 0.0  # Trio's clock; set by `Pool`
+        self.watched = False  # registered in `ReplyPoller`
 
     def close(self) -> None:
         self._reader.close()
@@ -52,30 +51,30 @@ class Connection:
 
     @property
     def reusable(self) -> bool:
-        """The last exchange left nothing behind on either side."""
+        """Whether the last exchange left no bytes behind in either direction."""
         return self._reader.reusable
 
     @property
     def answered(self) -> bool:
-        """At least one byte of reply came in the present or last exchange."""
+        """Whether at least one byte of reply came in the present or last exchange."""
         return self._reader.wire_bytes > 0
 
     def so_far(self) -> Reply | None:
-        """What has come of a reply that is not whole; None if its status line has not come."""
+        """The part of an incomplete reply that has come; None if its status line has not come."""
         return self._reader.so_far()
 
     def is_quiet(self) -> bool:
-        """Nothing arrived since the last reply, not even its end. One system call; ``recv`` would do alone,
-        but its exceptions cost 2 us, over TLS 6.
+        """Whether nothing arrived since the last reply, neither bytes nor the end of the stream.
 
-        Bytes that came unasked would be taken for the reply to the next request (RFC 9112 section 9.2).
+        Bytes that came without a request would be taken for the reply to the next one (RFC 9112 section 9.2).
+        One system call. ``recv`` alone would do, but its exceptions cost 2 us, over TLS 6 us.
         """
         if not self._arrivals.poll(0):
-            return True  # nor does OpenSSL hold any: a record is always read whole
+            return True  # OpenSSL holds no bytes either: a record is always read whole
         try:
             self.sock.recv(1)
         except _WOULD_BLOCK:
-            return True  # TLS's own, a session ticket
+            return True  # no data, only a TLS message such as a session ticket
         except OSError:
             return False
         return False
@@ -98,16 +97,17 @@ class Connection:
         self._unsent = message
 
     def push(self) -> None:
-        """Send the request, or as much of it as the socket takes; ``advance`` when there is news."""
+        """Send the request, as far as the socket takes it. Call ``advance`` once the socket is ready."""
         self._unsent = self._send(self._unsent)
 
     def advance(self) -> Reply | None:
-        """Send and read what can be without waiting; the final reply once it is whole.
+        """Send and read what is possible without waiting; return the final reply once it is whole.
 
-        After `READS_MAX` reads it stops, and ``unread`` says that there may be more already.
+        After `READS_MAX` reads it stops; ``unread`` is then True, as more may have arrived already.
 
-        The reply is read while a large request still goes out: a receiver may answer without reading it,
-        and then the connection is not reusable. Raises AttemptError ("reset", "tls", "protocol").
+        The reply is read also while a large request is still being sent: a receiver may answer without
+        reading all of it, and then the connection is not reusable. Raises AttemptError ("reset", "tls",
+        "protocol").
         """
         reader = self._reader
         if self._unsent:
@@ -123,8 +123,8 @@ class Connection:
         return None
 
     def _send(self, data: bytes | memoryview) -> bytes | memoryview:
-        """Send what the socket takes; returns the rest. Nothing is left once the other side is gone: it
-        may have answered before it closed, and reading tells."""
+        """Send what the socket takes; return the rest. Empty also if the receiver has closed: it may have
+        answered before that, and reading shows which."""
         try:
             sent = self.sock.send(data)
         except _WOULD_BLOCK:
@@ -134,7 +134,7 @@ class Connection:
         return memoryview(data)[sent:] if sent < len(data) else b""
 
     def _receive(self) -> bool:
-        """Read once; False where nothing is there."""
+        """Read once; False if nothing has arrived."""
         reader = self._reader
         try:
             size = self.sock.recv_into(_received)
@@ -163,7 +163,8 @@ def show_cut_streams(context: ssl.SSLContext) -> None:
 
 
 def _is_cut(error: ssl.SSLError) -> bool:
-    """The stream ended without TLS's own end; Python before 3.11.4 has no class for it with OpenSSL 3."""
+    """Whether the stream ended without close_notify. With OpenSSL 3, Python before 3.11.4 has no class for
+    that error."""
     return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
 
 
@@ -171,15 +172,15 @@ async def start_tls(
     sock: socket.socket, context: ssl.SSLContext, host: str,
     no_descriptors: Callable[[], bool] = no_descriptors,
 ) -> ssl.SSLSocket:  # fmt: skip
-    """Shake hands on a connected socket; the certificate must be for ``host``, whatever address it has.
+    """Shake hands on a connected socket; the certificate must be for ``host``.
 
-    Takes the socket over: it is closed on any error. Raises AttemptError("tls"), or Shortage: of memory, or
-    of descriptors if the trust store could not be opened.
+    Closes the socket on any error. Raises AttemptError("tls"), or Shortage: of memory, or of descriptors if
+    the trust store could not be opened.
     """
     tls: ssl.SSLSocket | None = None
     try:
-        # A ragged end must show: it is how a cut reply without a length is told from a whole one.
-        # A dot at the end of the name is for the lookup alone (RFC 6066 section 3); no certificate has it.
+        # A ragged end must be an error: only by it a reply without a length that was cut off is detected.
+        # A dot at the end of the name is only for the lookup (RFC 6066 section 3); no certificate has it.
         name = host.removesuffix(".")
         tls = context.wrap_socket(
             sock, server_hostname=name, do_handshake_on_connect=False, suppress_ragged_eofs=False
@@ -213,7 +214,7 @@ def _tls_text(error: Exception) -> str:
 
 
 async def _wait_either(sock: socket.socket) -> None:
-    """Return when the socket can be read or written."""
+    """Return once the socket can be read or written."""
     async with trio.open_nursery() as nursery:
 
         async def writable() -> None:

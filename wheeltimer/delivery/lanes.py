@@ -1,15 +1,15 @@
-"""What waits to be sent, by queue and destination, and what each of them waits for.
+"""Ready tasks by queue and destination, and the constraints that they wait for.
 
-A *lane* is the ready tasks of one queue for one destination, in the order they became ready. A lane
-that holds something stands in exactly one line: the ring of those that may go, the crowd of those that
-would take more than their share of the permits, or the line of the gate (its queue's or its
-destination's) that is shut. So picking the next attempt costs the same whatever the number of tasks,
-lanes and destinations. Only keys are kept: whether a task is still ready is the engine's to say.
+A *lane* holds the ready tasks of one queue for one destination, in the order in which they became ready. A
+lane that is not empty is in exactly one of these deques: ``active`` (it may be tried), ``over_share`` (its
+destination has its share of the permits), or the ``line`` of the constraint (its queue or its destination)
+that does not allow an attempt now. So picking the next attempt is O(1) in tasks, lanes and destinations. Only
+keys are kept; `Dispatcher` asks the engine whether a task is still ready.
 
-What keeps a lane from being forgotten: where lanes stand in a gate's line, either the gate is shut and
-whatever opens it will ``wake`` it, or a lane of that gate is in the ring; and a lane that leaves the
-ring for any other reason than this gate wakes the next in its line. Where lanes stand in the crowd, their
-destination has attempts in flight, each of whose ends lets one go on, or one of its lanes is in the ring.
+Why no lane waits for ever: if lanes are in a constraint's line, either the constraint is closed, and the
+event that opens it calls ``wake``, or one of its lanes is active. A lane that stops being active for another
+reason than this constraint wakes the next one in its line. If lanes are over their share, either their
+destination has attempts in flight, and the end of each readmits one, or one of its lanes is active.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.delivery.window import TokenBucket, Window
 from wheeltimer.protocol.task_view import State
 
-WINDOWS_MAX: Final = 10_000  # destinations remembered while nothing goes to them
-FORGET_TRIES: Final = 16  # destinations looked at for some to forget, when there are too many
+WINDOWS_MAX: Final = 10_000  # above that number, the state of idle destinations is dropped
+FORGET_TRIES: Final = 16  # destinations checked for that whenever a new one comes
 
 
 class Constraint(ABC):
-    """What a lane may have to wait for: ``line`` holds the lanes that do.
+    """What a lane may have to wait for; ``line`` holds the lanes that wait for it.
 
-    ``look_ns``: the instant for which whoever watches the clock was told to wake it, None: none.
+    ``look_ns``: the instant at which `WakeHeap` wakes it; None: it does not.
     """
 
     __slots__ = ("line", "look_ns")
@@ -44,11 +44,11 @@ class Constraint(ABC):
 
     @abstractmethod
     def wait_ns(self, now_ns: int) -> int | None:
-        """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
+        """0: an attempt may start; more: after that many ns; None: not before one in flight has ended."""
 
 
 class Queue(Constraint):
-    """A queue's own limits: attempts in flight and rate; ``paused`` is the engine's."""
+    """A queue's own limits: attempts in flight and rate. Whether it is paused is state of the engine."""
 
     __slots__ = ("bucket", "concurrency", "in_flight", "lanes")
 
@@ -66,7 +66,7 @@ class Queue(Constraint):
 
 
 class DestinationState(Constraint):
-    """A destination, its window and the lanes that go there; ``going``: those in the ring or the crowd."""
+    """A destination, its window and its lanes; ``going``: how many of them are active or over their share."""
 
     __slots__ = ("destination", "going", "lanes", "window")
 
@@ -82,7 +82,7 @@ class DestinationState(Constraint):
 
 
 class KeyQueue:
-    """Keys, first come first. ``sieved``: those that a pass of ``sieve`` has been over; they go first."""
+    """Keys, first in first out. ``sieved``: keys that a pass of `Lanes.purge` has kept; taken first."""
 
     __slots__ = ("keys", "sieved")
 
@@ -103,8 +103,8 @@ class KeyQueue:
 class Lane:
     """Ready tasks of one queue for one destination.
 
-    ``late`` holds what was overdue when it came (a backlog, in due order), ``fresh`` what came on time;
-    they are taken in turn, so neither waits for the whole of the other.
+    ``late`` holds tasks that were overdue when they came (a backlog, in due order), ``fresh`` those that came
+    on time. Keys are taken from both in turn, so neither waits for the whole of the other.
     """
 
     __slots__ = ("fresh", "late", "name", "queue", "target", "turn", "waiting")
@@ -116,13 +116,13 @@ class Lane:
         self.fresh = KeyQueue()
         self.late = KeyQueue()
         self.turn = False
-        self.waiting = False  # it stands in a line, the ring or the crowd
+        self.waiting = False  # it is active, over its share or in a constraint's line
 
     def __len__(self) -> int:
         return len(self.fresh) + len(self.late)
 
     def take(self) -> tuple[KeyQueue, str]:
-        """The next key and the line it stood in; the lane holds at least one."""
+        """The next key and the `KeyQueue` it was in; the lane must not be empty."""
         self.turn = not self.turn
         first, second = (self.late, self.fresh) if self.turn else (self.fresh, self.late)
         line = first if len(first) else second
@@ -135,7 +135,8 @@ class Lane:
 
 
 class Lanes:
-    """All lanes, their gates, the ring of those that may go and the crowd. ``size`` counts their keys."""
+    """All lanes and their constraints. ``active``: lanes that may be tried; ``over_share``: lanes whose
+    destination has its share of the permits. ``size`` counts all keys."""
 
     def __init__(
         self, new_queue: Callable[[str], Queue], new_window: Callable[[Destination], Window]
@@ -151,7 +152,7 @@ class Lanes:
         self.size = 0
 
     def add(self, name: str, destination: Destination, key: str, *, late: bool, first: bool = False) -> Lane:
-        """Put a ready task's key at the end of its lane, or at its head."""
+        """Put a ready task's key at the end of its lane, or (``first``) at its head."""
         target = self.targets.get(destination)
         if target is None:
             self._forget_idle()
@@ -172,38 +173,38 @@ class Lanes:
         return lane
 
     def _stand(self, lane: Lane) -> None:
-        """A lane that has just come does not go past those that wait for its gates already."""
+        """Make a new lane active, unless others wait for its constraints already: then behind those."""
         for gate in (lane.queue, lane.target):
             if gate.line:
                 gate.line.append(lane)
                 return
         self._go(lane)
 
-    # -- the ring and the crowd -----------------------------------------------------------------
+    # -- active lanes, and those over their share -----------------------------------------------
 
     def _go(self, lane: Lane) -> None:
         self.active.append(lane)
         lane.target.going += 1
 
     def next(self) -> Lane:
-        """Take the first lane out of the ring; it must be put somewhere else, or ``leave``."""
+        """Take the first active lane; the caller must put it somewhere else, or call ``leave``."""
         lane = self.active.popleft()
         lane.target.going -= 1
         return lane
 
     def others_go(self, target: DestinationState) -> bool:
-        """Whether anything for another destination waits for a permit."""
+        """Whether a lane of another destination waits for a permit."""
         crowded = self.over_share.get(target, ())
         return len(self.over_share) > bool(crowded) or len(self.active) > target.going - len(crowded)
 
     def crowd_in(self, lane: Lane) -> None:
-        """The lane's destination has its share of the permits: it waits for more of them to be free."""
+        """The lane's destination has its share of the permits: wait until more permits are free."""
         self.over_share.setdefault(lane.target, deque()).append(lane)
         lane.target.going += 1
         self.wake(lane.queue)
 
     def readmit(self) -> None:
-        """A lane of the destination that waits longest in the crowd may try again."""
+        """Make a lane over its share active again, of the destination that waits longest."""
         target = next(iter(self.over_share))
         self.over_share.move_to_end(target)
         self._uncrowd(target)
@@ -219,7 +220,7 @@ class Lanes:
         return lane.take()
 
     def give_back(self, lane: Lane, line: KeyQueue, key: str) -> None:
-        """The lane's first key could not start after all: it stays first, and the lane first in the ring."""
+        """The key taken from the lane could not start: make it the first again, and the lane too."""
         line.give_back(key)
         lane.turn = not lane.turn
         self.size += 1
@@ -227,7 +228,7 @@ class Lanes:
         lane.target.going += 1
 
     def leave(self, lane: Lane, now_ns: int) -> None:
-        """The lane was taken out of the ring: back to it, or away when it is empty."""
+        """Call for a lane taken with `next`: makes it active again, or drops it if it is empty."""
         if len(lane):
             self._go(lane)
             return
@@ -241,41 +242,41 @@ class Lanes:
         self._drop_queue(lane.name, lane.queue)
 
     def pass_over(self, lane: Lane) -> bool:
-        """The lane's gates are open but it cannot start: let another of its queue try. True: there is one."""
+        """The lane's constraints allow an attempt, but a shortage does not: let another lane of its queue
+        try. True: there is one."""
         waited = bool(lane.queue.line)
         self.wake(lane.queue)
         self._go(lane)
         return waited
 
     def _next_of_crowd(self, target: DestinationState) -> None:
-        """A lane did not start after all. No end will let another go where nothing is in flight."""
+        """Call after a lane stopped being active without starting an attempt. If its destination has nothing
+        in flight, no end of an attempt will readmit its lanes over their share, so readmit one now."""
         if not target.window.in_flight and target in self.over_share:
             self._uncrowd(target)
 
-    # -- gates ----------------------------------------------------------------------------------
+    # -- constraints ----------------------------------------------------------------------------
 
     def wait(self, lane: Lane, gate: Constraint) -> None:
-        """The lane, taken out of the ring, waits for this gate; what waited for it at the other may try."""
+        """A lane taken with `next` waits for this constraint; a lane in the line of its other one may try."""
         gate.line.append(lane)
         self.wake(lane.target if gate is lane.queue else lane.queue)
         self._next_of_crowd(lane.target)
 
     def wake(self, gate: Constraint) -> None:
-        """A gate may have opened: the first lane in its line may try, and wakes the next when it is done."""
+        """A constraint may have opened: the first lane in its line may try, and later wakes the next one."""
         if gate.line:
             self._go(gate.line.popleft())
 
     def wake_all(self, gate: Constraint) -> None:
-        """The gate's limits have changed. O(lanes that wait for it)."""
+        """The constraint's limits have changed: all lanes in its line may try. O(those lanes)."""
         while gate.line:
             self._go(gate.line.popleft())
 
     def ended(self, lane: Lane) -> None:
-        """An attempt of this lane has ended; its gates may have opened."""
+        """An attempt of this lane has ended; its constraints may have opened."""
         lane.queue.in_flight -= 1
-        if (
-            lane.target in self.over_share
-        ):  # it has one less: it need not wait for its turn among all the others
+        if lane.target in self.over_share:  # it has one attempt less, so it need not wait for `readmit`
             self._uncrowd(lane.target)
         self.wake(lane.queue)
         self.wake(lane.target)
@@ -285,7 +286,7 @@ class Lanes:
     def reconfigure(
         self, new_queue: Callable[[str], Queue], new_window: Callable[[Destination], Window]
     ) -> None:
-        """Settings have changed: limits hold at once, and all that waits looks at them again. O(lanes)."""
+        """Settings have changed: apply the new limits, and let all waiting lanes try again. O(lanes)."""
         self._new_queue, self._new_window = new_queue, new_window
         for name, queue in self.queues.items():
             fresh = new_queue(name)
@@ -302,8 +303,8 @@ class Lanes:
             self.queues.pop(name, None)
 
     def _forget_idle(self) -> None:
-        """Forget destinations that nothing waits for, where too many are remembered: idle longest first."""
-        for _ in range(FORGET_TRIES):  # more than come: after a burst there are fewer again
+        """Drop the state of idle destinations beyond `WINDOWS_MAX`, those idle longest first."""
+        for _ in range(FORGET_TRIES):  # more than the one that is added: the number shrinks after a burst
             if len(self.targets) < WINDOWS_MAX:
                 return
             destination, target = next(iter(self.targets.items()))
@@ -315,7 +316,7 @@ class Lanes:
     # -- keys that are not wanted any more ------------------------------------------------------
 
     def purge(self, wanted: Callable[[str], bool]) -> Iterator[None]:
-        """Drop keys that are not wanted and what was put in twice; one key looked at for each step."""
+        """Drop keys that are not wanted, and duplicates; each step of the iterator checks one key."""
         for target in list(self.targets.values()):
             for lane in list(target.lanes.values()):
                 for line in (lane.late, lane.fresh):
@@ -333,33 +334,33 @@ class Lanes:
             else:
                 self.size -= 1
             yield
-        line.sieved.extend(line.keys)  # only what came meanwhile
+        line.sieved.extend(line.keys)  # keys that came meanwhile
         line.keys, line.sieved = line.sieved, deque()
 
 
-# -- gates that open at an instant: a token that comes, a hold that is over --------------------------------
+# -- constraints that open at an instant: the next token of a rate, the end of a hold ----------------------
 
 
 class WakeHeap:
-    """At most one valid alarm for each gate: ``gate.look_ns`` is the truth, the heap its order."""
+    """Instants at which constraints are woken. An entry is valid if it equals ``gate.look_ns``."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, int, Constraint]] = []  # (elapsed ns, number, gate)
+        self._heap: list[tuple[int, int, Constraint]] = []  # (elapsed ns, number, constraint)
         self._number = count()
 
     @property
     def next_ns(self) -> int | None:
-        """The earliest instant at which to look; it may be that of a gate that was set to an earlier one."""
+        """The earliest instant at which to call `due`; it may be that of an entry that is no longer valid."""
         return self._heap[0][0] if self._heap else None
 
     def set(self, gate: Constraint, at_ns: int) -> None:
-        """Wake the gate at this instant, unless it is woken before: then it is looked at again."""
+        """Wake the constraint at this instant, or earlier if it was set to an earlier one."""
         if gate.look_ns is None or at_ns < gate.look_ns:
             gate.look_ns = at_ns
             heappush(self._heap, (at_ns, next(self._number), gate))
 
     def due(self, now_ns: int) -> Iterator[Constraint]:
-        """Gates whose instant has come, each once."""
+        """Constraints whose instant has come, each once."""
         while self._heap and self._heap[0][0] <= now_ns:
             at_ns, _, gate = heappop(self._heap)
             if gate.look_ns == at_ns:
@@ -367,14 +368,14 @@ class WakeHeap:
                 yield gate
 
 
-# -- keys of tasks that are ready no longer ----------------------------------------------------------------
-# They are dropped from the lanes before they pile up behind a shut gate.
+# -- keys of tasks that are no longer ready ----------------------------------------------------------------
+# They are dropped, so that they do not pile up in lanes that wait.
 
-STALE_MIN: Final = 4_096  # keys of tasks no longer ready that the lanes may hold beyond those that are
+STALE_MIN: Final = 4_096  # with fewer stale keys no pass begins
 
 
 class LanePurger:
-    """Passes over all keys, in slices, when there are about twice as many as ready tasks."""
+    """Passes over all keys, in slices, once there are about twice as many keys as ready tasks."""
 
     def __init__(self, book: TaskSource, lanes: Lanes) -> None:
         self._book = book
@@ -383,7 +384,7 @@ class LanePurger:
         self._surplus = 0  # keys beyond those of ready tasks that the last pass left
 
     def drop(self, looks_max: int) -> bool:
-        """One slice, where a pass is due or under way; whether there is more to do."""
+        """Do one slice, if a pass is due or under way; return whether there is more to do."""
         ready = self._book.engine.counts[State.READY]
         if self._sieve is None:
             if self._lanes.size <= 2 * ready + self._surplus + STALE_MIN:

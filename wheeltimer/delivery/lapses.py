@@ -1,7 +1,7 @@
-"""Attempts that were not made because of a shortage of our own: how they end, and when the next may start.
+"""Attempts that were not made because of a shortage of this machine: how they end, when the next may start.
 
-This is the dispatcher's part. ``shortage.py`` decides what is a shortage and how many attempts may be in
-flight.
+``shortage.py`` decides what is a shortage and how many attempts may be in flight; this file does the rest for
+`Dispatcher`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from wheeltimer.delivery.ports import TaskSource
 from wheeltimer.delivery.shortage import PAUSE_MIN_NS, InFlightLimit, Reason
 from wheeltimer.protocol.task_view import State
 
-LOOKS_MAX: Final = 64  # lanes looked at before the loop gets a turn; one that starts takes about 30 us
-BACKLOG_MS: Final = 1_000  # a task this late when it comes belongs to a backlog
+LOOKS_MAX: Final = 64  # lanes tried in one slice; one that starts an attempt takes about 30 us
+BACKLOG_MS: Final = 1_000  # a task that is later than this when it becomes ready goes to ``Lane.late``
 
 
 class Lapses:
@@ -40,16 +40,17 @@ class Lapses:
         self._held = held
         self._keeps = keeps
         self.in_flight_limit = InFlightLimit(concurrency, lambda: book.now().elapsed_ns / 1e9)
-        self.waiting: list[tuple[int, str]] = []  # (when it started, key) of what is ready again
+        self.waiting: list[tuple[int, str]] = []  # (start of the attempt, key) of tasks that are ready again
 
     def end(self, key: str, reason: Reason, lane: Lane, started_ns: int, now: Now, in_flight: int) -> bool:
-        """An attempt was not made: the window is unchanged, rate tokens and the task are given back;
+        """An attempt was not made: keep the window as it is, give rate tokens and the task back.
+
         ``in_flight`` others are left. False: no port was free for too long, so the attempt counts as failed.
         """
         window = lane.target.window
         if reason != "ports":
             self.in_flight_limit.lapsed(in_flight, now.elapsed_ns)
-        elif not window.short(now.elapsed_ns):  # between this machine and one destination
+        elif not window.short(now.elapsed_ns):  # ports are short for one destination at a time
             return False
         self.in_flight_limit.count(reason)
         window.cut()
@@ -62,7 +63,7 @@ class Lapses:
     def put_back(self) -> None:
         """Put tasks that are ready again at the heads of their lanes, in the order in which they had started.
 
-        At most `LOOKS_MAX` of them, the youngest first: all that waited for one lookup lapse together.
+        At most `LOOKS_MAX`, beginning with the last: all attempts that waited for one lookup lapse together.
         """
         waiting, now = sorted(self.waiting, reverse=True), self._book.now()
         self.waiting = waiting[LOOKS_MAX:]
@@ -77,8 +78,8 @@ class Lapses:
                 self._held.lapsed(key, task, lane.target, started_ns, now.elapsed_ns)
 
     def wait_until_ns(self, lane: Lane, may_open: bool, now_ns: int) -> int:
-        """0: the lane may start something; else until when it waits, as it needs a new connection during a
-        shortage.
+        """0: the lane may start an attempt. Otherwise it needs a new connection during a shortage, and the
+        result is the instant at which it may try again.
 
         ``may_open``: whether `in_flight_limit` allows one more connection.
         """
@@ -86,6 +87,6 @@ class Lapses:
         if (may_open and until_ns <= now_ns) or self._keeps(lane.target.destination):
             return 0
         until_ns = max(until_ns, self.in_flight_limit.until_ns or 0)
-        if len(self._lanes.active) > LOOKS_MAX:  # not all are looked at in this slice: look again soon
+        if len(self._lanes.active) > LOOKS_MAX:  # this slice does not try all: come again soon
             until_ns = min(until_ns, now_ns + PAUSE_MIN_NS)
         return until_ns

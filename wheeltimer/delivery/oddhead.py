@@ -1,7 +1,8 @@
-"""Replies that llhttp refuses and that still have one meaning, read so that their status counts.
+"""Reads replies that llhttp refuses but that have only one meaning, so that their status counts.
 
-The receiver has done its work when it answers, so a head that curl and browsers read must not make the task
-fail. A head with a sound status line is read here field by field and written anew, as llhttp takes it:
+A receiver that answers has done its work, so a head that curl and browsers accept must not make the task
+fail. A head with a sound status line is read here field by field and written again in a form that llhttp
+accepts:
 
 * line ends of LF only, also in chunks (RFC 9112 section 2.2),
 * folded lines (5.2), white space before a colon, control characters in a value,
@@ -9,11 +10,12 @@ fail. A head with a sound status line is read here field by field and written an
 * the same content-length more than once, or as a list (6.3), the transfer coding ``identity``,
 * white space after the size of a chunk, any character in a chunk extension, a length in a trailer.
 
-Only the fields that a decision depends on are kept. The connection is closed after such a reply, so what
-follows it is never taken for another one. If the end of the body would be a guess there is no reply: two
-different lengths, a length that is no number, a length beside a transfer coding, a coding other than chunked,
-a damaged chunk. A limit alone makes no reply fail: beyond `CHUNKS_MAX` and `CHUNK_LINE_BYTES_MAX` no more of
-the body is read, and beyond `FIELDS_MAX` no more fields are kept but those that tell where the body ends.
+Only the fields that a decision depends on are kept. The connection is closed after such a reply, so bytes
+behind it are never taken for another reply. If the end of the body would be a guess, the reply is refused:
+two different lengths, a length that is not a number, a length beside a transfer coding, a coding other than
+chunked, a damaged chunk. Exceeding a limit is no reason for that: beyond `CHUNKS_MAX` and
+`CHUNK_LINE_BYTES_MAX` no more of the body is read, and beyond `FIELDS_MAX` only fields that determine the end
+of the body are kept.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ from typing import Final, Protocol
 
 import httptools
 
-FIELDS_MAX: Final = 64  # that are kept, beside those that tell where the body ends
-CHUNKS_MAX: Final = 1_024  # 1.5 us each, all in one go
+FIELDS_MAX: Final = 64  # fields that are kept, besides those that determine the end of the body
+CHUNKS_MAX: Final = 1_024  # 1.5 us each, without a pause between them
 CHUNK_LINE_BYTES_MAX: Final = 4_096
 
 # The beginning of a status line, up to the reason.
 _STATUS: Final = re.compile(rb"(?:\r?\n)*HTTP/1\.([01]) ([1-9][0-9]{2})(?=[ \r\n])")
 _SAMPLE: Final = b"HTTP/1.1 200 "
 _HEAD_END: Final = re.compile(rb"\n\r?\n")
-# Whole interim replies but 101, one after the other: in a 64 KiB head there may be 5,000.
+# A sequence of whole interim replies, except 101: a head of 64 KiB may hold 5,000.
 _INTERIM: Final = re.compile(
     rb"(?:(?:\r?\n)*+HTTP/1\.[01] 1(?!01)[0-9]{2}(?=[ \r\n])[^\n]*+\n(?:(?!\r?\n)[^\n]*+\n)*+\r?\n)*+"
 )
@@ -48,11 +50,11 @@ _CONTROLS: Final = bytes.maketrans(bytes(range(32)) + b"\x7f", b" " * 33)
 
 
 class Unsound(Exception):
-    """There is no status line, or the end of the body is not known; ``str()`` has the reason."""
+    """There is no status line, or the end of the body is unknown; ``str()`` is the reason."""
 
 
 class Reader(Protocol):
-    """``ReplyReader``, as far as it is needed here; httptools calls its other ``on_*`` methods."""
+    """What is used here of ``ReplyReader``; httptools calls its other ``on_*`` methods."""
 
     @property
     def head_is_whole(self) -> bool: ...
@@ -65,7 +67,7 @@ class Reader(Protocol):
 
 
 def status_of(data: bytes | bytearray) -> int | None:
-    """The status of the first final status line, interim replies passed over; None: none is there yet."""
+    """The status of the first final status line, after any interim replies; None: it has not come yet."""
     line = _STATUS.match(data, _after_interim(data))
     if line is None or line[2].startswith(b"1") or data.find(b"\n", line.end()) < 0:
         return None
@@ -73,9 +75,9 @@ def status_of(data: bytes | bytearray) -> int | None:
 
 
 def rewrite(data: bytes | bytearray, searched: int = 0) -> tuple[bytes, int, bool] | None:
-    """The head that ``data`` begins with: (as llhttp takes it, the offset behind it, whether a chunked body
-    follows); None: its end has not come. No end is before ``searched``. An interim reply is written as
-    nothing: it has no body, whatever its fields are. O(bytes). Raises Unsound.
+    """The head at the start of ``data``: (in a form that llhttp accepts, the offset behind it, whether a
+    chunked body follows); None: its end has not come. The end is not before ``searched``. An interim reply
+    becomes empty: it has no body, also if its fields announce one. O(bytes). Raises Unsound.
     """
     line = _STATUS.match(data)
     if line is None:
@@ -120,7 +122,7 @@ def _after_interim(data: bytes | bytearray) -> int:
 
 
 def _may_become(data: bytes | bytearray) -> bool:
-    """Whether this is the first part of a status line."""
+    """Whether ``data`` may be the first part of a status line."""
     begun = bytes(data[:4096].lstrip(b"\r\n"))
     return _STATUS.match(begun + _SAMPLE[len(begun) :]) is not None
 
@@ -132,7 +134,7 @@ def _length(text: bytes) -> int:
 
 
 class OddParser:
-    """What ``ReplyReader`` uses of ``httptools.HttpResponseParser``, for a reply that this refuses."""
+    """What ``ReplyReader`` uses of ``httptools.HttpResponseParser``, for replies that httptools refuses."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
@@ -141,7 +143,7 @@ class OddParser:
         self._chunks: _Chunks | None = None
 
     def feed_data(self, data: bytes) -> None:
-        """Raises Unsound, and what httptools raises."""
+        """Raises Unsound, and the errors of httptools."""
         if not self._reader.head_is_whole:
             searched = max(0, len(self._head) - 2)
             self._head += data
@@ -173,7 +175,7 @@ class OddParser:
 
 
 class _Chunks:
-    """A chunked body (RFC 9112 section 7.1) whose lines may end in LF; trailers are not kept."""
+    """Reads a chunked body (RFC 9112 section 7.1) whose lines may end in LF; trailers are not kept."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

@@ -1,8 +1,9 @@
-"""Tasks of destinations that are down: when each has waited as long as it would have gone on trying.
+"""Tasks of destinations that are down: each gives up after the time that its retries would have taken.
 
-A held task uses no attempt. It ends ``dead`` when its own rule would have used up its attempts, had each
-failed at once, counted from when it became held without the time its queue was paused; never before the
-destination was probed in vain. Everything is done in slices: a destination may go down with a million tasks.
+A held task uses no attempt. It ends ``dead`` once its retry rule would have used up its attempts, had each
+failed at once. That time counts from when it became held, without the time its queue was paused, and the task
+never ends before a probe of the destination has failed. All work is done in slices: a destination may go down
+with a million tasks.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from wheeltimer.protocol.retry import CHANCE_MAX, Rule, budget_ms, next_delay_ms
 from wheeltimer.protocol.task_view import State
 from wheeltimer.runtime.ratelog import RateLimitedLog
 
-SLICE_MAX: Final = 64  # tasks looked at per sweep; about 10 us each
-ROOM_RETRY_NS: Final = 1_000_000_000  # how long what found no room in the journal waits
-LINES_MAX: Final = 10  # in a minute are logged of destinations that go down, and of those that open
-PRUNE_MIN: Final = 4_096  # entries kept before the first look for those that mean nothing any more
+SLICE_MAX: Final = 64  # tasks handled per sweep; about 10 us each
+ROOM_RETRY_NS: Final = 1_000_000_000  # wait after a record for which the journal had no room
+LINES_MAX: Final = 10  # log lines a minute about destinations that go down, and as many about those that open
+PRUNE_MIN: Final = 4_096  # with fewer entries no pass for stale ones begins
 _log = logging.getLogger("wheeltimer.delivery")
 
 
 class _Entry(NamedTuple):
-    """``at_ns``: when the task gives up. It counts only while the target is held since ``held_ns``.
+    """``at_ns``: when the task gives up. The entry is stale unless the target is held since ``held_ns``.
 
-    ``paused_ns``: how long its queue had been paused in all when ``at_ns`` was reckoned.
+    ``paused_ns``: how long its queue had been paused in all when ``at_ns`` was computed.
     """
 
     at_ns: int
@@ -46,13 +47,13 @@ class _Entry(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def rest_ms(rule: Rule, failures: int) -> int:
-    """From the next attempt to the last, when each fails at once: the rule's nominal delays, added up."""
+    """Time from the next attempt to the last if each fails at once: the sum of the rule's nominal delays."""
     spent = (next_delay_ms(rule, failed, CHANCE_MAX // 2) or 0 for failed in range(1, failures + 1))
     return max(0, budget_ms(rule) - sum(spent))
 
 
 class Held:
-    """The tasks of all held destinations, by when they give up."""
+    """The tasks of all held destinations, ordered by when they give up."""
 
     def __init__(self, book: TaskSource) -> None:
         self._book = book
@@ -63,11 +64,12 @@ class Held:
         )  # of targets that went down just now
         self._awaiting_probe: dict[DestinationState, deque[_Entry]] = {}
         self._paused: dict[str, deque[_Entry]] = {}  # due, but their queue is paused
-        # Due while their own attempt, the probe, was under way or waited for its retry: lsn by key.
+        # Tasks whose time came while their own attempt, the probe, was under way or waited for its retry:
+        # lsn by key.
         self._overdue: dict[DestinationState, dict[str, int]] = {}
-        self._recheck: deque[_Entry] = deque()  # due before, to be looked at again
+        self._recheck: deque[_Entry] = deque()  # due entries that waited for a probe or a resume
         self._paused_since_ns: dict[str, int] = {}
-        self._paused_ns: dict[str, int] = {}  # of queues that were paused: how long in all, till resumed
+        self._paused_ns: dict[str, int] = {}  # by queue: how long it was paused in all, up to its last resume
         self._pruning: list[_Entry] = []
         self._prune_at = PRUNE_MIN
         self._downs = RateLimitedLog(_log, logging.WARNING, LINES_MAX, self._elapsed_s)
@@ -77,20 +79,20 @@ class Held:
         return self._book.now().elapsed_ns / 1e9
 
     def __len__(self) -> int:
-        """Entries kept, those that mean nothing any more included."""
+        """How many entries there are, stale ones included."""
         waiting = sum(map(len, (*self._awaiting_probe.values(), *self._paused.values())))
         return len(self._heap) + len(self._recheck) + len(self._pruning) + waiting
 
     # -- what comes in --------------------------------------------------------------------------
 
     def hold(self, target: DestinationState, now_ns: int) -> None:
-        """A destination went down: what is in its lanes is taken in, a slice at each ``sweep``."""
+        """A destination went down: the tasks in its lanes are added, a slice at each ``sweep``."""
         self._downs.say("held destination=%s", target.destination.origin)
         for lane in target.lanes.values():
             self._incoming.append((target, now_ns, lane.waiting_keys()))
 
     def add(self, key: str, task: Task, target: DestinationState, now_ns: int) -> None:
-        """A task became held ``now_ns``."""
+        """A task became held at ``now_ns``."""
         held_ns = target.window.held_ns
         assert held_ns is not None
         at_ns = now_ns
@@ -103,7 +105,7 @@ class Held:
     def lapsed(self, key: str, task: Task, target: DestinationState, started_ns: int, now_ns: int) -> None:
         """A task of a held destination is ready again, as its attempt was not made.
 
-        It was taken in before, unless the destination went down or its own time came during the attempt.
+        It has an entry, unless the destination went down or the task's time came during the attempt.
         """
         held_ns = target.window.held_ns
         assert held_ns is not None
@@ -111,17 +113,17 @@ class Held:
             self.add(key, task, target, now_ns)
 
     def probed(self, target: DestinationState) -> None:
-        """A probe failed: those that waited for one may give up."""
+        """A probe failed: tasks that waited for that may give up."""
         self._recheck.extend(self._awaiting_probe.pop(target, ()))
 
     def open(self, target: DestinationState) -> None:
-        """The destination answers again; entries of this hold are passed over when they come up."""
+        """The destination answers again: entries of this hold are stale from now on."""
         self._opens.say("open destination=%s", target.destination.origin)
         self._awaiting_probe.pop(target, None)
         self._overdue.pop(target, None)
 
     def paused(self, queue: str, now_ns: int) -> None:
-        """The queue is paused: the time of its tasks stands still. Said again it changes nothing."""
+        """The queue is paused: the time of its tasks is stopped. A second call changes nothing."""
         self._paused_since_ns.setdefault(queue, now_ns)
         self._paused_ns.setdefault(queue, 0)
 
@@ -139,7 +141,7 @@ class Held:
     # -- what goes out --------------------------------------------------------------------------
 
     def sweep(self, now_ns: int) -> int | None:
-        """One slice: elapsed ns at which to sweep again (now: more to do at once), None for never."""
+        """Do one slice; return the elapsed ns at which to sweep again (``now_ns``: at once), or None."""
         self._downs.log_suppressed("held destinations that were not named")
         self._opens.log_suppressed("open destinations that were not named")
         left = SLICE_MAX - self._take_in(SLICE_MAX)
@@ -175,7 +177,8 @@ class Held:
         return taken
 
     def _end(self, entry: _Entry, now_ns: int) -> bool:
-        """Let the task of a due entry give up, unless it has moved on; False where there was no room."""
+        """Let the task of a due entry give up, unless the entry is stale or must wait for a probe or a
+        resume. False: the journal had no room."""
         target, queue = entry.target, split_key(entry.key)[0]
         state = self._state(entry)
         if state is None:
@@ -198,7 +201,7 @@ class Held:
         return True
 
     def _state(self, entry: _Entry) -> State | None:
-        """The state of the entry's task, None where the entry says nothing of it any more."""
+        """The state of the entry's task; None if the entry is stale."""
         if entry.target.window.held_ns != entry.held_ns:
             return None
         task = self._book.engine.get(entry.key)
@@ -207,15 +210,15 @@ class Held:
         return State(task.state)
 
     def _prune(self, most: int) -> int:
-        """Drop entries of tasks that moved on or destinations that opened: a slice of a pass over all.
+        """Drop stale entries (the task changed or the destination opened): a slice of a pass over all.
 
-        A pass begins when there are twice as many as the last one left, so its cost is spread.
+        A pass begins once there are twice as many entries as the last one left, so its cost is spread.
         """
         if not self._pruning:
             if len(self._heap) <= self._prune_at:
                 return 0
             self._pruning, self._heap = self._heap, []
-            self._pruning.reverse()  # a heap begins with what is due soonest
+            self._pruning.reverse()  # ``pop`` takes from the end, and a heap has the earliest entry in front
         looks = 0
         while self._pruning and looks < most:
             looks += 1

@@ -1,7 +1,7 @@
-"""Kept connections: a stack per destination, with limits; no I/O but closing.
+"""Kept connections: a stack per destination, with limits; no I/O except closing.
 
-The connection used last is used next, so those that a burst left over grow old and are closed. Every step is
-O(1) whatever the number of connections and destinations; httpx's own pool walks them all for every request.
+The connection used last is used next, so surplus connections of a burst become idle and are closed. Every
+step is O(1) in connections and destinations; httpx's own pool walks them all for every request.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import httpx
 from wheeltimer.delivery.http_connection import Connection
 from wheeltimer.errors import BadValue
 
-IDLE_PER_DESTINATION_MAX = 128  # the default of window_max: a full window finds its connections again
-IDLE_MAX = 1_024  # twice the default concurrency; file descriptors are the reason
+IDLE_PER_DESTINATION_MAX = 128  # the default of window_max, so that a full window keeps all its connections
+IDLE_MAX = 1_024  # twice the default concurrency; bounded because of file descriptors
 IDLE_S = 30  # servers close kept connections after 5 s (Node) to 75 s (nginx)
-AGE_S = 240  # a name may have moved: one that is always busy would send to where it was for ever
-AGE_SPREAD_S = 60  # those that a burst opened do not all end, and are not all opened anew, at once
+AGE_S = 240  # a name may get another address: a connection that is always busy would never notice
+AGE_SPREAD_S = 60  # spread of AGE_S, so that connections opened in one burst do not all end at once
 _PORTS = {"http": 80, "https": 443}
 
 
 class Destination(NamedTuple):
-    """What connections are kept for. ``host`` in lower case, IDNA-encoded, IPv6 without brackets."""
+    """Scheme, host and port. ``host`` is in lower case, IDNA-encoded, IPv6 without brackets."""
 
     scheme: str
     host: str
@@ -39,13 +39,13 @@ class Destination(NamedTuple):
 
     @property
     def authority(self) -> str:
-        """As it stands in a URL and in Host; the scheme's own port is left out."""
+        """Host and port as in a URL and in Host; the scheme's default port is left out."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
     def origin(self) -> str:
-        """As a URL begins."""
+        """Scheme, host and port as at the start of a URL."""
         return f"{self.scheme}://{self.authority}"
 
 
@@ -56,14 +56,14 @@ class Counters:
     opened: int = 0  # connections made
     reused: int = 0  # exchanges begun on a kept connection
     resent: int = 0  # requests sent a second time because the kept connection was stale
-    found_closed: int = 0  # kept connections found closed or disturbed before anything was sent
-    evicted: int = 0  # connections closed for age, idle or not, or for their number
+    found_closed: int = 0  # kept connections that had been closed or had unread bytes before they were used
+    evicted: int = 0  # connections closed for their idle time, age or number
 
 
 class Pool:
     """Idle connections: a stack per destination, and all of them in the order in which they became idle.
 
-    Every step is O(1) (closing an old connection is paid by the one step that kept it). Time is an argument.
+    Every step is O(1) (amortized: each connection is closed once). Time is an argument.
     """
 
     def __init__(self, per_destination_max: int, total_max: int, idle_s: float, counters: Counters) -> None:
@@ -78,7 +78,7 @@ class Pool:
         return len(self._order)
 
     def take(self, destination: Destination, now_s: float) -> Connection | None:
-        """The connection used last that is still young and quiet; those found otherwise are closed."""
+        """The connection used last that is not idle for too long and quiet; others on the way are closed."""
         self.close_idle(now_s)
         while (stack := self._stacks.get(destination)) is not None:
             connection = stack.pop()
@@ -90,7 +90,7 @@ class Pool:
         return None
 
     def put(self, connection: Connection, destination: Destination, now_s: float) -> None:
-        """Keep it, but one that is too old is closed: the next looks its name up again."""
+        """Keep a connection, or close it if it is too old: the next one looks the name up again."""
         if now_s - connection.opened_s >= AGE_S + connection.sock.fileno() % AGE_SPREAD_S:
             self._counters.evicted += 1
             connection.close()
@@ -105,7 +105,7 @@ class Pool:
             self._evict(next(iter(self._order)))
 
     def close_idle(self, now_s: float) -> None:
-        """Close what is idle for longer than the limit; costs what it closes."""
+        """Close connections that are idle for longer than the limit. O(connections closed)."""
         while self._order:
             oldest = next(iter(self._order))
             if now_s - oldest.idle_since < self._idle_s:
@@ -113,14 +113,14 @@ class Pool:
             self._evict(oldest)
 
     def give_up(self, count: int) -> int:
-        """Close up to ``count`` connections, those idle longest first; returns how many were closed."""
+        """Close up to ``count`` connections, those idle longest first; return how many were closed."""
         closed = min(count, len(self._order))
         for _ in range(closed):
             self._evict(next(iter(self._order)))
         return closed
 
     def keeps(self, destination: Destination) -> bool:
-        """Whether a connection to it is idle; it may turn out closed."""
+        """Whether a connection to the destination is kept; the receiver may have closed it."""
         return destination in self._stacks
 
     def close_all(self) -> None:
@@ -128,7 +128,7 @@ class Pool:
             self._evict(next(iter(self._order)))
 
     def _evict(self, oldest: Connection) -> None:
-        """Close the connection that is the oldest of its destination."""
+        """Close a connection, which must be the oldest of its destination."""
         destination = self._order[oldest]
         stack = self._stacks[destination]
         popped = stack.popleft()

@@ -1,4 +1,4 @@
-"""The ledger as delivery knows it: where attempts begin and end. Delivery imports nothing of the daemon."""
+"""The durable engine as delivery uses it. Delivery imports neither ``shard`` nor ``daemon``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from wheeltimer.core.task import Now, Task
 
 
 class TaskSource(Protocol):
-    """What the dispatcher needs of the ledger."""
+    """The methods of ``DurableEngine`` that `Dispatcher` and its parts call."""
 
     @property
     def engine(self) -> Engine: ...

@@ -1,6 +1,6 @@
-"""The dispatcher's door through an egress proxy, on httpx's stock transport.
+"""Callbacks through an egress proxy, with httpx's own transport: for networks that allow no other way out.
 
-Where a network lets nothing out but through a proxy. How attempts go without one is ``transport.py``.
+Without a proxy: ``transport.py``.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from wheeltimer.delivery.shortage import Shortage, reason_within
 
 
 class ProxyTransport:
-    """``Transport.request`` through an egress proxy, on httpx's stock transport.
+    """The methods of ``Transport`` through an egress proxy, with httpx's own transport.
 
-    The proxy looks names up and connects, so which addresses may be called is the proxy's to say. httpx's
-    pool is what it is: some hundreds of exchanges a second.
+    The proxy looks names up and connects, so the proxy has to check addresses. httpx's pool does some
+    hundreds of exchanges a second.
     """
 
     def __init__(self, proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> None:
@@ -35,9 +35,9 @@ class ProxyTransport:
         connect_timeout_ms: int,
         partial: PartialReply | None = None,
     ) -> Reply:
-        """As ``Transport.request``; a stale connection is found by httpx, nothing is sent twice.
+        """As ``Transport.request``; httpx handles stale connections, and no request is sent twice.
 
-        Shortage of ports: towards the proxy, as no other socket is opened here.
+        A shortage of ports is one towards the proxy, as no other socket is opened here.
         """
         request = _request(destination, method, target, fields, body, connect_timeout_ms / 1000)
         parts: list[bytes] = []
@@ -47,7 +47,7 @@ class ProxyTransport:
             response = await self._stock.handle_async_request(request)
             partial.reply = Reply(response.status_code, tuple(response.headers.raw), b"", True)
             try:
-                # Cancelled rather than left by ``break``: only so do httpx's nested generators all end.
+                # Cancelled, not left by ``break``: otherwise httpx's nested generators do not all end.
                 with trio.CancelScope() as rest:
                     async for part in response.aiter_raw():
                         if size <= BODY_BYTES_MAX:
@@ -73,28 +73,28 @@ class ProxyTransport:
     def begin(
         self, destination: Destination, method: bytes, target: bytes, fields: bytes, body: bytes
     ) -> None:
-        """As ``Transport.begin``; what is kept is httpx's."""
+        """As ``Transport.begin``: never begins, as the kept connections are httpx's."""
 
     def flush(self) -> None:
         """As ``Transport.flush``: nothing was begun."""
 
     def keeps(self, destination: Destination) -> bool:
-        """As ``Transport.keeps``; httpx does not tell, so the answer is always the same."""
+        """As ``Transport.keeps``: False, as httpx does not show its connections."""
         return False
 
     def give_up_idle(self, count: int) -> int:
-        """As ``Transport.give_up_idle``; httpx's pool does not offer it, and keeps few."""
+        """As ``Transport.give_up_idle``: closes none, as httpx's pool has no such method."""
         return 0
 
     def close_idle(self) -> None:
-        """As ``Transport.close_idle``; httpx does so by itself."""
+        """As ``Transport.close_idle``: does nothing, as httpx closes idle connections itself."""
 
     async def aclose(self) -> None:
         await self._stock.aclose()
 
 
 def proxy_transport(proxy_url: str, *, ssl_context: ssl.SSLContext | None = None) -> httpx.AsyncHTTPTransport:
-    """httpx's stock transport through one proxy that was asked for, deaf to the environment."""
+    """httpx's own transport through the given proxy; environment variables have no effect."""
     limits = httpx.Limits(
         max_connections=None, max_keepalive_connections=IDLE_PER_DESTINATION_MAX, keepalive_expiry=IDLE_S
     )

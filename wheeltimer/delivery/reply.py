@@ -1,8 +1,8 @@
 """A reply under caps: bytes in, one final reply out; pure, no socket.
 
-Replies are read by llhttp (``httptools``) in its strict form. What it refuses is read once more by
-``oddhead.py``, which takes what has one meaning. Checked here on top: the version, the transfer coding, every
-cap, and that nothing follows the reply.
+llhttp (``httptools``) reads replies in its strict mode. A reply that it refuses is read once more by
+``oddhead.py``, which accepts replies that have only one meaning. This file also checks the version, the
+transfer coding, every cap, and that nothing follows the reply.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from wheeltimer.protocol.limits import REPLY_BYTES_MAX
 BODY_BYTES_MAX = REPLY_BYTES_MAX  # of a reply; the rest is not read and the connection is closed
 HEAD_BYTES_MAX = 65_536  # status line and header fields, interim replies included
 WIRE_BYTES_MAX = 8 * BODY_BYTES_MAX  # chunk framing and trailers included: a one-byte chunk costs six
-HEADERS_MAX = 256  # a field costs Python thirty times what it costs the wire; with more, few are kept
-SEEN_BYTES_MAX = 2 * HEAD_BYTES_MAX  # of a reply that is not whole, kept so that it can be read once more
+HEADERS_MAX = 256  # a field takes thirty times its bytes in memory; with more, ``oddhead.py`` keeps a few
+SEEN_BYTES_MAX = 2 * HEAD_BYTES_MAX  # of an incomplete reply, kept so that ``oddhead.py`` can read it again
 
 Kind = Literal["blocked", "dns", "connect", "tls", "timeout", "reset", "protocol", "internal"]
 
 
 class AttemptError(WheeltimerError):
-    """An exchange that brought no whole reply; ``kind`` is one of a closed set, ``str()`` is what happened.
-    ``reply`` is what had come of one, None if no final status line had come.
+    """An exchange without a complete reply; ``kind`` is one of a closed set, ``str()`` is what happened.
+    ``reply`` is the part of it that had come, None if no final status line had come.
 
     ``blocked``: the address is not allowed. ``dns``, ``connect``, ``tls``: no connection. ``timeout``: none
-    in time (a limit on the whole attempt is the caller's). ``reset``: closed or reset before the reply
-    was whole. ``protocol``: what came is no acceptable HTTP/1.1 reply.
+    in time (the caller limits the whole attempt). ``reset``: closed or reset before the reply was complete.
+    ``protocol``: not an acceptable HTTP/1.1 reply. ``internal``: a bug in the daemon.
     """
 
     def __init__(self, kind: Kind, text: str, reply: Reply | None = None) -> None:
@@ -42,7 +42,7 @@ class AttemptError(WheeltimerError):
 
 class Reply(msgspec.Struct, frozen=True, gc=False):
     """A final reply. ``headers`` as sent; ``body`` at most BODY_BYTES_MAX; ``truncated``: there was more, or
-    the end cannot be told; ``resent``: a kept connection was stale and the request went out a second time."""
+    its end is unknown; ``resent``: a kept connection was stale and the request was sent a second time."""
 
     status: int
     headers: tuple[tuple[bytes, bytes], ...]
@@ -52,7 +52,7 @@ class Reply(msgspec.Struct, frozen=True, gc=False):
 
 
 class PartialReply:
-    """Holds what had come of a reply when its exchange was cancelled, for the caller that cancelled it."""
+    """For a caller that cancels an exchange: the part of the reply that had come."""
 
     __slots__ = ("reply",)
 
@@ -63,8 +63,8 @@ class PartialReply:
 class ReplyReader:
     """Bytes -> one final reply; pure. httptools calls the ``on_*`` methods from within ``feed``.
 
-    ``feed`` what arrives until ``done`` or ``full``; ``end`` when the stream ended. One reader serves all the
-    exchanges of a connection: ``begin`` before each.
+    Call ``begin`` before each exchange of the connection, ``feed`` with what arrives until ``done`` or
+    ``full``, ``end`` at the end of the stream.
     """
 
     __slots__ = (
@@ -79,7 +79,7 @@ class ReplyReader:
     def begin(self) -> None:
         self.wire_bytes = 0
         self.done = False  # the reply is whole
-        self.full = False  # a cap was reached after the status line: what is there is the reply
+        self.full = False  # a cap was reached after the status line: the part that is there is the reply
         self.reusable = False  # whole, kept alive, and nothing came after it
         self._status = 0
         self._final = False  # the head of the final reply is complete
@@ -89,19 +89,19 @@ class ReplyReader:
         self._body: list[bytes] = []
         self._body_bytes = 0
         self._fault = ""
-        self._seen: bytearray | None = None  # what came; kept while more is to come that llhttp may refuse
+        self._seen: bytearray | None = None  # bytes that came; kept while llhttp may still refuse the rest
 
     def close(self) -> None:
-        """Break the cycle of reader and parser, so that neither waits for the collector."""
+        """Break the reference cycle of reader and parser, so that both are freed at once."""
         self._parser = None
 
     @property
     def head_is_whole(self) -> bool:
-        """The head of the final reply is complete."""
+        """Whether the head of the final reply is complete."""
         return self._final
 
     def feed(self, data: bytes) -> None:
-        """Raises AttemptError("protocol") for what is no acceptable reply."""
+        """Read more bytes. Raises AttemptError("protocol") if they are not an acceptable reply."""
         assert self._parser is not None
         assert not self.done
         self.wire_bytes += len(data)
@@ -111,7 +111,7 @@ class ReplyReader:
             raise AttemptError("protocol", "switched protocols without being asked") from error
         except (httptools.HttpParserError, Unsound) as error:
             self.reusable = False
-            if not self.done:  # a reply that is whole stands, whatever follows it
+            if not self.done:  # a complete reply stays valid, also with bad bytes behind it
                 self._read_again(f"bad reply: {error}", data)
                 return
         if self._fault:
@@ -129,14 +129,14 @@ class ReplyReader:
             self._keep(data)
 
     def _keep(self, data: bytes) -> None:
-        """Remember what came, as far as it may have to be read once more."""
+        """Keep bytes that ``oddhead.py`` may have to read again."""
         if self._seen is None:
             self._seen = bytearray()
         if len(self._seen) <= SEEN_BYTES_MAX:
             self._seen += data
 
     def _read_again(self, text: str, data: bytes) -> None:
-        """Read all that came of this reply once more, with ``OddParser``; ``data`` came last.
+        """Read the whole reply again, with ``OddParser``; ``data`` came last.
 
         Raises AttemptError("protocol"), with ``text`` unless the second reading has a better reason.
         """
@@ -152,7 +152,7 @@ class ReplyReader:
             self._seen = seen
 
     def _cut_head(self) -> None:
-        """The head is too long to be read: its status is the reply, if it has one. Raises AttemptError."""
+        """The head is too long to be read: the reply is its status alone. Raises AttemptError without one."""
         reply = self.so_far()
         if reply is None:
             raise AttemptError("protocol", f"reply head over {HEAD_BYTES_MAX} bytes")
@@ -160,7 +160,7 @@ class ReplyReader:
         self.full = True
 
     def end(self, clean: bool) -> None:
-        """The stream ended, over TLS ``clean`` if it said so. Raises AttemptError when that is too early."""
+        """The stream ended; ``clean``: not without TLS's close_notify. Raises AttemptError if too early."""
         if not self._final:
             text = "closed in the reply head" if self.wire_bytes else "closed before the reply"
             raise self._error("reset", text)
@@ -170,20 +170,20 @@ class ReplyReader:
         self.full = not clean
 
     def so_far(self) -> Reply | None:
-        """What has come of a reply that is not whole; None if its status line has not come."""
+        """The part of an incomplete reply that has come; None if its status line has not come."""
         status = self._status if self._final else status_of(self._seen or b"")
         if status is None:
             return None
         return Reply(status, tuple(self._headers), b"".join(self._body)[:BODY_BYTES_MAX], True)
 
     def _error(self, kind: Kind, text: str, data: bytes = b"") -> AttemptError:
-        """The error with what had come of a reply. ``data``: what came last, if it is not kept yet."""
+        """The error, with the part of the reply that had come. ``data``: the last bytes, if not kept yet."""
         if data and not self._final:
             self._keep(data)
         return AttemptError(kind, text, self.so_far())
 
     def reply(self) -> Reply:
-        """Hand the reply over, once: an idle connection keeps none of it."""
+        """Return the reply, once, and keep no reference to it while the connection is idle."""
         assert self.done or self.full
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         reply = Reply(self._status, tuple(self._headers), body[:BODY_BYTES_MAX], self.full)
@@ -192,11 +192,11 @@ class ReplyReader:
 
     def on_message_begin(self) -> None:
         if self.done:
-            self.reusable = False  # a second reply to one request: the stream can no longer be trusted
+            self.reusable = False  # a second reply to one request: the stream is out of step
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._final:
-            return  # a trailer, or what follows the reply
+            return  # a trailer, or bytes behind the reply
         if len(self._headers) >= HEADERS_MAX:
             self._fault = f"over {HEADERS_MAX} reply headers"
             return
@@ -232,7 +232,7 @@ class ReplyReader:
             self._body_bytes += len(data)
 
     def on_cut(self) -> None:
-        """A limit of ours keeps the rest of the body from being read; ``OddParser`` calls it."""
+        """``OddParser`` calls this if one of its limits ends the reading of the body."""
         self.full = True
 
     def on_message_complete(self) -> None:

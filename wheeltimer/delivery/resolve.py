@@ -1,10 +1,10 @@
 """From a host name to a connected socket whose address was checked: lookup, check, staggered connects.
 
-The order is the point. Every answer of the lookup is checked before the first packet leaves, one bad
-answer refuses them all, and the socket connects to the very address that was checked: no second lookup
-lies between check and connect for a hostile name server to answer differently.
+The order matters. Every address of the lookup is checked before the first packet is sent, one bad address
+refuses them all, and the socket connects to an address that was checked: there is no second lookup between
+check and connect, to which a hostile name server could give another answer.
 
-Not here: the rule itself (``core/addresses.py``; it comes in as ``check``), TLS and HTTP
+Elsewhere: the rule itself (``core/addresses.py``, passed in as ``check``), TLS and HTTP
 (``http_connection.py``), reuse of connections (``transport.py``).
 """
 
@@ -25,14 +25,14 @@ from wheeltimer.delivery.reply import AttemptError
 from wheeltimer.delivery.shortage import Shortage, no_descriptors, reason_of
 from wheeltimer.errors import TargetBlocked
 
-STAGGER_S = 0.25  # RFC 8305 section 5: what one address gets before the next is tried beside it
-ADDRESSES_TRIED_MAX = 8  # a name may have hundreds: all are checked, these are tried, the rest is for a retry
-LOOKUPS_MAX = 128  # blocking lookups at once over all hosts: the threads that dead name servers can pin
+STAGGER_S = 0.25  # RFC 8305 section 5: time for one address before the next is tried in parallel
+ADDRESSES_TRIED_MAX = 8  # a name may have hundreds: all are checked, but an attempt tries no more than 8
+LOOKUPS_MAX = 128  # blocking lookups at once, over all hosts: bounds the threads that dead name servers block
 
 _log = logging.getLogger("wheeltimer.delivery")
 
 Check = Callable[[IPv4Address | IPv6Address], str | None]
-"""An address -> ``None`` when it may be called, else the reason, naming the setting that would allow it."""
+"""An address -> ``None`` if it may be called, else the reason, with the setting that would allow it."""
 
 GetAddrInfo = Callable[..., list[tuple[Any, ...]]]
 """``socket.getaddrinfo``, or a test's own."""
@@ -45,29 +45,29 @@ StartThread = Callable[..., None]
 
 
 class Address(NamedTuple):
-    """One answer of a lookup, ready for ``connect``; ``sockaddr`` holds a numeric address and the port."""
+    """One address of a lookup, ready for ``connect``; ``sockaddr`` holds a numeric address and the port."""
 
     family: int
     sockaddr: tuple[Any, ...]
 
 
 class _Lookup:
-    """A lookup under way; everybody who asks for the same host and port waits for the one answer."""
+    """A lookup under way; all callers with the same host and port wait for it."""
 
     __slots__ = ("answer", "ended")
 
     def __init__(self) -> None:
         self.ended = trio.Event()
-        # A string is why there is none; a shortage is why no name server was asked.
+        # A string: why there is no address. A Shortage: why no name server was asked.
         self.answer: list[Address] | Shortage | str = "not answered"
 
 
 class Resolver:
     """Host and port -> addresses, in threads of its own, at most one per host and port at a time.
 
-    A thread that hangs in the system's resolver cannot be cancelled, only left alone. With one thread per
-    name a dead name server holds up its own names and no others, until ``LOOKUPS_MAX`` names hang at once.
-    Answers are not kept: the next connection asks again, and the system's resolver has its own cache.
+    A thread that hangs in the system's resolver cannot be cancelled. With one thread per name a dead name
+    server delays only its own names, until ``LOOKUPS_MAX`` names hang at once. Answers are not cached: the
+    system's resolver has its own cache.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Resolver:
         self._waiting = trio.lowlevel.ParkingLot()
 
     async def lookup(self, host: str, port: int) -> list[Address]:
-        """Every address of ``host``, at least one. Literals cost no thread.
+        """Every address of ``host``, at least one. Literal addresses need no thread.
 
         Raises AttemptError("dns"), or Shortage if there was no thread, descriptor or memory for the lookup.
         """
@@ -112,7 +112,7 @@ class Resolver:
         def finish(answer: Any) -> None:
             try:
                 lookup.answer = answer.unwrap()
-            except Exception as bug:  # noqa: BLE001 -- one of the places that isolate: it fails who waits for it
+            except Exception as bug:  # noqa: BLE001 -- one of the places that isolate: only this lookup fails
                 _log.exception("lookup failed inside host=%s", key[0])
                 lookup.answer = f"{type(bug).__name__}: {bug}"
             lookup.ended.set()
@@ -120,31 +120,31 @@ class Resolver:
             self._waiting.unpark_all()
 
         def deliver(answer: Any) -> None:
-            with suppress(trio.RunFinishedError):  # ended while the resolver hung: nobody is left to tell
+            with suppress(trio.RunFinishedError):  # the daemon ended during the lookup
                 token.run_sync_soon(finish, answer)
 
         try:
             self._start_thread(lambda: self._blocking(*key), deliver, name=f"lookup {key[0]}")
         except (RuntimeError, MemoryError) as error:  # the system's limits
             raise Shortage(reason_of(error) or "threads", f"lookup of {key[0]}: {error}") from error
-        self._under_way[key] = lookup  # not before: nothing would take away one that never began
+        self._under_way[key] = lookup  # after the start, as only ``finish`` removes it
         return lookup
 
     def _blocking(self, host: str, port: int) -> list[Address] | Shortage | str:
         try:
             rows = self._getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        except (OSError, ValueError, MemoryError) as error:  # ValueError: a name IDNA or C cannot spell
+        except (OSError, ValueError, MemoryError) as error:  # ValueError: a name that IDNA or C cannot encode
             reason = reason_of(error)
             if reason is None and isinstance(error, OSError) and self._no_descriptors():
-                reason = "descriptors"  # without one glibc cannot read its files, and calls the name unknown
+                reason = "descriptors"  # without one glibc cannot read its files and reports an unknown name
             return f"{error}" if reason is None else Shortage(reason, f"lookup of {host}: {error}")
         addresses = [Address(row[0], row[4]) for row in rows if row[0] in (socket.AF_INET, socket.AF_INET6)]
         return addresses or "no address"
 
 
 def _literal(host: str, port: int) -> Address | None:
-    """A host that is an address in its one strict spelling; all others are for the system's resolver,
-    which knows short, octal and scoped ones, and whose answer is checked like any other."""
+    """The address if ``host`` is one in strict form. Short, octal and scoped forms go to the system's
+    resolver, and its answer is checked like any other."""
     if "%" in host:
         return None
     try:
@@ -157,10 +157,10 @@ def _literal(host: str, port: int) -> Address | None:
 
 
 def check_all(host: str, addresses: list[Address], check: Check) -> None:
-    """Raise TargetBlocked when any one address is not allowed.
+    """Raise TargetBlocked if any address is not allowed.
 
-    All, not only the one that would be tried: a name that mixes a public and a private address is asking
-    for the private one, by a retry if need be.
+    All are checked, not only the one that is tried first: if a name has a public and a private address, a
+    retry could reach the private one.
     """
     for address in addresses:
         reason = check(ip_address(address.sockaddr[0]))
@@ -176,11 +176,11 @@ async def connect(
 ) -> socket.socket:
     """A connected non-blocking socket to the first address that answers.
 
-    Families take turns, each address gets STAGGER_S before the next is tried beside it, and a refusal
-    passes the turn on at once (RFC 8305). Cancelled or not, no socket but the returned one stays open.
-    ``make_room`` frees descriptors if there is none for a socket; True: there may be one now. Why each
-    address failed goes to ``failures``, for a caller whose time limit comes first. Raises AttemptError
-    ("connect") when none answers, or Shortage (see `raise_if_short`); the time limit is the caller's.
+    IPv4 and IPv6 alternate. Each address gets STAGGER_S before the next is tried in parallel; after a refusal
+    the next is tried at once (RFC 8305). No socket except the returned one stays open, also if cancelled.
+    ``make_room`` frees descriptors if there is none for a socket; True: there may be one now. The error of
+    each address is appended to ``failures``, for a caller whose time limit comes first. Raises AttemptError
+    ("connect") if none answers, or Shortage (see `raise_if_short`). The caller sets the time limit.
     """
     addresses = _take_turns(addresses)[:ADDRESSES_TRIED_MAX]
     failures = [] if failures is None else failures
@@ -219,9 +219,10 @@ async def connect(
 
 
 def raise_if_short(failures: list[OSError]) -> None:
-    """Raise Shortage if an address was not tried because of a shortage of ours: it might have answered.
+    """Raise Shortage if a shortage of this machine kept an address from being tried: it could have answered.
 
-    A shortage of ports counts only if no address refused: which of them has none to it may be its choice.
+    A shortage of ports counts only if no address failed otherwise: the owner of a name can add an address to
+    which no port is free.
     """
     reasons = [reason_of(error) for error in failures]
     for error, reason in zip(failures, reasons, strict=True):
@@ -244,7 +245,7 @@ async def _connect_one(
         try:
             sock.connect(address.sockaddr)
         except BlockingIOError as error:
-            if error.errno != errno.EINPROGRESS:  # EAGAIN: nothing is under way
+            if error.errno != errno.EINPROGRESS:  # EAGAIN: no connect was begun
                 raise
             await trio.lowlevel.wait_writable(sock)
             code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
@@ -262,10 +263,10 @@ async def _connect_one(
 
 
 def _has_route(address: Address, new_socket: NewSocket) -> bool:
-    """Whether this machine has an address to reach this one from.
+    """Whether this machine has a source address for this destination address.
 
-    Without one connect(2) fails as it does without a free port: IPv6 that is switched off, say. UDP has ports
-    of its own, and to connect such a socket sends nothing.
+    Without one (IPv6 is switched off, for example) connect(2) fails with the same error as without a free
+    port. The test uses UDP: it has ports of its own, and its connect(2) sends nothing.
     """
     try:
         with new_socket(address.family, socket.SOCK_DGRAM) as sock:
@@ -276,7 +277,7 @@ def _has_route(address: Address, new_socket: NewSocket) -> bool:
 
 
 def _take_turns(addresses: list[Address]) -> list[Address]:
-    """Alternate the families, beginning with the one that the system's resolver put first."""
+    """Alternate IPv4 and IPv6, beginning with the family that the system's resolver put first."""
     first = [address for address in addresses if address.family == addresses[0].family]
     other = [address for address in addresses if address.family != addresses[0].family]
     turns: list[Address] = []

@@ -1,8 +1,8 @@
-"""Our own shortage: an attempt that cannot begin as this machine has no descriptor, thread, port or memory.
+"""Shortages of this machine: an attempt cannot begin for lack of a descriptor, thread, port or memory.
 
-It is no failure of the receiver, so no attempt is counted: `Shortage` is raised before the request is sent,
-the dispatcher puts the task back (``core/records.py``, `Lapsed`), and `InFlightLimit` bounds the attempts in
-flight until there is more. `reason_of` maps errors of the system to shortages.
+That is not a failure of the receiver, so no attempt is counted: `Shortage` is raised before the request is
+sent, `Dispatcher` puts the task back (``core/records.py``, `Lapsed`), and `InFlightLimit` bounds the attempts
+in flight until the shortage ends. `reason_of` maps errors of the system to shortages.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BY_ERRNO: Final[dict[int, Reason]] = {
     errno.ENFILE: "descriptors",
     errno.ENOMEM: "memory",
     errno.ENOBUFS: "memory",
-    errno.ENOSPC: "watches",  # of epoll; no socket call has it
+    errno.ENOSPC: "watches",  # of epoll; no socket call fails with it
     errno.EADDRNOTAVAIL: "ports",
     errno.EADDRINUSE: "ports",
     errno.EAGAIN: "ports",  # of connect(2), in the place of EADDRNOTAVAIL
@@ -57,7 +57,7 @@ class Shortage(WheeltimerError):
 
 
 def reason_of(error: BaseException) -> Reason | None:
-    """What is short if a system call or the interpreter raised ``error``; None: it is another failure."""
+    """What is short if a system call or the interpreter raised ``error``; None: not a shortage."""
     if isinstance(error, MemoryError):
         return "memory"
     if isinstance(error, socket.gaierror):  # its errno is one of EAI_*; with EAI_SYSTEM it is a plain OSError
@@ -87,8 +87,8 @@ def reason_within(error: BaseException) -> Reason | None:
 def no_descriptors(count: int = LOOKUP_DESCRIPTORS) -> bool:
     """Whether the system has fewer than ``count`` descriptors left. About 2 us.
 
-    For libraries that do not report it: if they cannot open their files, getaddrinfo calls a name unknown and
-    OpenSSL a certificate untrusted.
+    For libraries that do not report it: if they cannot open their files, getaddrinfo reports an unknown name
+    and OpenSSL an untrusted certificate.
     """
     opened: list[int] = []
     try:
@@ -112,12 +112,13 @@ def no_memory_is_a_shortage() -> Iterator[None]:
 
 
 class InFlightLimit:
-    """How many attempts may be in flight while something of our own is short. Time: an argument, elapsed ns.
+    """How many attempts may be in flight during a shortage. Time is an argument, in elapsed ns.
 
-    A lapse sets ``limit`` to the number in flight, for one pause. Then one more may go. If it lapses too the
-    next pause is twice as long, up to `PAUSE_MAX_NS`; if it does not, twice as many more may go after half
-    the pause. So a shortage that lasts costs about one lapse a second, and ``limit`` is back at
-    ``concurrency`` within two seconds of its end. ``until_ns``: the end of the pause; None: nothing is short.
+    A lapse sets ``limit`` to the number in flight, for one pause. After it one more attempt may start. If
+    that lapses too, the next pause is twice as long, up to `PAUSE_MAX_NS`; if it does not, twice as many more
+    may start after half the pause. So a lasting shortage costs about one lapse a second, and ``limit`` is
+    back at ``concurrency`` within two seconds of its end. ``until_ns``: the end of the pause; None: no
+    shortage.
     """
 
     def __init__(self, concurrency: int, clock_s: Callable[[], float] = trio.current_time) -> None:
@@ -125,8 +126,8 @@ class InFlightLimit:
         self.until_ns: int | None = None
         self.lapses: dict[Reason, int] = dict.fromkeys(REASONS, 0)
         self._pause_ns = PAUSE_MIN_NS
-        self._step = 1  # how many more may go after the pause
-        self._calm = True  # nothing has lapsed since ``limit`` was last raised
+        self._step = 1  # how many more may start after the pause
+        self._calm = True  # no attempt has lapsed since ``limit`` was last raised
         self._lines = {reason: RateLimitedLog(_log, logging.WARNING, clock_s=clock_s) for reason in REASONS}
 
     def count(self, reason: Reason) -> None:
@@ -150,7 +151,7 @@ class InFlightLimit:
         self.until_ns = now_ns + self._pause_ns
 
     def look(self, now_ns: int) -> int:
-        """``limit`` as it is now."""
+        """``limit``, brought up to date."""
         while self.until_ns is not None and self.until_ns <= now_ns:
             if self._calm:
                 self._step *= 2

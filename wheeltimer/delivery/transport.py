@@ -1,13 +1,13 @@
-"""Outgoing HTTP: a pool of kept connections per destination, and two doors to one exchange.
+"""Outgoing HTTP: one exchange on a kept or new connection, with two interfaces.
 
-``Transport.request`` is the dispatcher's door: destination, method, target and ready header lines, so nothing
-that stays the same between attempts is parsed or built twice. ``handle_async_request`` is httpx's door, which
-makes the same exchange usable from an ``httpx.AsyncClient``. The first door through an egress proxy is
-``proxy.py``.
+``Transport.request`` is for `Sender`: it takes destination, method, target and ready header lines, so nothing
+that stays the same between attempts is parsed or built twice. ``handle_async_request`` makes the same
+exchange usable from an ``httpx.AsyncClient``. ``proxy.py`` has the first interface through an egress proxy.
 
-Environment variables are never looked at (httpx's ``trust_env``), redirects never followed, cookies never
-kept. Not here: how many attempts go at once and how long one may take (``dispatcher.py``), address rules
-(``core/addresses.py``), kept connections (``pool.py``), sockets (``resolve.py``, ``http_connection.py``).
+Environment variables are never read (httpx's ``trust_env``), redirects never followed, cookies never kept.
+Elsewhere: how many attempts run at once (``dispatcher.py``) and how long one may take (``callback.py``),
+address rules (``core/addresses.py``), kept connections (``pool.py``), sockets (``resolve.py``,
+``http_connection.py``).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from wheeltimer.delivery.resolve import (
 from wheeltimer.delivery.shortage import Shortage, no_memory_is_a_shortage
 from wheeltimer.errors import BadValue, TargetBlocked
 
-# Requests that are sent one right after the other. Each alone would find a receiver that has gone to sleep
-# again: waking it costs 6 us of 12. The first waits for the others, about 0.2 ms; beside many that go out on
-# fresh connections, until the dispatcher's slice is over, at most 2 ms.
+# Requests that are sent one right after the other. Sent one by one, each would have to wake its receiver,
+# which costs 6 us of 12. The first request waits for the others, about 0.2 ms; if many others go out on new
+# connections, until the dispatcher's slice is over, at most 2 ms.
 BURST = 8
 GIVE_UP = 8  # idle connections that are closed together if there is no descriptor for a new one
 _METHOD = re.compile(rb"(?!HEAD$|CONNECT$)[A-Z]{1,16}")
@@ -50,9 +50,9 @@ _VALUE = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
 def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Header lines for ``Transport.request``, to be kept by the caller. Raises BadValue("headers").
+    """Header lines for ``Transport.request``; the caller may keep them. Raises BadValue("headers").
 
-    A name is a token, a value has no control character but tab: nothing can end a line early
+    A name must be a token, a value has no control character except tab, so that nothing can end a line early
     (RFC 9110 section 5).
     """
     lines = []
@@ -78,9 +78,9 @@ def _message(destination: Destination, method: bytes, target: bytes, fields: byt
 class Transport(httpx.AsyncBaseTransport):
     """HTTP/1.1 to checked addresses over kept connections. One per daemon, used from one Trio run.
 
-    ``check`` is asked for every address of every new connection. ``ssl_context`` is by default the system's
-    trust store with names verified. Connections in use are not limited here: the dispatcher's permits are.
-    Idle ones are, to ``idle_max``, and they are given up if there is no descriptor for a new one.
+    ``check`` is called for every address of every new connection. ``ssl_context`` is by default the system's
+    trust store with names verified. Connections in use are limited by the dispatcher's permits, not here.
+    At most ``idle_max`` are kept, and some of them are closed if there is no descriptor for a new one.
     """
 
     def __init__(
@@ -117,11 +117,11 @@ class Transport(httpx.AsyncBaseTransport):
         """One exchange; ``fields`` from ``header_lines``, without host and content-length, which come from
         ``destination`` and ``body``; ``target`` is path and query, visible ASCII.
 
-        The reply is whole when this returns, and its connection kept or closed. Lookup, connect and TLS
-        handshake together have ``connect_timeout_ms``; a limit on the whole is a cancel scope of the
-        caller's. A request goes out twice only when a kept connection closed before the first reply byte:
-        once, on a fresh connection, counted, ``resent`` in the reply. If the caller cancels,
-        ``partial`` holds what had come. Raises AttemptError, or Shortage if it could not be sent.
+        The reply is complete when this returns, and its connection kept or closed. Lookup, connect and TLS
+        handshake together have ``connect_timeout_ms``; the caller limits the whole with a cancel scope. A
+        request is sent a second time only if a kept connection closed before the first reply byte: once, on
+        a new connection, with ``resent`` in the reply. If the caller cancels, ``partial`` holds the part of
+        the reply that had come. Raises AttemptError, or Shortage if the request could not be sent.
         """
         message = _message(destination, method, target, fields, body)
         return await self._exchange(destination, message, connect_timeout_ms / 1000, partial)
@@ -131,8 +131,8 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> KeptExchange | None:
         """``request`` on a kept connection, for a caller that awaits many replies; None if none is kept.
 
-        It is sent with a few others: by the next `flush`, or by the next ``begin`` when `BURST` of them are
-        there. Until then nothing of it was sent, so it can still be cut without having been made.
+        It is sent together with others: by the next `flush`, or by ``begin`` once there are `BURST` of them.
+        Before that no byte was sent, so an attempt that is cut then was not made.
         """
         if len(self._begun) == BURST:
             self.flush()
@@ -146,7 +146,7 @@ class Transport(httpx.AsyncBaseTransport):
         return KeptExchange(self, connection, destination, message)
 
     def flush(self) -> None:
-        """Send what was begun."""
+        """Send the requests that were begun."""
         for connection in self._begun:
             connection.push()
         self._begun.clear()
@@ -171,8 +171,8 @@ class Transport(httpx.AsyncBaseTransport):
         self, destination: Destination, message: bytes, connect_timeout_s: float,
         partial: PartialReply | None = None,
     ) -> Reply:  # fmt: skip
-        """The one permitted resend, on a fresh connection. Raises AttemptError, or Shortage: then it is not
-        sent again now, and no receiver has answered the first."""
+        """The one permitted resend, on a new connection. Raises AttemptError, or Shortage: then the request
+        was not sent again, and the receiver has not answered the first one."""
         self.counters.resent += 1
         fresh = await self._open(destination, connect_timeout_s)
         reply = await self._use(fresh, destination, message, partial)
@@ -183,7 +183,7 @@ class Transport(httpx.AsyncBaseTransport):
     ) -> Reply:
         try:
             reply = await connection.exchange(message)
-        except BaseException:  # cancelled too: a connection half used is no use to anybody
+        except BaseException:  # also if cancelled: a connection in the middle of an exchange cannot be reused
             if partial is not None:
                 partial.reply = connection.so_far()
             connection.close()
@@ -229,8 +229,8 @@ class Transport(httpx.AsyncBaseTransport):
         return self.give_up_idle(GIVE_UP) > 0
 
     def give_up_idle(self, count: int) -> int:
-        """Close up to ``count`` kept connections, those idle longest first, to free descriptors; returns how
-        many were closed. The next exchange with their receivers connects anew."""
+        """Close up to ``count`` kept connections, those idle longest first, to free descriptors; return how
+        many were closed."""
         return self._pool.give_up(count)
 
     def keeps(self, destination: Destination) -> bool:
@@ -238,10 +238,10 @@ class Transport(httpx.AsyncBaseTransport):
         return self._pool.keeps(destination)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """httpx's door to the same exchange; of its timeouts only ``connect`` counts.
+        """The same exchange for httpx; of its timeouts only ``connect`` has an effect.
 
-        The reply is at most BODY_BYTES_MAX long: ``response.extensions["truncated"]`` says whether more
-        came, ``["resent"]`` whether a stale connection was met. No HEAD, no CONNECT, no upgrade.
+        The body is at most BODY_BYTES_MAX long. ``response.extensions["truncated"]``: whether there was more,
+        ``["resent"]``: whether a kept connection was stale. No HEAD, no CONNECT, no upgrade.
         """
         method, target = request.method.encode("ascii"), request.url.raw_path
         if not _METHOD.fullmatch(method) or not _TARGET.fullmatch(target):
@@ -271,16 +271,16 @@ class Transport(httpx.AsyncBaseTransport):
 
     @property
     def idle(self) -> int:
-        """Kept connections."""
+        """How many connections are kept."""
         return len(self._pool)
 
     def close_idle(self) -> None:
-        """Close connections that were idle for too long. Every exchange does so on its way; to be called
-        now and then where there may be none."""
+        """Close connections that were idle for too long. Every exchange does so too; call it now and then, as
+        there may be no exchange."""
         self._pool.close_idle(trio.current_time())
 
     async def aclose(self) -> None:
-        """Close what is idle; what is in use is closed at the end of its exchange."""
+        """Close idle connections; those in use are closed at the end of their exchange."""
         self._closed = True
         self._pool.close_all()
 
@@ -297,7 +297,7 @@ _HTTPX_ERRORS: dict[Kind, type[httpx.TransportError]] = {
 
 
 class KeptExchange:
-    """One exchange on a kept connection that somebody else waits for; see ``Transport.begin``."""
+    """One exchange on a kept connection, made by ``Transport.begin``; the caller waits for the socket."""
 
     __slots__ = ("_destination", "_message", "_transport", "connection")
 
@@ -310,7 +310,7 @@ class KeptExchange:
         self._message = message
 
     def advance(self) -> Reply | None:
-        """The reply once it is whole, and the connection is kept or closed. Raises AttemptError."""
+        """The reply once it is complete; the connection is then kept or closed. Raises AttemptError."""
         try:
             reply = self.connection.advance()
         except BaseException:
@@ -326,11 +326,12 @@ class KeptExchange:
         return not self.connection.answered
 
     def cut(self) -> None:
-        """Give up."""
+        """End the exchange and close the connection."""
         self.connection.close()
 
     async def resend(self, connect_timeout_ms: int, partial: PartialReply | None = None) -> Reply:
-        """Once more on a fresh connection; ``partial`` as in ``Transport.request``. Raises AttemptError."""
+        """Send again on a new connection; ``partial`` as in ``Transport.request``. Raises AttemptError,
+        Shortage."""
         return await self._transport.resend(
             self._destination, self._message, connect_timeout_ms / 1000, partial
         )

@@ -1,15 +1,15 @@
-"""What one destination can bear: attempts in flight, its rate, and whether it is held for being down.
+"""Limits of one destination: attempts in flight, its rate, whether it is held, its share of all permits.
 
-Time is an argument, in ns of elapsed time; nothing here waits or starts anything. Who is chosen is in
-``dispatcher.py``.
+Time is an argument, in elapsed ns; nothing here waits or starts anything. ``dispatcher.py`` chooses attempts.
 
-The window opens by one for each success and is halved at most once per time of one attempt when the
-receiver answers that it is too much, or cannot be reached (additive increase, multiplicative decrease, after
-Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: nothing goes for ``HOLD_NS``, then
-one real attempt at a time, until one is answered.
+The window grows by one for each success. It is halved, at most once per duration of one attempt, if the
+receiver answers that it is overloaded, or cannot be reached (additive increase, multiplicative decrease,
+after Jacobson and Chiu/Jain). A destination that cannot be reached is *held*: no attempt starts for
+``HOLD_NS``, then one real attempt at a time, until one is answered.
 
-How an answer counts is in `verdict`. Once a status line was read its status alone counts, also if the attempt
-failed after it: the receiver was reached. A time-out counts only if at least `TIMEOUT_TELLS_MS` were given.
+`verdict` decides how an answer counts. Once a status line was read, only its status counts, also if the
+attempt failed after it: the receiver was reached. A timeout counts only if it was at least
+`TIMEOUT_TELLS_MS`.
 """
 
 from __future__ import annotations
@@ -25,25 +25,23 @@ WINDOW_FIRST: Final = 8
 WINDOW_MAX: Final = 128
 HOLD_NS: Final = 30 * NS_PER_S
 DOWN_IN_A_ROW: Final = 10
-DOWN_OF_MIN: Final = 10  # outcomes that a share needs before it means anything
+DOWN_OF_MIN: Final = 10  # with fewer outcomes the share of failures is not used
 DOWN_PERMILLE: Final = 700
 DOWN_SPAN_NS: Final = 300 * NS_PER_S
-TIMEOUT_TELLS_MS: Final = 1_000  # a shorter one is the task's choice, and no sign of the destination's state
+TIMEOUT_TELLS_MS: Final = 1_000  # a shorter timeout was chosen by the task and is no evidence of an outage
 SHORT_PAUSE_MIN_NS: Final = 10_000_000
 SHORT_PAUSE_MAX_NS: Final = NS_PER_S
-SHORT_MAX_NS: Final = 120 * NS_PER_S  # twice as long as a port rests after its connection (TIME_WAIT)
-_SLOT_NS: Final = 10 * NS_PER_S  # outcomes are counted in slots of this length: bounded memory at any rate
+SHORT_MAX_NS: Final = 120 * NS_PER_S  # twice the time for which TIME_WAIT blocks a port
+_SLOT_NS: Final = 10 * NS_PER_S  # outcomes are counted in slots of this length, so memory is bounded
 
 _UNREACHABLE: Final = frozenset({"dns", "connect", "tls", "timeout"})
 _TOO_MUCH: Final = _UNREACHABLE | {"reset"}
-_OURS: Final = frozenset({"internal", "blocked"})  # a bug, or a rule on addresses: no receiver was asked
+_OURS: Final = frozenset({"internal", "blocked"})  # a bug, or the address rule: the receiver was not called
 _GATEWAY: Final = frozenset({502, 503, 504})
 
 
 def verdict(answer: Answer) -> tuple[bool | None, bool]:
-    """(whether the destination could not be reached, None: this does not tell; whether it asks for fewer
-    attempts at a time).
-    """
+    """(whether the destination could not be reached, None if unknown; whether the window is to be halved)."""
     if answer.status is not None:
         down = answer.status in _GATEWAY
         return down, down or answer.status == 429
@@ -63,17 +61,17 @@ class TokenBucket:
         self.rate = (count, period_ms)
         self._count = count
         self._period_ns = period_ms * 1_000_000
-        # One token is period/count ns; kept multiplied by count, so that no fraction is lost.
+        # One token is period/count ns; stored times count, so that no fraction is lost.
         self._burst_ns = max(NS_PER_S * count, self._period_ns)
         self._whole_ns = 0  # when the bucket is full again, times count
 
     def wait_ns(self, now_ns: int) -> int:
-        """How long until a token is there; 0: one is."""
+        """How long until there is a token; 0: there is one."""
         ahead = self._whole_ns - now_ns * self._count + self._period_ns - self._burst_ns
         return max(0, -(-ahead // self._count))
 
     def take(self, now_ns: int) -> None:
-        """Take a token that ``wait_ns`` said is there."""
+        """Take a token; ``wait_ns`` must have returned 0."""
         self._whole_ns = max(self._whole_ns, now_ns * self._count) + self._period_ns
 
     def give_back(self) -> None:
@@ -82,7 +80,7 @@ class TokenBucket:
 
 
 class Window:
-    """The state of one destination. ``held_ns``: since when it is held, None when it is open."""
+    """The state of one destination. ``held_ns``: since when it is held; None if it is not."""
 
     def __init__(self, size_max: int = WINDOW_MAX, bucket: TokenBucket | None = None) -> None:
         self.size_max = size_max
@@ -90,8 +88,8 @@ class Window:
         self.bucket = bucket
         self.in_flight = 0
         self.held_ns: int | None = None
-        self.probes = 0  # attempts that failed since it is held
-        self.short_until_ns = 0  # no local port to it was free; no new connection is tried before
+        self.probes = 0  # failed probes since it is held
+        self.short_until_ns = 0  # no local port to it was free; no new connection is tried before that
         self._short_since_ns: int | None = None
         self._probe_at_ns = 0
         self._halved_ns = -1
@@ -99,7 +97,7 @@ class Window:
         self._slots: deque[list[int]] = deque()  # [slot number, outcomes, of them unreachable]
 
     def wait_ns(self, now_ns: int) -> int | None:
-        """0: an attempt may start; more: not for so long; None: not before one in flight has ended."""
+        """0: an attempt may start; more: after that many ns; None: not before one in flight has ended."""
         if self.held_ns is not None:
             if self.in_flight:
                 return None
@@ -109,9 +107,9 @@ class Window:
         return self.bucket.wait_ns(now_ns) if self.bucket is not None else 0
 
     def limit(self, fresh: Window) -> None:
-        """Take the limits of a new setting over; what was learned of the destination stays."""
+        """Take over the limits of new settings; keep the rest of the state."""
         if self.bucket is None or fresh.bucket is None or self.bucket.rate != fresh.bucket.rate:
-            self.bucket = fresh.bucket  # else what was used of this second stays used
+            self.bucket = fresh.bucket  # else keep the tokens that were used
         self.size_max = fresh.size_max
         self.size = min(self.size, self.size_max)
 
@@ -122,16 +120,16 @@ class Window:
             self.bucket.take(now_ns)
 
     def cut(self) -> None:
-        """We cut an attempt short, or did not make it: no sign of the destination's state."""
+        """The daemon cut an attempt short, or did not make it: no evidence about the destination."""
         self.in_flight -= 1
         if self.bucket is not None:
             self.bucket.give_back()
 
     def short(self, now_ns: int) -> bool:
-        """No local port to the destination was free for an attempt. True: it was not made, and others wait a
-        little; False: this lasts too long to be ours, and the attempt has failed.
+        """No local port to the destination was free for an attempt. True: the attempt lapses, and new
+        connections wait a little. False: this has lasted `SHORT_MAX_NS`, and the attempt counts as failed.
         """
-        over_ns = self.short_until_ns + SHORT_PAUSE_MAX_NS  # later than that, nothing has lapsed meanwhile
+        over_ns = self.short_until_ns + SHORT_PAUSE_MAX_NS  # after that, this is a new shortage
         if self._short_since_ns is None or now_ns > over_ns:
             self._short_since_ns = now_ns
         lasts_ns = now_ns - self._short_since_ns
@@ -145,13 +143,13 @@ class Window:
             self._short_since_ns = None
         down, crowded = verdict(answer)
         if crowded:
-            if started_ns > self._halved_ns:  # what was in flight at the last halving says nothing new
+            if started_ns > self._halved_ns:  # attempts in flight at the last halving do not count again
                 self._halved_ns = now_ns
                 self.size = max(1, self.size // 2)
         elif answer.error is None and answer.status is not None and answer.status < 300:
             self.size = min(self.size + 1, self.size_max)
         if down is None:
-            if self.held_ns is not None:  # the next probe waits: such tasks may come often
+            if self.held_ns is not None:  # an inconclusive probe: wait, as many tasks may give one
                 self._probe_at_ns = max(self._probe_at_ns, now_ns + TIMEOUT_TELLS_MS * 1_000_000)
         elif not down:
             self._in_a_row = 0
@@ -184,26 +182,26 @@ class Window:
         return outcomes >= DOWN_OF_MIN and down * 1000 >= DOWN_PERMILLE * outcomes
 
 
-# -- how many of the permits one destination may have: slow ones must not hold up all others ---------------
+# -- how many of the permits one destination may have: slow ones must not delay all others -----------------
 
-PARTS: Final = 4  # no destination has more than this part of all permits while others wait
-FEW: Final = 5  # attempts of one destination that the reserve is for while it is whole; fewer as it goes
+PARTS: Final = 4  # no destination has more than a fourth of all permits while others wait
+FEW: Final = 5  # attempts that a destination may start from a full reserve; fewer as the reserve shrinks
 
 
 def most(concurrency: int) -> int:
-    """So many attempts one destination may have in flight while anything for another waits."""
+    """How many attempts one destination may have in flight while a task for another one waits."""
     return max(1, concurrency // PARTS)
 
 
 def share(concurrency: int, in_flight: int, mine: int) -> float:
-    """A destination with ``mine`` attempts among all ``in_flight`` may start one more while it has fewer
-    than this.
+    """A destination with ``mine`` of all ``in_flight`` attempts may start one more if ``mine`` is less than
+    this.
 
-    Never more than three times what stays free, so whoever comes next, to a destination that has none, finds
-    a permit, however many slow ones there are (a dynamic threshold, Choudhury and Hahne 1998). Beside others
-    an eighth is in reserve: for first attempts, and, by a threshold of its own, for the next few, so tasks of
-    a fast destination that come due together need not wait for each other. Fewer than four permits are not
-    worth saving.
+    A destination may have at most three times the permits that stay free, so the first attempt of another one
+    finds a permit, also with many slow destinations (a dynamic threshold, Choudhury and Hahne 1998). If
+    others have attempts in flight, an eighth of all permits is a reserve: for first attempts and, up to
+    `FEW`, for the next ones, so that tasks of a fast destination that come due together need not wait for
+    each other. With fewer than four permits there is no bound.
     """
     if not mine or concurrency < PARTS:
         return math.inf

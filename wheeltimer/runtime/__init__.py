@@ -2,8 +2,8 @@
 
 Files::
 
-    clock.py        the clocks that tasks go by, the boot id, the time namespace
-    loop_clock.py   Trio's clock, for a process that may stand still
+    clock.py        the clocks of deadlines, the boot id, the time namespace
+    loop_clock.py   Trio's clock, for a process that may be stopped
     timer.py        waits for an instant (timerfd)
     time_slices.py  shares the loop: interactive connections before bulk work
     ratelog.py      rate-limited log lines, and standard error written by a thread

@@ -1,13 +1,13 @@
-"""The only reader of the clocks that tasks go by: elapsed time, wall time, and whether one moved.
+"""Reads the clocks of deadlines: elapsed time, wall time, and whether the wall clock was stepped.
 
-Two clocks, because the promise has two halves. A ``delay`` counts *elapsed* time, which nobody can
-set and which goes on while the machine is suspended (CLOCK_BOOTTIME). An ``at`` follows the *wall*
-clock wherever an operator or NTP puts it (CLOCK_REALTIME). Every instant in the daemon comes from one
-:class:`Now`, so that whoever compares a deadline and whoever computes one agree on the moment.
+There are two clocks because there are two kinds of deadline. A ``delay`` counts *elapsed* time, which cannot
+be set and goes on while the machine is suspended (CLOCK_BOOTTIME). An ``at`` follows the *wall* clock, also
+if an operator or NTP sets it (CLOCK_REALTIME). No other file reads them. A decision takes one :class:`Now`,
+so that a deadline is computed and compared with the same moment.
 
-What lives elsewhere: ``Now`` itself and its arithmetic (``core/task.py``), waiting for an instant
-(``timer.py``), waking the wheels (``shard/ticker.py``), units and RFC 3339 text (``protocol/units.py``), and
-how long a slice of work takes, which is no instant (``time_slices.py``).
+Elsewhere: ``Now`` and its arithmetic (``core/task.py``), waiting for an instant (``timer.py``), waking the
+wheels (``shard/ticker.py``), units and RFC 3339 text (``protocol/units.py``), how long a slice of work takes,
+which is not an instant (``time_slices.py``).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from typing import Final, Protocol
 from wheeltimer.core.task import NS_PER_MS, Now
 
 STEP_TOLERANCE_NS: Final = 20 * NS_PER_MS
-"""How far wall minus elapsed may move between two looks before it counts as a step.
+"""How far wall minus elapsed may move between two readings before it counts as a step.
 
-NTP slews by at most 500 ppm, 0.5 ms in the second between two looks, and a look is taken within
-``_SANDWICH_NS`` or is the best of a few: 20 ms is far above both, and a step smaller than it can make
-an ``at`` task late by no more than that, until the next look.
+NTP slews by at most 500 ppm, which is 0.5 ms in the second between two readings, and the two clocks are read
+within ``_SANDWICH_NS``, or as near as a few attempts allow. 20 ms is far above both. A smaller step makes an
+``at`` task late by at most 20 ms, until the next reading.
 """
 
-_SANDWICH_NS: Final = 50_000  # the two clocks were read this close together, or are read again
-_SANDWICHES_MAX: Final = 4  # on a machine this busy the best of four has to do
+_SANDWICH_NS: Final = 50_000  # if the two clocks were read further apart, they are read again
+_SANDWICHES_MAX: Final = 4  # after four attempts the closest pair is taken: the machine is busy
 _CLOCK_ELAPSED: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 _CLOCK_WALL: Final = time.CLOCK_REALTIME
 _PROC: Final = Path("/proc")
@@ -39,12 +39,12 @@ _FIRST_NAMESPACE: Final = "time:[4026531834]"  # PROC_TIME_INIT_INO of the kerne
 
 
 class Clock(Protocol):
-    """What the daemon asks of time; :class:`SystemClock` and the tests' clock both answer it."""
+    """The clocks as the daemon uses them: :class:`SystemClock`, or the clock of the tests."""
 
     @property
     def boot_id(self) -> bytes:
-        """16 bytes that name the elapsed clock, another one for every boot: elapsed instants mean something
-        under one of them only."""
+        """16 bytes that identify the elapsed clock, different for every boot: elapsed instants of two boots
+        cannot be compared."""
         ...
 
     def now(self) -> Now:
@@ -57,10 +57,10 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks. ``boot_id`` is given by tests only; a process cannot be told another one.
+    """The machine's clocks. Only tests give ``boot_id``.
 
-    Where the system has no boot id (it is Linux's), each process is a boot of its own: deadlines then
-    go through the wall clock over a restart, which is right, if less exact.
+    If the system has no boot id (only Linux has one), each process counts as a boot of its own. A restart
+    then converts deadlines through the wall clock, which is correct but less exact.
     """
 
     __slots__ = ("_boot_id",)
@@ -74,11 +74,11 @@ class SystemClock:
         return self._boot_id
 
     def now(self) -> Now:
-        """Both clocks, the wall first: about 1 us.
+        """Both clocks. About 1 us.
 
-        A thread that is preempted between two readings would see a step that never was. So the wall is
-        read between two looks at the elapsed clock, and again while those lie too far apart. The later
-        look counts: what is left of the gap makes a deadline late, never early.
+        A thread that is preempted between the two readings would see a step that did not happen. So the wall
+        clock is read between two readings of the elapsed clock, and again if those are too far apart. The
+        second elapsed reading is used: the rest of the gap makes a deadline late, never early.
         """
         best: Now | None = None
         best_width_ns = 0
@@ -99,10 +99,10 @@ class SystemClock:
 
 
 def read_boot_id(proc: Path = _PROC) -> bytes:
-    """What names this process's elapsed clock, 16 bytes: the id of the boot and, in a time namespace whose
-    clock is another one, a hash of the id and what that clock is ahead by (time_namespaces(7)).
+    """16 bytes that identify this process's elapsed clock: the id of the boot or, in a time namespace whose
+    clock differs, a hash of that id and the difference (time_namespaces(7)).
 
-    A random one if the system has none: this process is then a boot of its own.
+    Random bytes if the system has no boot id: the process then counts as a boot of its own.
     """
     try:
         text = (proc / "sys/kernel/random/boot_id").read_text(encoding="ascii")
@@ -116,10 +116,11 @@ def read_boot_id(proc: Path = _PROC) -> bytes:
 
 
 def _namespace_ahead_ns(own: Path) -> int:
-    """What CLOCK_BOOTTIME is ahead of the machine's; 0 without a time namespace. Raises OSError, ValueError.
+    """How far this CLOCK_BOOTTIME is ahead of the machine's; 0 without a time namespace. Raises OSError,
+    ValueError.
 
-    The kernel shows the offsets of the namespace that *children* get. A process may have
-    unshared its children's only, so that the two differ: then only the first namespace's offset is known.
+    The kernel shows the offsets of the namespace that *children* get. If the process has unshared only that
+    one, its own offset is unknown, unless it is in the first namespace, whose offset is 0.
     """
     try:
         text = (own / "timens_offsets").read_text(encoding="ascii")
@@ -138,15 +139,16 @@ def _namespace_ahead_ns(own: Path) -> int:
 
 
 def stepped(previous: Now, now: Now, tolerance_ns: int = STEP_TOLERANCE_NS) -> int:
-    """By how many ns the wall clock was stepped between two moments of one boot; 0 when it was not.
+    """By how many ns the wall clock was stepped between two moments of one boot; 0 if it was not.
 
-    Positive: the wall clock was put forward. A suspend is no step (both clocks go on), nor is slewing,
-    as long as ``previous`` is the last moment looked at and not the first one.
+    Positive: the wall clock was set forward. A suspend is not a step (both clocks go on). Slewing is not one
+    either, if ``previous`` is the last reading and not the first one.
     """
     moved_ns = (now.wall_ns - now.elapsed_ns) - (previous.wall_ns - previous.elapsed_ns)
     return moved_ns if abs(moved_ns) > tolerance_ns else 0
 
 
 def monotonic_us() -> int:
-    """CLOCK_MONOTONIC, which a service manager compares with its own; nothing here is timed by it."""
+    """CLOCK_MONOTONIC, which a service manager compares with its own reading; the daemon uses it for nothing
+    else."""
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000

@@ -23,7 +23,7 @@ from typing import Final
 
 import trio
 
-STILL_S: Final = 0.1  # between two readings, beyond the planned wait, is a stop: a slice of work takes 1 ms
+STILL_S: Final = 0.1  # a longer gap between readings, beyond the planned wait, is a stop: a slice takes 1 ms
 GRACE_S: Final = 0.1
 GRACE_EVERY_S: Final = 1.0
 _JUST_BEFORE_S: Final = 1e-6
@@ -35,9 +35,9 @@ class LoopClock(trio.abc.Clock):
     def __init__(self, source: Callable[[], float] = time.perf_counter) -> None:
         self._source = source
         self._read_s = source()  # the last reading of ``source``
-        self._plain_until_s = -math.inf  # a reading before that is shown as it is
+        self._plain_until_s = -math.inf  # a reading before that is shown unchanged
         self._shown_s = -math.inf  # the least that is shown: time never goes back
-        self._held_until_s = -math.inf  # the end of a grace: until then the shown time stands
+        self._held_until_s = -math.inf  # the end of a grace: until then the shown time does not move
         self._next_hold_s = -math.inf
         self._waits = False  # the loop waits for events ...
         self._until_s = math.inf  # ... until this deadline
@@ -75,7 +75,7 @@ class LoopClock(trio.abc.Clock):
         return self._shown_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """How long the loop may wait; Trio's next call, when it has waited, is ``current_time``."""
+        """How long the loop may wait. Trio's next call, after the wait, is ``current_time``."""
         wait_s = deadline - self.current_time()
         if wait_s <= 0:
             return wait_s

@@ -1,4 +1,5 @@
-"""The log: rate-limited lines for what clients can trigger, and writes that never block the loop."""
+"""The log: rate-limited lines for events that clients or receivers can trigger, and writes that never block
+the loop."""
 
 from __future__ import annotations
 
@@ -19,11 +20,14 @@ import trio
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-QUIET_S: Final = 60  # in so long at most ``most`` such lines are said
+QUIET_S: Final = 60  # at most ``most`` lines are logged in that time
 
 
 class RateLimitedLog:
-    """The first ``most`` are said at once, the others counted; after ``QUIET_S`` the next says how many."""
+    """Log lines that clients or receivers can trigger: at most ``most`` in `QUIET_S`.
+
+    Further ones are counted; the next line that is logged has their number.
+    """
 
     def __init__(
         self, log: logging.Logger, level: int, most: int = 1, clock_s: Callable[[], float] = trio.current_time
@@ -33,7 +37,7 @@ class RateLimitedLog:
         self._said = self._unsaid = 0
 
     def say(self, text: str, *values: object) -> None:
-        """``text`` and ``values`` as for ``logging``."""
+        """Log or count one line; ``text`` and ``values`` as for ``logging``."""
         now_s = self._clock_s()
         if now_s >= self._until_s:
             self._until_s, self._said = now_s + QUIET_S, 0
@@ -47,27 +51,27 @@ class RateLimitedLog:
         self._said, self._unsaid = self._said + 1, 0
 
     def log_suppressed(self, text: str) -> None:
-        """The count of those that were not said, where no other line has come to bring it."""
+        """Call now and then: after `QUIET_S` log ``text`` with the count, if lines were suppressed."""
         if self._unsaid and self._clock_s() >= self._until_s:
             self.say(text)
 
 
 # -- standard error, written by a thread -------------------------------------------------------------------
-# A pipe that nobody reads takes 64 KiB, and then each write blocks until somebody reads. So a thread of its
-# own writes standard error, from a queue of bounded size; lines for which the queue has no room are counted
-# and dropped. ``sys.stderr`` as a whole is replaced, not the log's handler alone: a traceback or the reason
-# of a failed start must not block either. A non-blocking descriptor would do the same without a thread, but
-# O_NONBLOCK belongs to the open file, which other processes share.
+# A pipe without a reader takes 64 KiB; then each write blocks until it is read. So a thread of its own writes
+# standard error, from a queue of bounded size; lines for which the queue has no room are counted and dropped.
+# ``sys.stderr`` as a whole is replaced, not only the log's handler: a traceback or the reason of a failed
+# start must not block either. A non-blocking descriptor would do the same without a thread, but O_NONBLOCK
+# belongs to the open file, which other processes share.
 
 WAITING_BYTES_MAX: Final = 262_144  # in the queue: about 2,000 lines
-END_S: Final = 1.0  # how long the end of the process waits for the queue to be written
-_LIBRARIES: Final = ("httpx", "httpcore")  # which log each request
+END_S: Final = 1.0  # how long the process waits at its end until the queue is written
+_LIBRARIES: Final = ("httpx", "httpcore")  # they log each request at INFO
 
 
 class LogWriter(io.RawIOBase):
     """A descriptor that is written by a thread; `write` never waits. Safe to use from any thread.
 
-    Text for which the queue has no room, or that cannot be written, is lost. The next text that is written
+    Text is lost if the queue has no room for it, or if it cannot be written. The next text that is written
     begins with a line that has the number of lines lost before it.
     """
 
@@ -94,7 +98,7 @@ class LogWriter(io.RawIOBase):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Queue ``data``, or drop all of it. After an overflow nothing is queued until half is free again,
-        so that a slow reader gets runs of lines and not every tenth."""
+        so that a slow reader gets consecutive lines and not every tenth."""
         text = bytes(data)
         with self._changed:
             room = self._bytes_max // 2 if self._overflowed else self._bytes_max
@@ -109,7 +113,7 @@ class LogWriter(io.RawIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Does nothing while the process runs, as it would have to wait. See `end`."""
+        """Does nothing until `end` was called, as it would have to wait."""
         if self._end_s is not None:
             with self._changed:
                 self._changed.wait_for(lambda: not self._waiting, max(0.0, self._end_s - time.monotonic()))
@@ -126,7 +130,7 @@ class LogWriter(io.RawIOBase):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting)
-                text, lost = self._waiting[0]  # it stays there until it is written, for `flush`
+                text, lost = self._waiting[0]  # removed once it is written: `flush` waits for that
             note = b"" if last.endswith(b"\n") else b"\n"
             note = note + _dropped(lost) if lost else b""
             written = self._written(note + text)
@@ -152,9 +156,9 @@ class LogWriter(io.RawIOBase):
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data``; blocks for as long as that takes. Raises OSError.
+    """Write all of ``data``; blocks until that is done. Raises OSError.
 
-    It blocks even if another process that shares the open file made it non-blocking.
+    It blocks also if another process, which shares the open file, made that non-blocking.
     """
     left = memoryview(data)
     while left:
@@ -178,9 +182,9 @@ def _dropped(lines: int) -> bytes:
 
 
 class LineFormatter(logging.Formatter):
-    """``2030-01-31T08:00:00.123Z WARNING wheeltimer text``: UTC, one line but for a traceback.
+    """``2030-01-31T08:00:00.123Z WARNING wheeltimer text``: UTC, one line except for a traceback.
 
-    What comes from users and receivers may hold control characters: they are escaped.
+    Control characters are escaped: text from users and receivers may hold them.
     """
 
     converter = staticmethod(time.gmtime)
@@ -198,7 +202,7 @@ class LineFormatter(logging.Formatter):
 
 
 class _Present:
-    """Writes to the present ``sys.stderr``: a progress bar replaces it, to put lines above the bar."""
+    """Writes to the present ``sys.stderr``, which a progress bar replaces to put lines above the bar."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -220,7 +224,7 @@ class _Handler(logging.StreamHandler[_Present]):
 def begin() -> None:
     """Make writes to standard error non-blocking and send the log there. Call once in a process.
 
-    Does nothing if standard error is no descriptor of the system, as in tests.
+    Does nothing if standard error has no file descriptor, as in tests.
     """
     stderr = sys.stderr
     try:

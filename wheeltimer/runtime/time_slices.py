@@ -1,15 +1,14 @@
-"""Shares the loop between those who bring work: connections, scans, group operations.
+"""Shares the loop among connections, scans and group changes: interactive connections before bulk work.
 
-Trio runs all that is runnable before it looks at timers and sockets again. Sixteen connections that
-each work for a millisecond would make every timer sixteen milliseconds late, so their slices are
-spread: about one slice a pass, first come first served, and whoever has used one goes to the back.
+Trio runs all runnable tasks before it looks at timers and sockets again. Sixteen connections that each work
+for a millisecond would make every timer sixteen milliseconds late. So bulk work is spread over the passes of
+the loop: about one time slice a pass, first come first served.
 
-A client that asks for a little at a time waits for none of them. It has a lane of its own, which a slice
-of others does not fill; and while there are such clients, the slices of all others are short, because a
-request that comes in the middle of one waits for its end. Then it waits for its commit, and that long
-those who bring much are still, for a moment at most: a loop that never sleeps keeps from its processor
-what the kernel has to do for a sync, which then takes 8 ms in place of 0.2 (Python's own lock costs
-nothing that can be measured here). Neither lane can starve the other.
+Interactive connections (``light``) do not queue behind bulk work. They have a lane of their own, and while
+there are any, bulk slices are a quarter as long, because a request that arrives during a slice waits for its
+end. While an interactive request waits for its commit, no bulk slice starts (at most `HUSH_NS`). A loop that
+never sleeps delays the kernel's part of fdatasync: measured 8 ms instead of 0.2 ms (Python's global lock has
+no measurable part in that). Neither lane can starve the other.
 """
 
 from __future__ import annotations
@@ -19,35 +18,35 @@ from typing import Final
 
 import trio
 
-SLICE_NS: Final = 1_000_000  # work done in one pass of the loop before the next in line waits for another
+SLICE_NS: Final = 1_000_000  # bulk work in one pass of the loop; then the next slice waits for a new pass
 SLICE_LINES_MAX: Final = 256  # lines, rows or tasks between two looks at the clock
-SHORT_FACTOR: Final = 4  # a slice is so much shorter beside clients that ask for little
-LIGHT_NS: Final = 2 * SLICE_NS  # of those who ask for little in one pass; more of them share a commit then
-LIGHT_NEAR_NS: Final = 100_000_000  # for so long after the last of them
-ENTRY_NS: Final = 300_000  # of the loop's time, to let a client in and to let it go
-# No longer are those who bring much still for a commit: a disk may be slow. Beside a client that asks for
-# little without pause, on a disk that takes as long as this, they are left with a tenth of the loop.
+SHORT_FACTOR: Final = 4  # bulk slices are divided by it while there are interactive connections
+LIGHT_NS: Final = 2 * SLICE_NS  # interactive work in one pass; what comes after it shares a commit
+LIGHT_NEAR_NS: Final = 100_000_000  # bulk slices are short until that time after the last interactive slice
+ENTRY_NS: Final = 300_000  # what accepting and closing a client takes of the loop
+# How long at most bulk work pauses for a commit: a disk may be slow. With a disk that takes that long and an
+# interactive client that asks without pause, a tenth of the loop is left for bulk work.
 HUSH_NS: Final = 2_000_000
 
 
 class _Lane:
-    """Who waits in order, and what was done since the first of them waited for a pass."""
+    """The slices that wait, in order, and the work done since one last waited for a new pass."""
 
     def __init__(self) -> None:
         self.lock = trio.Lock()
         self.spent_ns = 0
 
     async def rest(self, most_ns: int) -> None:
-        """Under the lock: return in the next pass if ``most_ns`` of this one is spent."""
+        """Call with the lock held. Returns in the next pass if ``most_ns`` of this one is spent."""
         if self.spent_ns >= most_ns:
             self.spent_ns = 0
             await trio.lowlevel.checkpoint()
 
 
 class TimeSlices:
-    """``await turn.take()`` before a slice, ``turn.spent(began_ns)`` after it; both with the same ``light``.
+    """``await turn.take()`` before a slice, ``turn.release(began_ns)`` after it, with the same ``light``.
 
-    ``light`` is for who has brought little, several times in a row: ``server/connection.py`` decides.
+    ``light``: for an interactive connection; ``server/connection.py`` decides which ones are.
     """
 
     def __init__(self) -> None:
@@ -55,14 +54,14 @@ class TimeSlices:
         self._light_ns = -LIGHT_NEAR_NS  # when the last light slice began
         self._short = False
         self._hush_lsn = 0  # replies of light slices wait for it
-        self._hush_until_ns = 0  # until then, or until it is durable, no other slice begins; 0: it is
+        self._hush_until_ns = 0  # no bulk slice begins before that, or before _hush_lsn is durable; 0: it is
         self._hushed = trio.Event()
 
     async def take(self, *, light: bool = False) -> int:
-        """Wait until a slice may begin; the instant it does, in ns, for ``spent``.
+        """Wait until a slice may begin; return the instant it does, in ns, for `release`.
 
-        Where little was done since the last wait it begins at once: a request that comes alone is not
-        made to wait for another pass.
+        It begins at once if little was done since the last wait, so that a single request does not wait for
+        another pass.
         """
         if light:
             lane = self._light
@@ -73,7 +72,7 @@ class TimeSlices:
             self._short = True
             return now_ns
         lane = self._heavy
-        # Nobody goes before those who wait already.
+        # A slice never overtakes those that wait already.
         if lane.spent_ns >= self.slice_ns or self._hush_until_ns or lane.lock.locked():
             async with lane.lock:
                 await self._be_still()
@@ -83,7 +82,7 @@ class TimeSlices:
         return now_ns
 
     async def enter(self) -> None:
-        """Wait until one more client may come in: a slice's worth of them in a pass, in their own line."""
+        """Wait until one more client may be accepted: at most `SLICE_NS` of `ENTRY_NS` each in one pass."""
         lane = self._entries
         async with lane.lock:
             await self._be_still()
@@ -91,14 +90,14 @@ class TimeSlices:
         lane.spent_ns += ENTRY_NS
 
     async def _be_still(self) -> None:
-        """Once before a slice, so that light slices which follow each other closely let it begin."""
+        """Wait for the end of a pause, once before a slice: close light slices cannot keep it waiting."""
         left_ns = self._hush_until_ns - time.perf_counter_ns()
         if left_ns > 0:
             with trio.move_on_after(left_ns / 1e9):
                 await self._hushed.wait()
 
     def pause_bulk_until(self, lsn: int) -> None:
-        """Replies of a light slice that is over wait until ``lsn`` is durable, which ``committed`` tells."""
+        """Call after a light slice whose replies wait for ``lsn``: no bulk slice begins until `committed`."""
         if not self._hush_until_ns:
             self._hushed = trio.Event()
             self._hush_until_ns = self._light_ns + HUSH_NS
@@ -122,20 +121,20 @@ class TimeSlices:
 
     @staticmethod
     def now_ns() -> int:
-        """For a slice that waits for no turn: the instant it begins."""
+        """For a slice that begins without `take`: the present instant."""
         return time.perf_counter_ns()
 
     def over(self, began_ns: int) -> bool:
-        """Whether a slice that began then has taken its time."""
+        """Whether a slice that began then has used up its time."""
         return time.perf_counter_ns() - began_ns > self.slice_ns
 
     def release(self, began_ns: int, *, light: bool = False) -> int:
-        """Count a slice that is over; how long it took, in ns."""
+        """Count a slice that is over; return how long it took, in ns."""
         took_ns = time.perf_counter_ns() - began_ns
         lane = self._light if light else self._heavy
         lane.spent_ns += took_ns
         return took_ns
 
     def charge(self, work_ns: int) -> None:
-        """Count work of those who bring much that cannot be timed."""
+        """Count bulk work that cannot be measured."""
         self._heavy.spent_ns += work_ns

@@ -1,13 +1,11 @@
-"""Waiting for an elapsed instant, to a tenth of a millisecond: one timer, two ways to build it.
+"""Waiting for an elapsed instant, to a tenth of a millisecond: one protocol, two implementations.
 
-Trio's own sleep rounds to a millisecond and more. A Linux timerfd on CLOCK_BOOTTIME wakes at the
-instant itself, counts suspended time, and a second one on CLOCK_REALTIME wakes at once when somebody
-sets the wall clock. Both hang in one small epoll, so a wait is one nursery task on one descriptor.
-Where there is no timerfd, :class:`SleepTimer` does the same with Trio's sleep; it does not see a wall
-step by itself, which is why its user looks at the clock once a second anyhow.
+Trio's own sleep rounds up to a millisecond and more. A Linux timerfd on CLOCK_BOOTTIME wakes at the instant
+itself and counts suspended time; a second one on CLOCK_REALTIME wakes at once if the wall clock is set. Both
+are in one small epoll, so a wait is one nursery task on one descriptor. Without timerfd, :class:`SleepTimer`
+uses Trio's sleep. It does not notice a step of the wall clock, so the caller reads the clock once a second.
 
-A wake-up says "look at the clock" and nothing more: the caller re-checks what is due and whether the
-wall clock moved. What is due when is not known here.
+After a wake-up the caller must check for itself what is due and whether the wall clock was stepped.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import trio
 from wheeltimer.runtime.clock import Clock, SystemClock
 
 _NS_PER_S: Final = 1_000_000_000
-_FAR_S: Final = 1 << 33  # the year 2242, and still 64 bits of ns: it is there for its cancellation only
+_FAR_S: Final = 1 << 33  # the year 2242, still 64 bits of ns: only the cancellation of this timer is of use
 _TFD_TIMER_ABSTIME: Final = 1  # <linux/timerfd.h>
 _TFD_TIMER_CANCEL_ON_SET: Final = 2
 
@@ -34,19 +32,19 @@ class DeadlineTimer(Protocol):
     """One deadline, one waiter. Not safe from other threads."""
 
     def arm(self, deadline_elapsed_ns: int) -> None:
-        """Set or move the deadline, also while somebody waits; one in the past wakes at once. O(1)."""
+        """Set or move the deadline, also during a `wait`; one in the past wakes it at once. O(1)."""
         ...
 
     async def wait(self) -> None:
-        """Return at or after the deadline, never before; earlier only when the wall clock was set.
+        """Return at or after the deadline, earlier only if the wall clock was set.
 
-        Without a deadline it waits for ``arm``. A deadline that was waited for is used up: ``arm``
-        comes before the next wait. A checkpoint in every case.
+        Without a deadline it waits for ``arm``. Each deadline serves one wait: call ``arm`` before the next.
+        Always a checkpoint.
         """
         ...
 
     def close(self) -> None:
-        """Give the descriptors back; nobody may be waiting. May be called twice."""
+        """Close the descriptors; not during a `wait`. May be called twice."""
         ...
 
 
@@ -60,7 +58,7 @@ def open_timer(clock: Clock) -> DeadlineTimer:
 if sys.platform == "linux":
 
     class TimerfdTimer:
-        """:class:`DeadlineTimer` on two timerfds. Raises OSError when descriptors have run out."""
+        """:class:`DeadlineTimer` on two timerfds. Raises OSError if no descriptor is left."""
 
         def __init__(self) -> None:
             self._deadline_fd = _timerfd_create(time.CLOCK_BOOTTIME)
@@ -72,7 +70,7 @@ if sys.platform == "linux":
             self._closed = False
 
         def arm(self, deadline_elapsed_ns: int) -> None:
-            # An absolute 0 would disarm the timer; the first nanosecond after boot is as long ago.
+            # An absolute 0 would disarm the timer; 1 ns after boot is in the past as well.
             deadline_elapsed_ns = max(1, deadline_elapsed_ns)
             _timerfd_settime(self._deadline_fd, _TFD_TIMER_ABSTIME, deadline_elapsed_ns)
 
@@ -80,14 +78,14 @@ if sys.platform == "linux":
             while True:
                 await trio.lowlevel.wait_readable(self._either.fileno())
                 woken = False
-                # Read both: what stays readable would make the next wait return at once.
+                # Read both: one that stays readable would make the next wait return at once.
                 if _expired(self._deadline_fd):
                     woken = True
                 if _expired(self._wall_fd):
                     self._watch_wall()
                     woken = True
                 if woken:
-                    return  # else the deadline was moved after epoll spoke and before we read
+                    return  # else the deadline was moved between the epoll event and the read
 
         def close(self) -> None:
             if self._closed:
@@ -119,8 +117,8 @@ class SleepTimer:
         assert self._sleep is None, "a timer has one waiter"
         await trio.lowlevel.checkpoint()
         while self._deadline_elapsed_ns is None or self._clock.elapsed_ns() < self._deadline_elapsed_ns:
-            # Trio's clock and ours may disagree by a little, and arm() may move the deadline away
-            # while the scope is already ending: only our own clock lets the loop end.
+            # Trio's clock and `_clock` may differ a little, and arm() may move the deadline away while the
+            # scope is already ending: so only `_clock` ends the loop.
             with trio.CancelScope(deadline=self._wake_time()) as self._sleep:
                 try:
                     await trio.sleep_forever()
@@ -140,7 +138,7 @@ class SleepTimer:
 
 
 def _expired(fd: int) -> bool:
-    """Take what the timerfd has to say; False when it has nothing."""
+    """Read the timerfd; whether it had expired or was cancelled."""
     try:
         os.read(fd, 8)
     except BlockingIOError:
@@ -161,7 +159,7 @@ if sys.version_info >= (3, 13) and sys.platform == "linux":
         os.timerfd_settime_ns(fd, flags=flags, initial=at_ns)
 
 elif sys.platform == "linux":
-    # The os module learned timerfd in 3.13; before that the C library's two functions serve.
+    # The os module has timerfd from 3.13 on; before that the C library's two functions are called.
 
     class _TimeSpec(ctypes.Structure):
         _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
@@ -170,8 +168,8 @@ elif sys.platform == "linux":
         _fields_ = [("interval", _TimeSpec), ("value", _TimeSpec)]
 
     def _open_libc() -> ctypes.CDLL:
-        # By its own name, past what is preloaded: libfaketime's timerfd_settime takes every absolute
-        # instant for a wall one. Where the C library is not glibc, whoever offers the function serves.
+        # glibc by its name, not a preloaded library: libfaketime's timerfd_settime takes every absolute
+        # instant for one of the wall clock. If the C library is not glibc, take the symbol of any library.
         try:
             return ctypes.CDLL("libc.so.6", use_errno=True)
         except OSError:

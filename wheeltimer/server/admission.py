@@ -1,6 +1,6 @@
-"""When a request may be decided: time slices, the disk's backlog, lines that are no requests, the drain.
+"""When a request may be decided: time slices, the journal's backlog, malformed lines, the drain.
 
-Timers, attempts and their outcomes do not pass here: a disk that hangs delays the replies of clients only.
+Timers, attempts and their outcomes do not pass here: a disk that hangs delays only replies to clients.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.runtime.time_slices import TimeSlices
 from wheeltimer.server.client_memory import ClientMemory
 
-REST_FACTOR: Final = 4  # clients whose lines are no requests take a fifth of the loop, all together
+# After work t on malformed lines a connection rests for 4 t, one connection at a time: together they take at
+# most a fifth of the loop.
+REST_FACTOR: Final = 4
 _REFUSED_IN_DRAIN: Final = (c.Schedule, c.Reschedule, c.Redrive)
 
 
 class Admission:
-    """One per daemon, for all that clients ask."""
+    """One per daemon, for the requests of all clients."""
 
     def __init__(self, journal: Journal, turn: TimeSlices, memory: ClientMemory) -> None:
         self.turn = turn
         self.draining = False
-        self.debt_ns = 0  # work on lines that were no requests; the connection that had it done rests for it
-        self.slow_lines = trio.Lock()  # clients whose lines come in drops are read one after the other
+        self.debt_ns = 0  # work on malformed lines, for which the connection that sent them must `rest`
+        self.slow_lines = trio.Lock()  # connections whose lines come in drops are read one after the other
         self._journal = journal
         self._memory = memory
         self._gate = trio.Lock()
         self._resting = trio.Lock()
 
     async def admit(self, began_ns: int = 0, *, light: bool = False) -> int:
-        """Wait for a time slice, unless it was taken, and while too much waits for the disk.
+        """Wait for a time slice (unless ``began_ns`` is one) and until the backlog is below its bound.
 
-        Returns what ``TimeSlices.take`` returns.
-
-        Raises StorageFailed when the disk does not come back.
+        Returns what ``TimeSlices.take`` returns. Raises StorageFailed if the journal fails meanwhile.
         """
         began_ns = began_ns or await self.turn.take(light=light)
         while self._backlogged():
-            async with self._gate:  # one waits for the disk, the others for that one: each is let in alone
+            async with self._gate:  # one caller waits for the disk, the others for the lock, in order
                 journal = self._journal
                 while self._backlogged():
                     await journal.wait_durable(journal.durable_lsn + 1)
@@ -53,7 +53,7 @@ class Admission:
         return journal.unsynced_bytes + self._memory.uncommitted_bytes >= journal.unsynced_bytes_max
 
     async def rest(self) -> None:
-        """One after the other: however many connections send rubbish, the loop is for others too."""
+        """Pay for ``debt_ns``, under a lock: the bound of `REST_FACTOR` holds for any number of clients."""
         worked_ns, self.debt_ns = self.debt_ns, 0
         async with self._resting:
             await trio.sleep(REST_FACTOR * worked_ns / 1e9)

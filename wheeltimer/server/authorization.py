@@ -1,4 +1,4 @@
-"""What tokens allow, while requests are answered: room under ``tasks_max``, and what ``stats`` may tell."""
+"""What tokens allow while requests are answered: room under ``tasks_max``, and what ``stats`` may show."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from wheeltimer.protocol import requests as c
 from wheeltimer.protocol.task_view import State
 from wheeltimer.shard.durable import DurableEngine
 
-_TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # of the daemon, not of its queues
+_TOLD_TO_ALL = ("lateness_ms", "lateness_us", "clock_steps", "uptime_ms")  # about the daemon, not its queues
 
 
 class Authorization:
-    """The tokens of one daemon, and how full the queues of each are."""
+    """The tokens of one daemon, and the use that each makes of its ``tasks_max``."""
 
     def __init__(self, ledger: DurableEngine) -> None:
         self.access = Access()
@@ -28,12 +28,12 @@ class Authorization:
         self._quotas: dict[bytes, Quota] = {}  # by the token's hash
 
     def reload(self, access: Access) -> None:
-        """Other tokens, or other rights of theirs, from here on."""
+        """Replace the tokens and their rights."""
         self.access = access
         self._quotas = {grant.sha256: Quota(grant) for grant in access.grants}
 
     def allows_batch(self, grant: Grant | None, run: Batch, now: Now) -> bool:
-        """Whether a token allows a run; if not, each request of it is refused, or done, by itself."""
+        """Whether a token allows the whole batch. If not, the caller decides each of its requests alone."""
         if grant is None:
             return True
         if not grant.scopes & ALLOWED[c.Schedule] or not all(map(grant.allows, run.queues)):
@@ -45,18 +45,18 @@ class Authorization:
         return True
 
     def check_quota(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> None:
-        """Refuse what would make a task live beyond the token's ``tasks_max``."""
+        """Raise Refused if the request would make more tasks live than the token's ``tasks_max``."""
         if grant is None or grant.tasks_max is None or not isinstance(command, (c.Schedule, c.Redrive)):
             return
         if isinstance(command, c.Schedule) and command.id is not None:
             known = self._engine.get(key_of(command.queue or DEFAULT_QUEUE, command.id))
-            # A duplicate makes nothing, and a live task that is replaced no task more.
+            # A duplicate creates no task, and replacing a live task does not add one.
             if known is not None and (command.on_conflict != "replace" or known.state < State.DONE):
                 return
         self._check(grant, 1, now)
 
     def within_quota(self, grant: Grant | None, command: c.AnyCommand, now: Now) -> bool:
-        """The same as an answer."""
+        """Like `check_quota`, but returns False instead of raising."""
         try:
             self.check_quota(grant, command, now)
         except Refused:
@@ -65,7 +65,7 @@ class Authorization:
 
     def _check(self, grant: Grant, count: int, now: Now) -> None:
         quota = self._quotas.get(grant.sha256)
-        if quota is not None:  # else it was reloaded away while a long request went on
+        if quota is not None:  # else a reload removed the token during a long request
             quota.check(self._engine, count, self._ledger.journal.next_lsn, now.wall_ms)
 
 
@@ -73,9 +73,10 @@ def stats(
     engine: Engine, command: c.Stats, grant: Grant | None, about: dict[str, object],
     queues: Mapping[str, object] | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """The reply; ``about`` is the shells' part. A token of some queues is not told what counts others.
+    """The reply; ``about`` is the part that does not come from the engine.
 
-    ``queues``: what it says of those, where that was made before.
+    A token that is limited to some queues gets no number that counts other queues. ``queues``: that part of
+    the reply, if the caller has made it already.
     """
     sees = None if grant is None else grant.filter
     if queues is None:

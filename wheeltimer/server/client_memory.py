@@ -1,4 +1,4 @@
-"""What all clients together make the daemon hold, under one bound; and the replies that wait for a commit."""
+"""Memory that all clients together make the daemon hold, under one bound; replies that wait for a commit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.settings import Limits
 
-RELIEF: Final = 7  # eighths of clients_bytes_max that are left after it was reached
+RELIEF: Final = 7  # eighths of clients_bytes_max: down to that, connections are closed once it is exceeded
 _log = logging.getLogger("wheeltimer.server")
 
 
@@ -19,18 +19,18 @@ class Holder(Protocol):
 
     @property
     def held_bytes(self) -> int:
-        """Replies that the client has not read, and requests that are not answered."""
+        """Bytes of replies that the client has not read, and of requests that are not answered."""
         ...
 
     def cut(self) -> None:
-        """Close it and let go of what it holds."""
+        """Close the connection and free what it holds."""
         ...
 
 
 class ClientMemory:
     """One per daemon.
 
-    ``held_bytes`` counts what all clients hold, ``uncommitted_bytes`` the replies that wait for a commit.
+    ``held_bytes`` is the sum over all holders, ``uncommitted_bytes`` that of replies which wait for a commit.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -38,7 +38,7 @@ class ClientMemory:
         self.uncommitted_bytes = 0
         self.holders: set[Holder] = set()
         self._limits = limits
-        self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()  # lsn, bytes, what sends them
+        self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()  # lsn, bytes, callback
         self._cuts = RateLimitedLog(_log, logging.WARNING)
 
     @property
@@ -47,11 +47,11 @@ class ClientMemory:
         return len(self._waiting)
 
     def hold(self, more: int) -> None:
-        """Count ``more`` bytes, or fewer if negative; beyond the bound cut the connections with the most."""
+        """Add ``more`` (may be negative) to the bytes held. Beyond the bound, cut the largest holders."""
         self.held_bytes += more
         if more <= 0 or self.held_bytes <= self._limits.clients_bytes_max:
             return
-        # Less than the bound, so that not every further byte needs another look.
+        # Less than the bound, so that the next byte does not sort all holders again.
         enough = self._limits.clients_bytes_max * RELIEF // 8
         for holder in sorted(self.holders, key=lambda each: each.held_bytes, reverse=True):
             if self.held_bytes <= enough:
@@ -62,12 +62,12 @@ class ClientMemory:
             holder.cut()
 
     def await_commit(self, lsn: int, size: int, send: Callable[[], None]) -> None:
-        """Call ``send`` when ``lsn`` is durable; ``size`` bytes of replies wait for that."""
+        """Call ``send`` once ``lsn`` is durable; ``size`` bytes of replies wait for it."""
         self.uncommitted_bytes += size
         self._waiting.append((lsn, size, send))
 
     def committed(self, lsn: int) -> None:
-        """Everything up to ``lsn`` is on disk: the replies that waited for it go out."""
+        """Everything up to ``lsn`` is on disk: send the replies that waited for it."""
         waiting = self._waiting
         while waiting and waiting[0][0] <= lsn:
             _, size, send = waiting.popleft()

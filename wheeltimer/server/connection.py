@@ -1,8 +1,9 @@
 """One client's connection: bytes in, slices of work, replies out in the order of the requests.
 
-The reader cuts lines, has a slice of them decided and applied, and puts the replies into the outbox with
-the lsn they were decided at. The commit that makes that lsn durable sends them, as far as the socket takes
-them; the connection's second nursery task has patience for the rest. What a command does: ``service.py``.
+The reading nursery task cuts lines, has `Service` decide and apply one slice of them after the other, and
+puts the replies into the `SendQueue` with the lsn they were decided at. The commit that makes that lsn
+durable sends them, as far as the socket takes them; a second nursery task sends the rest when the client
+reads. What a command does: ``service.py``.
 """
 
 from __future__ import annotations
@@ -29,19 +30,21 @@ from wheeltimer.server.subscriber import Subscriber
 from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.settings import Limits
 
-DROP_BYTES: Final = 512  # less than that, and no line's end in it, is a drop
-DROPS_MAX: Final = 4  # in a row, each a turn of the loop; then more of them are let come together
-DROPS_PAUSE_S: Final = 0.005  # one connection after the other: all that drip have 200 turns a second together
-MUCH_BYTES: Final = 4096  # what comes at once and is less is not counted: it is answered at once
-LITTLE_LINES: Final = 16  # a client that brings no more at a time, ...
-LITTLE_VISITS: Final = 4  # ... so often in a row, or never did, does not wait for those who bring much
-# All connections read into it, and copy what came before anybody else has a turn. A piece of its own for each
-# read would be cut down to the few bytes of a request, and leave a hole in the heap where that lives on.
+DROP_BYTES: Final = 512  # a read of fewer bytes without the end of a line is a drop
+DROPS_MAX: Final = 4  # drops in a row that take a time slice each; after that, a pause before each read
+DROPS_PAUSE_S: Final = 0.005  # one connection after the other: together they get 200 time slices a second
+MUCH_BYTES: Final = 4096  # a smaller read is not counted in `ClientMemory`: it is answered at once
+# A connection is *interactive* while each of its last 4 reads held at most 16 lines (a new connection is
+# too). Interactive connections do not queue behind bulk ones (``light`` in ``runtime/time_slices.py``).
+LITTLE_LINES: Final = 16
+LITTLE_VISITS: Final = 4
+# All connections read into this buffer, and copy the bytes before the next await. A buffer of its own for
+# each read would be cut down to the few bytes of a request, and leave a hole in the heap while those live.
 _received: Final = memoryview(bytearray(RECEIVE_BYTES))
 
 
 class Connection:
-    """One client's stream; see the module."""
+    """One client's stream; see the head of this file."""
 
     def __init__(
         self, stream: trio.SocketStream, requests: Service, subscriptions: Subscriptions,
@@ -58,17 +61,17 @@ class Connection:
         self._lines = wire.LineReader(limits.line_bytes_max)
         self._batch_size = BatchSize()
         self._asked: list[bytes] = []  # the lines that are being answered
-        self._answered = 0  # how many of them are
+        self._answered = 0  # how many of them are answered
         self._opened = False  # a byte that is no white space has come
         self._speaks_http = False  # that byte was not {
-        self._small_reads = LITTLE_VISITS  # visits in a row that brought little; a new client is trusted to
-        self._began_ns = 0  # the turn that was taken to read
-        self._read_bytes = 0  # of what came and is not answered, where that is much
+        self._small_reads = LITTLE_VISITS  # reads in a row of at most LITTLE_LINES; begins as interactive
+        self._began_ns = 0  # the time slice that was taken for reading
+        self._read_bytes = 0  # received and not answered; 0 below MUCH_BYTES
         self._outbox = SendQueue(stream, subscriptions.journal, memory, limits.unread_ms, stalled)
         self._reading = trio.CancelScope()
         self._scope: trio.CancelScope | None = None
-        self._subscriber: Subscriber | None = None  # from when it subscribed on
-        self._last: bytes | None = None  # what is sent before the end; None: nobody would read it
+        self._subscriber: Subscriber | None = None  # set by a subscribe request
+        self._last: bytes | None = None  # sent before the stream ends; None: the client would not read it
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -83,7 +86,7 @@ class Connection:
             await send_and_close(self._stream, self._last)
 
     async def _read(self) -> None:
-        """Read until the client has no more to say, or said something that ends the connection."""
+        """Read until the client ends the stream, or sends something that ends the connection."""
         limits, partial_until_s, drops = self._limits, None, 0
         hello_until_s: float | None = None
         while True:
@@ -101,7 +104,7 @@ class Connection:
                     self._refuse("the last line has no end, so it was not read")
                 return
             size, taking_in = len(data), self._take_in(data, light)
-            data = b""  # it is not kept while others go first, or while nothing more comes
+            data = b""  # not kept while this waits for a slice or for more bytes
             lines = await taking_in
             if self._subscriber is not None or self._speaks_http or self._outbox.gone:
                 return
@@ -117,14 +120,14 @@ class Connection:
                     await trio.sleep(DROPS_PAUSE_S)
             if not self._lines.partial:
                 partial_until_s = None
-            elif lines or partial_until_s is None:  # a line that has begun must end in time, however it drips
+            elif lines or partial_until_s is None:  # further drops of a line do not extend its deadline
                 partial_until_s = trio.current_time() + limits.partial_line_ms / 1000
 
     async def _take_in(self, data: bytes, light: bool) -> int:
-        """Cut lines and have them answered, a slice at a time; how many there were.
+        """Cut lines and have them answered, a slice at a time; return how many there were.
 
-        The first slice is in the turn that was taken to read. What is not cut yet costs no more than its
-        bytes: a hundred thousand requests are no hundred thousand objects.
+        The first slice is the one that was taken for reading. Only the lines of one slice are cut at a time:
+        a read with 100,000 requests must not become 100,000 objects.
         """
         turn, count, slices = self._turn, 0, 0
         if not self._opened and not self._open_with(data):
@@ -151,11 +154,11 @@ class Connection:
         return count
 
     def _open_with(self, data: bytes) -> bool:
-        """Whether a connection that begins so goes on: its first byte that is no white space must be {.
+        """Whether the connection goes on: its first byte that is no white space must be {.
 
-        A web page can make a browser send lines of its choice to this machine, but not before the bytes of
-        another protocol, and none of those begins with {. So the first bytes decide, before any line ends,
-        and what follows them is not read as lines.
+        A web page can make a browser send lines of its choice to this machine, but only after the bytes of
+        another protocol, and none of those begins with {. So the first byte decides, before any line ends,
+        and if it is another one nothing is read as lines.
         """
         first = data.lstrip(foreign.BLANK)
         self._opened = bool(first)
@@ -165,9 +168,9 @@ class Connection:
         return not self._speaks_http
 
     async def _receive(self, light: bool = False, until_s: float | None = None) -> bytes | None:
-        """What comes next, in a turn that then has begun; empty at the end of the stream.
+        """The next bytes, with a time slice taken; empty at the end of the stream, None if none came in time.
 
-        None where nothing came in time. Waits first: after an answer there is seldom more; an empty read
+        Waits before it reads: after an answer there is seldom more to read, and a read that gets nothing
         costs 10 us.
         """
         sock = self._stream.socket
@@ -180,7 +183,7 @@ class Connection:
                         await trio.lowlevel.wait_readable(sock)
                     if patience.cancelled_caught:
                         return None
-                # What a client sent before it vanished is worth no slice, and no place among those who wait.
+                # The connection was reset: what the client sent before is worth no time slice.
                 if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                     break
                 self._began_ns = await self._turn.take(light=light)
@@ -197,7 +200,7 @@ class Connection:
         return b""
 
     def _say_late(self, hello: bool) -> None:
-        """It did not show a token, or end a line, in time: whatever it sends, it is not waited for longer."""
+        """Reply that no token was shown, or a line not ended, in time; drop what was read of that line."""
         self._lines = wire.LineReader(self._limits.line_bytes_max)
         if hello:
             self.put(wire.encode(wire.refusal(self._visitor.unauthorized())) + b"\n")
@@ -208,14 +211,14 @@ class Connection:
         self.put(wire.encode(ErrorReply(False, "bad_request", text)) + b"\n")
 
     async def _answer(self, lines: list[bytes], light: bool) -> int:
-        """Have lines answered in slices, and how many those were; replies go to the outbox after each.
+        """Have lines answered in slices; return the number of slices. Each puts its replies into the queue.
 
-        Short requests may have long replies: no slice is begun, and nothing more read, while too many
-        bytes of replies are unread.
+        Short requests may have long replies: while ``unread_bytes_max`` of replies are unread, no slice is
+        begun and nothing more is read.
         """
         self._asked, self._answered, slices = lines, 0, 0
         began_ns = self._began_ns
-        # What a client asked that is gone is not worked off.
+        # If the client is gone, its remaining requests are dropped.
         while self._answered < len(lines) and not self._outbox.gone:
             if self._outbox.unread_bytes >= self._limits.unread_bytes_max:
                 await self._outbox.room(self._limits.unread_bytes_max)
@@ -231,7 +234,7 @@ class Connection:
             slices, began_ns, light = slices + 1, 0, False
             if replies:
                 self.put(replies)
-                replies = b""  # it is not kept while the client does not read
+                replies = b""  # not kept while the client does not read
             if self._admission.debt_ns:
                 await self._admission.rest()
             if self._subscriber is not None:
@@ -249,20 +252,21 @@ class Connection:
             self.cut()
 
     def put(self, replies: bytes, lsn: int | None = None) -> None:
-        """Send when ``lsn`` (None: what was decided until now) is durable, behind all that was put before."""
+        """Send once ``lsn`` (None: the last lsn given out) is durable, behind all that was put before."""
         self._outbox.put(replies, lsn)
 
     def vanished(self) -> None:
-        """The client is gone: nothing is kept for it.
+        """The client is gone: free all that is kept for it.
 
-        This is no exception: a thousand a second leave cycles behind, and collecting those stops the loop.
+        A flag, not an exception: exceptions leave reference cycles, and with a thousand clients a second
+        the collector's passes over those stop the loop.
         """
         self._lines, self._asked, self._answered = wire.LineReader(self._limits.line_bytes_max), [], 0
         self._hold(0)
         self._outbox.vanished()
 
     def cut(self) -> None:
-        """End it at once, and let go of what it makes us hold; whoever waits for its socket is woken."""
+        """End the connection at once and free what it holds; this wakes tasks that wait for its socket."""
         self.vanished()
         self._stream.socket.close()
 
@@ -273,20 +277,20 @@ class Connection:
 
     @property
     def held_bytes(self) -> int:
-        """What it makes us hold: replies that it has not read, and what it sent that is not answered."""
+        """Bytes held for the client: replies that it has not read, and requests that are not answered."""
         return self._outbox.unread_bytes + self._read_bytes
 
     @property
     def unread_bytes(self) -> int:
-        """What was put and the socket has not taken."""
+        """Bytes that were put and that the socket has not taken."""
         return self._outbox.unread_bytes
 
     async def drained(self) -> None:
-        """Return when the socket has taken all."""
+        """Return once the socket has taken all replies."""
         await self._outbox.room(1)
 
     async def says_more(self) -> bool:
-        """Return when a subscriber sent something more, True, or closed its side, False."""
+        """Return True once a subscriber has sent anything but blanks, False once it has closed its side."""
         data: bytes | None = b"".join(self._asked[self._answered :]) + self._lines.rest
         while not (data and data.strip()):
             if not (data := await self._receive()):
@@ -294,28 +298,28 @@ class Connection:
         return True
 
     def reauthorize(self) -> None:
-        """Tokens were reloaded; who subscribed under rights that are no more is told so, and ends."""
+        """Call after a reload of the tokens. A subscription ends with an error if its rights have changed."""
         before = self._visitor.grant
         self._visitor.again(self._requests.rights.access)
         if self._subscriber is not None and not self._visitor.keeps(before):
             self._subscriber.fail(wire.refusal(self._visitor.unauthorized()))
 
     def end(self) -> None:
-        """Read nothing more; what is durable still goes out."""
+        """Read nothing more; replies still go out once they are durable."""
         self._reading.cancel()
 
     def fail(self, error: StorageFailed) -> None:
-        """Tell every request that waits, with its ``seq``, and end."""
+        """Answer every waiting request with an error that has its ``seq``, and end the connection."""
         waiting = self._outbox.undurable().split(b"\n") + self._asked[self._answered :]
         waiting += self._lines.rest.split(b"\n")[:-1]
-        if not self._outbox.stuck:  # half a line may be out: no other line would be read behind it
+        if not self._outbox.stuck:  # else half a line may be out, and no line can follow it
             self._last = _storage_refusals(error, waiting)
         if self._scope is not None:
             self._scope.cancel()
 
 
 def _storage_refusals(error: StorageFailed, lines: list[bytes]) -> bytes:
-    """One refusal for each request, or reply that never became true, in ``lines``; with its ``seq``."""
+    """One refusal, with its ``seq``, for each request or uncommitted reply in ``lines``."""
     reply = ErrorReply(False, "storage", f"{error}; whether it is stored is unknown: send the same id again")
     refusals = []
     for line in filter(bytes.strip, lines):

@@ -1,4 +1,4 @@
-"""Opens what the settings ask to listen on, errors name the address; and lets clients in, in turn."""
+"""Opens the addresses of ``listen`` (errors name the address), and accepts clients at a bounded rate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ BACKLOG: Final = 1024
 
 
 class Paced(trio.abc.Listener[trio.SocketStream]):
-    """A listener that accepts in turn with all other work: clients that only connect cost time too.
+    """Accepts connections at a bounded rate, so that a storm of connects cannot delay timers.
 
-    A client gets ``full`` and is closed if there is no descriptor for it.
+    Each accept waits in ``TimeSlices.enter``. If there is no descriptor for a client, it gets ``full`` and is
+    closed.
     """
 
     def __init__(
@@ -54,9 +55,9 @@ class Paced(trio.abc.Listener[trio.SocketStream]):
 async def open_listeners(
     addresses: Sequence[Address], turn: TimeSlices, overflow: Overflow, unix_mode: int = 0o600
 ) -> tuple[list[tuple[Paced, str]], list[str]]:
-    """A listener with its kind for each address, and how each is called now that its port is known.
+    """The listeners with their kinds, and the name of each address with its actual port.
 
-    A client behind TLS gets no reason: there was no handshake.
+    A client of a ``tls:`` address that is turned away gets no reason, as there was no handshake.
     """
     overflow.take()
     listeners: list[tuple[Paced, str]] = []
@@ -89,7 +90,7 @@ async def _open_tcp(address: Address) -> list[trio.SocketListener]:
 
 
 def _open_unix(path: str, mode: int) -> trio.SocketListener:
-    """A Unix socket for those whom ``mode`` names; one that a dead daemon left behind is replaced."""
+    """A Unix socket with permissions ``mode``. Replaces a socket file to which no process listens."""
     _remove_stale(Path(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     mask = os.umask(0o777 & ~mode)
@@ -118,5 +119,5 @@ def _remove_stale(path: Path) -> None:
             path.unlink()
             return
         except BlockingIOError:
-            pass  # somebody listens, and has let nobody in for long
+            pass  # a process listens, and its queue of connections is full
     raise OSError(errno.EADDRINUSE, "a daemon answers there")

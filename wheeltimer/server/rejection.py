@@ -1,7 +1,8 @@
-"""No descriptor for a new client: kept connections are closed, then clients are turned away one at a time.
+"""Turning clients away: if no descriptor is left for one, and if a limit refuses one.
 
-A client that cannot be accepted stays in the listener's queue and keeps it readable, so the loop would spin.
-One descriptor is kept in reserve: once it is closed one client can be accepted, which gets ``full``.
+Without a descriptor a client stays in the listener's queue and keeps it readable, so the loop would spin.
+`Overflow` first closes connections that are kept to receivers. If there are none, it closes a descriptor that
+it keeps in reserve: then one client can be accepted, which gets ``full``.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from wheeltimer.protocol.replies import ErrorReply
 from wheeltimer.runtime.ratelog import RateLimitedLog
 
 NONE_LEFT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-PAUSE_S: Final = 0.1  # for one client that is turned away; also the pause if none can be
-GIVEN_UP: Final = 4  # kept connections at once: one client behind TLS takes three
+PAUSE_S: Final = 0.1  # at most for turning one client away; also the pause if that is not possible
+GIVEN_UP: Final = 4  # kept connections that are closed at once: one client behind TLS takes three descriptors
 FULL: Final = wire.encode(
     ErrorReply(
         False, "full",
@@ -89,22 +90,22 @@ class Overflow:
             self.take()
 
 
-# -- the last bytes of a connection, sent so that they arrive ----------------------------------------------
+# -- the last bytes of a connection ------------------------------------------------------------------------
 
 RECEIVE_BYTES: Final = 131_072
-CLOSE_GRACE_S: Final = 1.0  # how long the last reply may take to arrive before the connection is closed
-TURNED_AWAY_MAX: Final = 64  # told why at once; each has a descriptor for as long as that takes
+CLOSE_GRACE_S: Final = 1.0  # how long the client may take to read the last reply before it is cut off
+TURNED_AWAY_MAX: Final = 64  # clients that get a reason at the same time; each has a descriptor meanwhile
 
 
 class Rejections:
-    """Turns clients away: with a reason, or at once where too many are being told one."""
+    """Turns clients away: with a reason, or without one while ``most`` others are getting theirs."""
 
     def __init__(self, most: int = TURNED_AWAY_MAX) -> None:
         self._most = most
         self._telling = 0
 
     async def turn_away(self, stream: trio.SocketStream, reason: bytes) -> None:
-        """Say why, then close; a storm of clients that cannot stay must not use up the descriptors."""
+        """Send the reason, then close. The bound keeps a storm of clients from using up all descriptors."""
         if self._telling >= self._most:
             await trio.aclose_forcefully(stream)
             return
@@ -116,10 +117,10 @@ class Rejections:
 
 
 async def send_and_close(stream: trio.SocketStream, data: bytes, grace_s: float = CLOSE_GRACE_S) -> None:
-    """Send the last bytes of a connection and its end, and wait a moment until they are read.
+    """Send the last bytes of a connection and its end, and wait at most ``grace_s`` until the client closes.
 
     What the client still sends is read and dropped: closing a socket with unread input resets the
-    connection, and the client might lose the very reply that tells it why.
+    connection, and the client could lose that last reply.
     """
     with trio.move_on_after(grace_s):
         try:

@@ -1,7 +1,7 @@
-"""What touches any number of tasks: ``list``, ``forecast``, groups and queues at once, a slice at a time.
+"""Requests that may touch any number of tasks: ``list``, ``forecast``, changes of a group or queue.
 
-All of it is work for the lane of those who bring much (``runtime/time_slices.py``), whoever asks. What
-touches one task, and who may ask what: ``service.py``.
+They run a slice at a time, always in the bulk lane of ``runtime/time_slices.py``, also for an interactive
+connection. Requests that touch one task: ``service.py``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wheeltimer.server.admission import Admission
 from wheeltimer.server.authorization import Authorization
 from wheeltimer.shard.durable import DurableEngine
 
-SHORT_STATS_QUEUES: Final = 256  # as many are told of in one go
+SHORT_STATS_QUEUES: Final = 256  # ``stats`` of more queues is made in slices
 
 
 class Scans:
@@ -50,10 +50,10 @@ class Scans:
         self._turn = admission.turn
         self._quiet = trio.Event()
         self.changing = 0  # requests under way that change tasks
-        self.cut = False  # the daemon stops: those answer now, with what they have done
+        self.cut = False  # the daemon stops: requests that change tasks reply now, with what they have done
 
     async def quiet(self) -> None:
-        """Return when no request that changes tasks is under way."""
+        """Return once no request that changes tasks is under way."""
         if self.changing:
             self._quiet = trio.Event()
             await self._quiet.wait()
@@ -64,7 +64,7 @@ class Scans:
         subscribe: Callable[[c.Subscribe], None] | None,
         visitor: Credentials | None,
     ) -> object:
-        """The reply. Every slice has the rights that the visitor's token has then, not those at the start."""
+        """The reply. Each slice runs with the rights that the token has then, not with those at the start."""
         try:
             if isinstance(command, c.Subscribe):
                 _granted(command, visitor)
@@ -92,7 +92,7 @@ class Scans:
     async def _read(
         self, command: c.List | c.Forecast | c.Stats, grant: Grant | None, kept: Callable[[], bool]
     ) -> object:
-        """The reply to a read; None if ``kept`` turned False: it began with other rights."""
+        """The reply to a read; None once ``kept`` is False: the rights it began with have changed."""
         sees = None if grant is None else grant.filter
         if isinstance(command, c.Stats):
             return await self._stats(command, grant, kept)
@@ -102,7 +102,7 @@ class Scans:
         return await self._scan(Forecast(command, self._ledger.now(), limits.delay_max_ms, sees), kept)
 
     async def _scan(self, scan: queries.Listing | Forecast, kept: Callable[[], bool]) -> object:
-        """The reply of what looks at all rows, a slice at a time."""
+        """The reply of a read of all rows, a slice at a time; None as in `_read`."""
         for rows in scan.rows(self._engine, self._turn.lines_max):
             began_ns = await self._turn.take()
             if not kept():
@@ -120,7 +120,7 @@ class Scans:
         return scan.reply()
 
     async def _stats(self, command: c.Stats, grant: Grant | None, kept: Callable[[], bool]) -> object:
-        """Of many queues: each as it is when it is looked at."""
+        """Statistics of many queues, each as it is when its slice runs; None as in `_read`."""
         names, shown = list(self._engine.queues), dict[str, msgspec.Raw]()
         sees = None if grant is None else grant.filter
         while names:
@@ -137,9 +137,9 @@ class Scans:
     async def _group_change(
         self, command: c.Cancel | c.Finish | c.Redrive, visitor: Credentials | None
     ) -> object:
-        """A group or queue at once: every member is decided by itself, at its own time.
+        """Change all tasks of a group or queue: each member is decided by itself, at the time of its slice.
 
-        Raises Refused in the middle if the token allows it no more; what was done stays.
+        Raises Refused between two slices if the token no longer allows it; what was done stays.
         """
         keys = self._members(command)
         reply = control.finish_reply(self._engine, command) if isinstance(command, c.Finish) else None
@@ -152,7 +152,7 @@ class Scans:
             until_ns = began_ns + self._turn.slice_ns
             for key in keys:
                 task = self._engine.get(key) if sees is None or sees(key[: key.index("/")]) else None
-                # A member may have left the group since the keys were taken.
+                # A task may have left the group since the keys were collected.
                 if task is not None and (command.group is None or task.group == command.group):
                     records = self._one(command, key, task, now, reply)
                     if records and not self._rights.within_quota(grant, command, now):
@@ -205,7 +205,7 @@ class Scans:
         if isinstance(command, c.Redrive):
             if task.state not in (State.DEAD, State.EXPIRED):
                 return []
-            # What tasks_max leaves no room for stays as it is; the count in the reply tells.
+            # Tasks beyond tasks_max stay as they are; the reply counts only those that were changed.
             room = engine.live < engine.limits.tasks_max
             return control.redrive_one(engine, key, task, now, lsn) if room else []
         if task.state >= State.DONE:
@@ -216,7 +216,7 @@ class Scans:
 
 
 def _granted(command: c.AnyCommand, visitor: Credentials | None) -> Grant | None:
-    """What the visitor's token allows now; None: no token is asked for. Raises Refused."""
+    """What the token allows now; None: no token is required. Raises Refused."""
     grant = None if visitor is None else visitor.grant
     if grant is not None:
         access.check(grant, command)
@@ -232,7 +232,7 @@ def _encoded(shown: dict[str, object]) -> msgspec.Raw:
 
 
 def is_scan(command: c.AnyCommand, queues: int) -> bool:
-    """Whether a command may touch any number of tasks, or of so many queues."""
+    """Whether a command may touch any number of tasks, or is ``stats`` of more queues than fit a slice."""
     if type(command) is c.Schedule:  # most commands
         return False
     if isinstance(command, c.Stats):

@@ -1,7 +1,7 @@
-"""Replies on their way out: in order, each when what it says is durable, as fast as the client reads.
+"""Replies on their way out: in order, each once its lsn is durable, as fast as the client reads.
 
-What a client does not read is counted, here and by the server for all clients together. Reading, and what
-is answered, is in ``connection.py``; the last words of a connection are in ``overflow.py``.
+Unread bytes are counted here, and for all clients together in ``client_memory.py``. ``connection.py`` reads
+and answers requests; ``rejection.py`` sends the last bytes of a connection.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from wheeltimer.journal import Journal
 from wheeltimer.runtime.ratelog import RateLimitedLog
 from wheeltimer.server.client_memory import ClientMemory
 
-SEND_BYTES: Final = 65_536  # replies go out in pieces: a client that reads one now and then is alive
+SEND_BYTES: Final = 65_536  # ``unread_ms`` is the time for one piece: a client that reads slowly is kept
 
 
 class SendQueue:
-    """``put`` replies, ``push`` when something became durable; ``run`` has patience with a slow client."""
+    """``put`` adds replies, ``push`` sends the durable ones, ``run`` sends what the socket did not take."""
 
     def __init__(
         self,
@@ -40,11 +40,11 @@ class SendQueue:
         self._stuck = trio.Event()  # there is a rest, or nothing more comes
         self._drained = trio.Event()
         self._closing = False
-        self.unread_bytes = 0  # what was put and the socket has not taken
-        self.gone = False  # nobody reads replies any more
+        self.unread_bytes = 0  # put, and not taken by the socket
+        self.gone = False  # the client is gone
 
     def put(self, replies: bytes, lsn: int | None = None) -> None:
-        """Send when ``lsn`` (None: what was decided until now) is durable, behind all that was put before."""
+        """Send once ``lsn`` (None: the last lsn given out) is durable, behind all that was put before."""
         lsn = self._journal.next_lsn - 1 if lsn is None else lsn
         self._waiting.append((lsn, replies))
         if lsn <= self._journal.durable_lsn:
@@ -57,7 +57,7 @@ class SendQueue:
     def push(self, new_bytes: int = 0) -> None:
         """Send what is durable, in order, as far as the socket takes it without waiting.
 
-        ``new_bytes`` of it were not counted yet: of what is taken at once nobody needs to know.
+        ``new_bytes`` of it are not counted yet: bytes that the socket takes at once are never counted.
         """
         waiting, durable_lsn = self._waiting, self._journal.durable_lsn
         parts = []
@@ -90,7 +90,7 @@ class SendQueue:
             self._memory.hold(more)
 
     def vanished(self) -> None:
-        """The client is gone: nothing is kept for it. Whoever waits for it goes on and sees that too."""
+        """The client is gone: free all replies, and wake `room` and `run`, which then return."""
         self.gone = True
         self._waiting.clear()
         self._rest = b""
@@ -99,19 +99,19 @@ class SendQueue:
         self._stuck.set()
 
     async def room(self, bytes_max: int) -> None:
-        """Return when less than ``bytes_max`` is unread, or the client is gone."""
+        """Return once fewer than ``bytes_max`` bytes are unread, or the client is gone."""
         while self.unread_bytes >= bytes_max:
             self._drained = trio.Event()
             await self._drained.wait()
 
     def close(self) -> None:
-        """Nothing more is put: ``run`` ends with the last of it."""
+        """Call after the last ``put``: ``run`` ends once all is sent."""
         self._closing = True
         self._stuck.set()
 
     @property
     def stuck(self) -> bool:
-        """Whether there are replies that the socket has not taken, one of them perhaps by half."""
+        """Whether the socket has not taken all durable replies; the first of them may be sent in part."""
         return bool(self._rest)
 
     def undurable(self) -> bytes:
@@ -119,7 +119,8 @@ class SendQueue:
         return b"".join(replies for _, replies in self._waiting)
 
     async def run(self) -> bool:
-        """Send what the socket did not take at once; False where the client does not read, or is gone."""
+        """Send what the socket did not take at once. True after `close`; False if the client does not read,
+        or is gone."""
         while True:
             await self._stuck.wait()
             self._stuck = trio.Event()
@@ -134,7 +135,7 @@ class SendQueue:
                 return True
 
     async def _send(self, data: bytes) -> bool:
-        """Send replies; False where the client read nothing for too long."""
+        """Send replies; False if the client did not read a piece within ``unread_ms``."""
         for start in range(0, len(data), SEND_BYTES):
             piece = data[start : start + SEND_BYTES]
             with trio.move_on_after(self._unread_ms / 1000) as patience:

@@ -1,4 +1,4 @@
-"""All connections: which may stay, and how they end. One of them: ``connection.py``."""
+"""All connections: which are accepted, and how they end. A single one: ``connection.py``."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from wheeltimer.server.subscriptions import Subscriptions
 from wheeltimer.server.tls import serve_tls
 from wheeltimer.settings import Limits
 
-END_GRACE_S: Final = 2.0  # how long all connections together may take to end with the daemon
+END_GRACE_S: Final = 2.0  # how long all connections together may take to end when the daemon stops
 _log = logging.getLogger("wheeltimer.server")
 
 
 class Server:
-    """All connections; ``serve`` is given to Trio's listeners."""
+    """All connections. Trio's ``serve_listeners`` calls what ``host`` returns."""
 
     def __init__(
         self, requests: Service, subs: Subscriptions, memory: ClientMemory, limits: Limits,
@@ -53,11 +53,11 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
+        """How many connections are open."""
         return self._guests.count
 
     async def serve(self, stream: trio.SocketStream) -> None:
-        """One connection, kept apart from all others: a bug in it closes it and is logged."""
+        """Serve one connection, isolated from all others: an unexpected exception closes it and is logged."""
         address = address_of(stream)
         if (text := self._guests.refusal(address)) is not None:
             reply = ErrorReply(False, "full", text, retry_after_ms=RETRY_FULL_MS)
@@ -66,11 +66,11 @@ class Server:
         await self._stay(stream, address, self._talk)
 
     def host(self, kind: str) -> Callable[[trio.SocketStream], Awaitable[None]]:
-        """What serves the connections of a listener of this kind."""
+        """The method that serves connections of a listener of this kind."""
         return self.serve_tls if kind == "tls" else self.serve
 
     async def serve_tls(self, stream: trio.SocketStream) -> None:
-        """The same behind TLS. Who cannot stay is not worth a handshake, so it is not told why."""
+        """The same behind TLS. A refused client gets no reason, as a reason would cost a handshake."""
         address = address_of(stream)
         if self._guests.refusal(address) is not None:
             await trio.aclose_forcefully(stream)
@@ -91,7 +91,7 @@ class Server:
         try:
             await how(stream)
         except* trio.BrokenResourceError:
-            pass  # the client went away in the middle: nobody is left to tell
+            pass  # the client disconnected
         except* Exception:  # noqa: BLE001 -- one of the two places that isolate; see the docstring
             _log.exception("connection failed inside")
         finally:
@@ -116,25 +116,25 @@ class Server:
             self._memory.holders.discard(connection)
 
     def reload(self, access: Access, tls: ssl.SSLContext | None) -> None:
-        """Other tokens and rights for every connection, another certificate for who comes from here on."""
+        """Apply new tokens and rights to every connection, and a new certificate to new connections."""
         self._tls = tls
         self._requests.rights.reload(access)
         for connection in tuple(self._open):
             connection.reauthorize()
 
     def fail(self, error: StorageFailed) -> None:
-        """The storage failed: every request that waits is told that its outcome is unknown."""
+        """The storage failed: answer every waiting request that its outcome is unknown."""
         for connection in tuple(self._open):
             connection.fail(error)
 
     async def end(self, finish: Callable[[], Awaitable[None]]) -> None:
-        """The daemon stops: nothing more is read, ``finish`` makes durable what was, and that goes out."""
+        """The daemon stops: read nothing more, commit what was decided (``finish``), send the replies."""
         self._ending = True
         for connection in tuple(self._open):
             connection.end()
         await finish()
         with trio.move_on_after(END_GRACE_S):
-            while self._guests.count:  # behind TLS the last replies are still on their way
+            while self._guests.count:  # also waits until ``tls.py`` has passed on the last replies
                 self._closed = trio.Event()
                 await self._closed.wait()
 
@@ -143,7 +143,7 @@ class Server:
 
 
 class ConnectionCounts:
-    """Counts connections; those of Unix sockets have no address and count as a whole only."""
+    """Counts connections, in all and by address. Unix sockets have no address and count in all only."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -151,7 +151,7 @@ class ConnectionCounts:
         self.count = 0
 
     def refusal(self, address: str) -> str | None:
-        """Why one more from here cannot stay, None where it can."""
+        """Why one more connection from this address is refused; None if it is not."""
         limits = self._limits
         if self.count >= limits.connections_max:
             return f"connections_max ({limits.connections_max}) are open"
@@ -160,12 +160,12 @@ class ConnectionCounts:
         return None
 
     def enter(self, address: str) -> None:
-        """One more."""
+        """Count one more."""
         self.count += 1
         self._of[address] += 1
 
     def leave(self, address: str) -> None:
-        """One fewer; an address of which nobody is left is forgotten."""
+        """Count one fewer; drop an address without connections."""
         self.count -= 1
         self._of[address] -= 1
         if not self._of[address]:
@@ -173,7 +173,7 @@ class ConnectionCounts:
 
 
 def address_of(stream: trio.SocketStream) -> str:
-    """Where a client connects from; empty for a Unix socket, and for one that is gone already."""
+    """The client's IP address; empty for a Unix socket, and for a client that is gone already."""
     try:
         peer = stream.socket.getpeername()
     except OSError:

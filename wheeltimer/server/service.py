@@ -1,7 +1,7 @@
-"""Commands to replies: decide, submit, answer; what is long is done in slices.
+"""From commands to replies: decide, submit, answer. Long requests go to ``scans.py``.
 
-No bytes of a stream (``connection.py``) and no listener (``server.py``) are here, and no rule of the
-contract: those are in ``core``.
+The bytes of a stream are in ``connection.py``, listeners in ``server.py``, the rules of the contract in
+``core``.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from wheeltimer.server.scans import Scans, is_scan
 from wheeltimer.shard.durable import DurableEngine
 
 PROTOCOL: Final = 1
-REPLY_BYTES_MAX: Final = 262_144  # of what may be long, in one slice: a client that reads nothing has it all
+REPLY_BYTES_MAX: Final = 262_144  # of _LONG_REPLIES in one slice, all of which a slow client leaves unread
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 _LONG_REPLIES: Final = (c.Get, c.Stats)
 
 
 class Service:
-    """Answers lines. ``about`` adds the shells' part of ``stats``; ``changed`` is told after each slice."""
+    """Answers lines. ``about`` gives the part of ``stats`` that does not come from the engine; ``changed`` is
+    called after each slice, ``resumed`` with the name of a queue that was resumed."""
 
     def __init__(
         self, ledger: DurableEngine, admission: Admission, *, durability: str,
@@ -49,7 +50,7 @@ class Service:
         self._about = about
         self.changed = changed
         self._resumed = resumed
-        self._malformed = 0  # lines that were no requests
+        self._malformed = 0  # lines that could not be decoded
         self.rights = Authorization(ledger)
         self.bulk = Scans(ledger, admission, self.rights, changed, self.stats)
 
@@ -58,11 +59,12 @@ class Service:
         visitor: Credentials | None = None, began_ns: int = 0, light: bool = False,
         batch_size: BatchSize | None = None,
     ) -> tuple[int, bytes]:  # fmt: skip
-        """Answer lines from number ``at`` on, for one slice: (number of the first left over, replies).
+        """Answer lines from index ``at`` on, for one slice: (index of the first line left over, replies).
 
-        ``visitor``: whose token counts; None: nobody is asked for one. A ``subscribe`` is handed over and
-        ends the slice: its reply, and all that follows, is not ours. ``began_ns``: a turn that was taken
-        for it; 0: none. ``batch_size``: the client's own, kept by its connection; None: as of a new client.
+        ``visitor``: the credentials of the connection; None: no token is required. A ``subscribe`` goes to
+        the callback and ends the slice: the subscription writes its reply and all that follows.
+        ``began_ns``: a time slice that the caller has taken; 0: none. ``light``: see ``TimeSlices``.
+        ``batch_size``: the client's own, kept by its connection; None: that of a new client.
         """
         began_ns = await self.admission.admit(began_ns, light=light)
         replies: list[object] = []
@@ -85,7 +87,7 @@ class Service:
         self, lines: list[bytes], at: int, replies: list[object], until_ns: int,
         visitor: Credentials | None, batch_size: BatchSize,
     ) -> tuple[int, c.AnyCommand | None]:  # fmt: skip
-        """Answer lines until the slice is over: (the first left over, the long request that it is)."""
+        """Answer lines until the slice is over: (index of the first one left over, its command if a scan)."""
         now, ledger, draining = self._ledger.now(), self._ledger, self.admission.draining
         count, left_bytes = len(lines), REPLY_BYTES_MAX
         while at < count and left_bytes > 0:
@@ -112,11 +114,11 @@ class Service:
                     command = wire.decode(line)
                 except BadValue as error:
                     self._malformed += 1
-                    if line.strip(foreign.BLANK):  # else it is blank, and blank lines are skipped
+                    if line.strip(foreign.BLANK):  # blank lines are skipped
                         replies.append(wire.refusal(error, wire.seq_of(line)))
                 else:
                     if is_scan(command, len(self._engine.queues)):
-                        return at, command  # what was asked before is not held up by what takes long
+                        return at, command  # the replies before it go out first
                     reply = self._short(command, now, visitor)
                     if isinstance(command, _LONG_REPLIES):
                         reply = msgspec.Raw(data := wire.encode(reply))
@@ -162,7 +164,7 @@ class Service:
     def stats(
         self, command: c.Stats, grant: Grant | None, queues: Mapping[str, object] | None = None
     ) -> object:
-        """The reply; with what it says of queues, where those are too many for a slice."""
+        """The reply. ``queues``: that part of it, if the queues are too many for one slice."""
         return stats(self._engine, command, grant, self._about(), queues)
 
     def _change(self, command: c.AnyCommand, now: Now) -> tuple[r.Records, object]:

@@ -1,8 +1,8 @@
 """One subscriber: what it has seen, and the events that wait for its connection.
 
-``subscriptions.py`` gives it events, and reads the journal for one that begins in the past. It passes them to
-its connection: at once if the socket takes them, else through a queue of bounded size. If that is full, the
-subscriber ends with ``lagged``.
+`Subscriptions` gives it events, and reads the journal for a subscriber that begins in the past. The events go
+to the connection: at once if the socket takes them, else through a queue of bounded size. If that is full,
+the subscriber ends with ``lagged``.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from wheeltimer.protocol.replies import ErrorReply, Seq
 
 
 class EventSink(Protocol):
-    """What a subscriber asks of its connection."""
+    """What a subscriber needs of its connection."""
 
     @property
     def unread_bytes(self) -> int:
-        """What was put and the socket has not taken."""
+        """Bytes that were put and that the socket has not taken."""
         ...
 
     def put(self, data: bytes, lsn: int) -> None:
-        """Send when ``lsn`` is durable, behind all that was put before."""
+        """Send once ``lsn`` is durable, behind all that was put before."""
         ...
 
     async def drained(self) -> None:
-        """Return when the socket has taken all; a client that is too slow for that is disconnected."""
+        """Return once the socket has taken all; a client that is too slow for that is disconnected."""
         ...
 
     async def says_more(self) -> bool:
-        """Return when the client has sent something, True, or closed its side, False."""
+        """Return True once the client has sent something, False once it has closed its side."""
         ...
 
 
 class Subscriber:
-    """``leave`` is called when nothing more may be given; ``waiting_bytes_max`` bounds what waits."""
+    """``leave`` is called once no more events may be given; ``waiting_bytes_max`` bounds those that wait."""
 
     def __init__(
         self, wanted: record_events.Filter, seq: Seq,
@@ -47,9 +47,9 @@ class Subscriber:
     ) -> None:  # fmt: skip
         self.wanted = wanted
         self.seq = seq
-        self.seen_lsn: int | None = None  # it wants what comes after; None: the journal does not hold that
-        self.joined = False  # whether it is given what comes
-        self.over = False  # nothing more comes
+        self.seen_lsn: int | None = None  # it gets what comes after; None: the journal does not hold that
+        self.joined = False  # whether `Subscriptions` gives it new events
+        self.over = False  # no more events come
         self.lagged = False
         self.last: ErrorReply | None = None  # the last line, if something went wrong
         self._leave = leave
@@ -60,13 +60,13 @@ class Subscriber:
         self._wake = trio.Event()
 
     def give(self, chosen: Sequence[record_events.Event], data: bytes) -> None:
-        """Take the lines of these events; ``data`` is all of them."""
+        """Take these events; ``data`` is all of their lines."""
         assert self.seen_lsn is not None
         if self.over:
             return
         if chosen[0].lsn <= self.seen_lsn:  # it joined in the middle of them
             seen_lsn = self.seen_lsn
-            # An attempt that began has the number of the record before it.
+            # The event of a started attempt has the lsn of the record before it.
             data = b"".join([e.line for e in chosen if e.lsn + (e.type == "attempt.started") > seen_lsn])
         if self._outlet is not None and not self._waiting and not self._outlet.unread_bytes:
             self._outlet.put(data, 0)
@@ -78,19 +78,19 @@ class Subscriber:
             self.fail(None)
 
     def fail(self, reply: ErrorReply | None) -> None:
-        """Something is missing from here on: end with ``reply``, without one as lagged."""
+        """Events are missing from here on: end with ``reply``, or as lagged if it is None."""
         self.lagged, self.last = reply is None, reply
         self._waiting.clear()
         self.end()
 
     def end(self) -> None:
-        """Nothing more comes; what waits still goes out."""
+        """No more events come; those that wait still go out."""
         self.over = True
         self._leave(self)
         self._wake.set()
 
     async def pass_on(self, outlet: EventSink) -> None:
-        """Hand over what was given, and go on until nothing more comes."""
+        """Put the events into ``outlet`` until no more come."""
         self._outlet = outlet
         while True:
             while self._waiting:

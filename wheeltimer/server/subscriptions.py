@@ -1,13 +1,11 @@
 """Events to subscribers: each once, in order, when its record is durable, in bounded memory.
 
-One reader goes along the journal behind the commits and makes each event's line once; those who want the
-same events are handed the same bytes. Who asks for what was before has a reader of its own until it has
-caught up. So what is sent live and what is read again after a reconnect comes from the
-same bytes on disk, deciding a request costs nothing for subscribers, and the journal is the buffer for all
-who are behind together.
+One follower reads the journal behind the commits and makes each event's line once; subscribers with the same
+filter get the same bytes. A subscriber that begins in the past has a follower of its own until it has caught
+up. So live events and those read again after a reconnect come from the same bytes on disk, deciding a request
+does no work for subscribers, and the journal is the only buffer for subscribers that are behind.
 
-How an event is written is in ``core/record_events.py``, how durable records are found in
-``journal/follower.py``.
+``core/record_events.py`` writes events, ``journal/follower.py`` finds durable records.
 """
 
 from __future__ import annotations
@@ -35,18 +33,19 @@ from wheeltimer.server.subscriber import EventSink, Subscriber
 from wheeltimer.settings import Limits
 from wheeltimer.shard.durable import DurableEngine
 
-ROUND_S: Final = 0.01  # events of so long go out together
-REST_FACTOR: Final = 4  # after work of t, at least so many t of rest: subscribers take a fifth of the loop
-REPLAYS_MAX: Final = 4  # subscribers who read the journal at once; each holds a piece of it
-STARTS_MAX: Final = 10_000  # attempts begun that wait for a round; live only, so the oldest may go
-SLICE_RECORDS: Final = 256  # records made into lines between two turns of everybody else: about 1 ms
+ROUND_S: Final = 0.01  # pause between two rounds: the events of 10 ms go out together
+REST_FACTOR: Final = 4  # after work t at least 4 t of rest: subscriptions take at most a fifth of the loop
+REPLAYS_MAX: Final = 4  # subscribers that read the journal at the same time; each holds a piece of it
+STARTS_MAX: Final = 10_000  # started attempts that wait for a round; live events only, so the oldest may go
+SLICE_RECORDS: Final = 256  # records made into lines in one time slice: about 1 ms
 _log = logging.getLogger("wheeltimer.subscriptions")
 
 Numbered = list[tuple[int, Raw]]  # records with their lsns
 
 
 class Subscriptions:
-    """All subscribers of a daemon; ``committed`` is told of every commit, ``run`` is a nursery task."""
+    """All subscribers of a daemon. The journal calls ``committed`` after every commit; ``run`` is a nursery
+    task."""
 
     def __init__(self, ledger: DurableEngine, turn: TimeSlices, limits: Limits) -> None:
         self.journal: Journal = ledger.journal
@@ -56,8 +55,8 @@ class Subscriptions:
         self._ledger = ledger
         self._limits = limits
         self._open: set[Subscriber] = set()
-        self._channels: dict[record_events.Filter, dict[Subscriber, None]] = {}  # who gets what comes
-        self._follower: Follower | None = None  # None while nobody subscribes
+        self._channels: dict[record_events.Filter, dict[Subscriber, None]] = {}  # joined subscribers
+        self._follower: Follower | None = None  # None without subscribers
         self._unobserve: Callable[[], None] = lambda: None
         self._starts: deque[record_events.Event] = deque(maxlen=STARTS_MAX)
         self.published_lsn = 0  # events up to here were given to all channels
@@ -70,16 +69,17 @@ class Subscriptions:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many subscribers there are."""
         return len(self._open)
 
     def _waiting_bytes_max(self) -> int:
-        """What may wait for one of them: all who want the same wait for the same bytes, others share."""
+        """How much may wait for one subscriber. Subscribers with the same filter hold the same bytes, so the
+        clients' memory is divided by the number of filters."""
         limits = self._limits
         return min(limits.subscriber_bytes_max, limits.clients_bytes_max // max(1, len(self._channels)))
 
     def open(self, command: c.Subscribe, grant: Grant | None = None) -> Subscriber:
-        """Take a subscriber in, for what its token sees. Raises BadValue, Refused."""
+        """A new subscriber, for the queues that its token sees. Raises BadValue, Refused."""
         wanted = record_events.Filter.of(command, grant)
         if command.from_ is not None:
             self.writer.lsn_of(command.from_)
@@ -102,12 +102,12 @@ class Subscriptions:
         return subscriber
 
     def join(self, subscriber: Subscriber) -> None:
-        """Give it what comes from now on: it has seen all up to ``published_lsn``, or more."""
+        """Give it new events from now on. It must have seen all up to ``published_lsn``."""
         subscriber.joined = True
         self._channels.setdefault(subscriber.wanted, {})[subscriber] = None
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Give it nothing more; may be told twice."""
+        """Give it no more events; may be called twice."""
         if subscriber.joined:
             subscriber.joined = False
             members = self._channels[subscriber.wanted]
@@ -116,7 +116,7 @@ class Subscriptions:
                 del self._channels[subscriber.wanted]
 
     def close(self, subscriber: Subscriber) -> None:
-        """It is gone. With the last one nothing is read any more."""
+        """The subscriber is gone. After the last one the journal is not read any more."""
         self.leave(subscriber)
         self._open.discard(subscriber)
         if not self._open and self._follower is not None:
@@ -127,7 +127,7 @@ class Subscriptions:
     # -- one of them ----------------------------------------------------------------------------
 
     async def serve(self, subscriber: Subscriber, outlet: EventSink) -> None:
-        """Reply, catch up, pass on, until it ends; what was put is then still to be sent.
+        """Reply, catch up and pass on events until the subscription ends. ``outlet`` may still hold the last.
 
         Raises what the connection raises.
         """
@@ -177,7 +177,7 @@ class Subscriptions:
         )  # fmt: skip
 
     async def _catch_up(self, subscriber: Subscriber, outlet: EventSink) -> None:
-        """Read what happened since its cursor, until it has seen what the others were given."""
+        """Read the journal from its cursor on, until it has seen all up to ``published_lsn``."""
         assert subscriber.seen_lsn is not None
         while not subscriber.joined and not subscriber.over:
             if subscriber.seen_lsn >= self.published_lsn:
@@ -188,7 +188,7 @@ class Subscriptions:
             await outlet.drained()
 
     async def _replay(self, subscriber: Subscriber, outlet: EventSink) -> None:
-        """Pass on what is durable, as long as the socket takes it."""
+        """Pass on what is durable, while the socket takes it."""
         journal = self.journal
         assert subscriber.seen_lsn is not None
         follower = await journal.shelf.find(subscriber.seen_lsn + 1)
@@ -204,13 +204,13 @@ class Subscriptions:
                     return
         subscriber.seen_lsn = max(subscriber.seen_lsn, follower.next_lsn - 1)
         if subscriber.seen_lsn < self.published_lsn:
-            # It is alone so far, and what was decided before it came is not durable yet.
+            # The first subscriber: what was decided before it came is not durable yet.
             await journal.wait_durable(self.published_lsn)
 
     # -- what happens ---------------------------------------------------------------------------
 
     def committed(self, lsn: int) -> None:
-        """Everything up to ``lsn`` is on disk."""
+        """Everything up to ``lsn`` is on disk: wake `run`."""
         if self._open:
             self._stirred.set()
 
@@ -219,7 +219,7 @@ class Subscriptions:
         self._stirred.set()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Give out what is durable, round by round, until ``end``."""
+        """Publish what is durable, round by round, until ``end``."""
         task_status.started()
         while True:
             await self._stirred.wait()
@@ -235,18 +235,22 @@ class Subscriptions:
         self._ended.set()
 
     async def end(self) -> None:
-        """The daemon stops and nothing more becomes durable: the last events go out."""
+        """Call after the last commit: publish the last events, then end all subscribers."""
         self._ending.set()
         self._stirred.set()
         await self._ended.wait()
 
     def _follow(self) -> None:
-        """Begin with what is decided from now on."""
+        """Begin behind the last lsn given out."""
         self._follower = self.journal.follow()
         self.published_lsn = self.journal.next_lsn - 1
 
     async def _round(self, follower: Follower) -> None:
-        """Give out what is durable now. Where all have left meanwhile, another follower counts, or none."""
+        """Publish everything that is durable now.
+
+        ``follower`` may have been replaced, or dropped with the last subscriber, while a read was under way;
+        then the result of that read is discarded.
+        """
         upto_lsn = self.journal.durable_lsn
         try:
             while frames := await follower.read(upto_lsn):
@@ -261,7 +265,7 @@ class Subscriptions:
             self._fail(follower, unreadable(error))
 
     def _fail(self, follower: Follower, reply: ErrorReply | None) -> None:
-        """End all who waited for what this reader was to bring: with ``reply``, or as lagged."""
+        """``follower`` cannot go on: end all joined subscribers, with ``reply`` or (None) as lagged."""
         if self._follower is follower:
             for members in tuple(self._channels.values()):
                 for subscriber in tuple(members):
@@ -269,14 +273,14 @@ class Subscriptions:
             self._follow()
 
     async def _rest(self, least_s: float = 0.0) -> None:
-        """Leave the loop to others in proportion to the work since the last rest; not once it ends."""
+        """Sleep in proportion to the work since the last rest (`REST_FACTOR`); not once the daemon stops."""
         rest_s = REST_FACTOR * self._worked_ns / 1e9
         self._worked_ns = 0
         with trio.move_on_after(max(least_s, rest_s)):
             await self._ending.wait()
 
     async def _give(self, follower: Follower, records: Numbered) -> None:
-        """Make lines of at most ``SLICE_RECORDS`` records and hand them to whoever wants them."""
+        """Make lines of at most ``SLICE_RECORDS`` records and give them to the subscribers that match."""
         if self._worked_ns > self.turn.slice_ns:
             await self._rest()
         began_ns = await self.turn.take()
@@ -284,7 +288,7 @@ class Subscriptions:
             return
         lsn = records[-1][0] if records else self.published_lsn
         found = self._with_starts(list(self.writer.events(records)), lsn)
-        # Who joins while these are handed out has them from the journal: it must have seen them by then.
+        # A subscriber that joins from here on must have read these events from the journal before.
         self.published_lsn = lsn
         channels = [(wanted, tuple(members)) for wanted, members in self._channels.items()]
         for wanted, members in channels if found else ():
@@ -306,7 +310,7 @@ class Subscriptions:
         self._worked_ns += self.turn.release(began_ns)
 
     def _with_starts(self, found: list[record_events.Event], lsn: int) -> list[record_events.Event]:
-        """The events up to ``lsn`` with the attempts that began among them."""
+        """The events up to ``lsn``, with the starts of attempts in between."""
         starts, both = self._starts, []
         if not starts or starts[0].lsn > lsn:
             return found
@@ -320,7 +324,7 @@ class Subscriptions:
 
 
 def numbered(frames: Sequence[Frame], seen_lsn: int) -> Iterator[Numbered]:
-    """The records behind ``seen_lsn`` with their lsns, ``SLICE_RECORDS`` at a time."""
+    """The records after ``seen_lsn`` with their lsns, ``SLICE_RECORDS`` at a time."""
     some: Numbered = []
     for frame in frames:
         for lsn, raw in enumerate(record_events.split(frame.payload), frame.first_lsn):
@@ -334,5 +338,5 @@ def numbered(frames: Sequence[Frame], seen_lsn: int) -> Iterator[Numbered]:
 
 
 def unreadable(error: StorageFailed) -> ErrorReply:
-    """Told where the journal cannot be read."""
+    """The reply if the journal cannot be read."""
     return ErrorReply(False, "storage", f"{error}; subscribe again from the last cursor")

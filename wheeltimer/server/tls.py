@@ -1,8 +1,8 @@
 """TLS in front of a connection: the handshake, and a pipe from the plain side to the encrypted one.
 
-A connection reads and writes a descriptor. Here it gets one end of a socket pair, and two nursery tasks
-carry bytes between the other end and the client: whoever speaks plain TCP pays nothing for TLS, and all
-limits of a connection hold behind it. It costs two descriptors more, and a copy.
+`Connection` reads and writes a descriptor. Behind TLS it gets one end of a socket pair, and two nursery tasks
+copy bytes between the other end and the client. So plain TCP pays nothing for TLS, and all limits of a
+connection hold behind it. The price is two more descriptors and a copy.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from wheeltimer.server.rejection import CLOSE_GRACE_S, NONE_LEFT, Overflow
 from wheeltimer.settings import Tls
 
 PIECE_BYTES: Final = 65_536
-HANDSHAKE_NS: Final = 1_000_000  # of the loop's time, with a key of 2,048 bits
+HANDSHAKE_NS: Final = 1_000_000  # what a handshake takes of the loop, with an RSA key of 2,048 bits
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """TLS 1.2 and later; with ``client_ca``, clients need a certificate of it. Raises SettingsError."""
+    """TLS 1.2 and later; with ``client_ca``, clients need a certificate by it. Raises SettingsError."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
-        context.load_cert_chain(tls.cert, tls.key, password="")  # none: it would ask a terminal
+        context.load_cert_chain(tls.cert, tls.key, password="")  # not None: OpenSSL would ask on the terminal
     except (ssl.SSLError, OSError, ValueError) as error:
         raise SettingsError(
             f"tls.cert ({tls.cert}), tls.key ({tls.key}): not a PEM certificate and its key"
@@ -53,9 +53,9 @@ async def serve_tls(
     overflow: Overflow,
     talk: Callable[[trio.SocketStream], Awaitable[None]],
 ) -> None:
-    """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side until an end is over.
+    """Shake hands within ``patience_ms``, then have ``talk`` serve the plain side.
 
-    A handshake is about a millisecond of arithmetic, so it takes a turn. ``failed`` logs one that
+    A handshake is about a millisecond of arithmetic, so it takes a time slice. ``failed`` logs one that
     fails. Without descriptors for the plain side the client is closed before the handshake.
     """
     pair = _pair(overflow)
@@ -82,9 +82,9 @@ async def serve_tls(
 
 
 class _HalfClosing(trio.abc.Stream):
-    """The client's stream, of which ``aclose`` ends what we send only.
+    """The client's stream; ``aclose`` ends the sending side only.
 
-    Closing a socket with unread input resets the connection, and the client might lose the last reply.
+    Closing a socket with unread input resets the connection, and the client could lose the last reply.
     """
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -138,9 +138,9 @@ async def _inwards(
     inside: trio.SocketStream,
     last: trio.Event,
 ) -> None:
-    """Pass the client's bytes on to the plain side; their end, or a broken connection, ends the plain side.
+    """Copy the client's bytes to the plain side, and end that side with the client's, or if it is broken.
 
-    After ``last`` is set, bytes are read and dropped, as in ``overflow.py``, with the same limit.
+    Once ``last`` is set, bytes are read and dropped, as in ``send_and_close``, with the same limit.
     """
     with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         while data := await secure.receive_some(PIECE_BYTES):
@@ -156,7 +156,7 @@ async def _inwards(
 async def _outwards(
     inside: trio.SocketStream, secure: trio.SSLStream[_HalfClosing], last: trio.Event, said: trio.Event
 ) -> None:
-    """The replies, then the end of the stream, which TLS says for itself."""
+    """Copy the replies to the client, then TLS's own end of the stream (close_notify)."""
     try:
         while data := await inside.receive_some(PIECE_BYTES):
             await secure.send_all(data)

@@ -1,9 +1,9 @@
 """Settings of the daemon: frozen, checked once, explained in one place.
 
-Four layers, the first that has a value wins: flags, ``WHEELTIMER_*`` variables, the TOML file, the default.
-``definitions.py`` has what can be set, ``values.py`` reads one value, ``load.py`` makes one ``Settings`` of
-the layers, ``load.py`` compares two. ``protocol/retry.py`` has the meaning of retry rules; a limit is
-explained in the file that applies it.
+There are four layers, and the first that has a value wins: flags, ``WHEELTIMER_*`` variables, the TOML file,
+the default. ``definitions.py`` defines the settings, ``values.py`` reads one value, ``load.py`` makes one
+``Settings`` from the layers, and compares two. ``protocol/retry.py`` explains retry rules; the file that
+applies a limit explains it.
 """
 
 from __future__ import annotations

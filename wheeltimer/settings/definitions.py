@@ -1,8 +1,8 @@
-"""The knobs themselves: what can be set, its unit, default, bounds and reason.
+"""All settings (knobs), each with its unit, default, bounds and reason.
 
-A struct's field is the whole definition. The attribute carries the unit (``tick_ms``), its key in the
-file is the same without ``_ms`` (a duration says its own unit), and ``Annotated`` holds the bounds, the
-reason and how the text is read. A struct built by hand is not checked; ``load.py`` checks.
+A struct's field is the whole definition. The attribute's name has the unit (``tick_ms``), its key in the file
+is the same without ``_ms`` (a duration is written with its unit), and ``Annotated`` holds the bounds, the
+reason and the parser. ``load.py`` checks values; a struct built by hand is not checked.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _wheel_size(value: Any, _folder: Path) -> int:
 
 
 class Limits(CoreLimits, frozen=True, kw_only=True):
-    """``[limits]``: what hostile or mistaken input can cost. Those of the core keep its defaults."""
+    """``[limits]``: bounds for hostile or mistaken input. Limits of the core keep the core's defaults."""
 
     line_bytes_max: Annotated[
         int, _knob("one request; a line is held whole before it is read", 4096, _MIB)
@@ -186,7 +186,7 @@ class Journal(Struct, frozen=True, kw_only=True):
 
 
 class Queue(Struct, frozen=True, kw_only=True):
-    """``[queues.NAME]``: defaults of one queue. None: as everywhere."""
+    """``[queues.NAME]``: defaults of one queue. None: as for all queues."""
 
     retry: Annotated[str | None, _knob("the rule for tasks that name none")] = None
     concurrency: Annotated[int | None, _knob("attempts in flight of this queue", 1, 100_000)] = None
@@ -204,19 +204,19 @@ class Queue(Struct, frozen=True, kw_only=True):
 
     @property
     def signing_keys(self) -> tuple[bytes, ...]:
-        """Every key, those of ``secrets`` first."""
+        """All keys, those of ``secrets`` first."""
         return tuple(secret.key for secret in self.secrets + self.secret_files)
 
 
 class Destination(Struct, frozen=True, kw_only=True):
-    """``[destinations."scheme://host[:port]"]``: what one receiver can bear."""
+    """``[destinations."scheme://host[:port]"]``: limits of one destination."""
 
     window_max: Annotated[int, _knob("attempts in flight at most", 1, 100_000)] = 128
     rate: Annotated[Rate | None, _knob("attempts started; a burst of one second", parse=parse_rate)] = None
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """``[[tokens]]``: who may do what. The token itself is nowhere, only its SHA-256."""
+    """``[[tokens]]``: the rights of each token. Only the token's SHA-256 is stored."""
 
     name: Annotated[str, _knob("what logs call its holder", parse=parse_name)]
     sha256: Annotated[bytes, _knob("of the token, 64 hex digits", parse=parse_sha256)]
@@ -280,7 +280,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 class Knob(NamedTuple):
-    """One knob, as the documentation and the loader see it. ``low`` and ``high`` are in its own unit."""
+    """One setting, for the documentation and the loader. ``low`` and ``high`` are in its own unit."""
 
     key: str
     attribute: str
@@ -300,7 +300,7 @@ class Knob(NamedTuple):
 
     @property
     def choices(self) -> tuple[str, ...]:
-        """The values there are where they can be counted; of a list, those of its members."""
+        """All allowed values, if they are a fixed set; for a list, those of its members."""
         kind = typing.get_args(self.type)[0] if typing.get_origin(self.type) is tuple else self.type
         if kind is bool:
             return "true", "false"
@@ -312,7 +312,7 @@ class Knob(NamedTuple):
 
 
 def knobs(struct: type[Struct]) -> Iterator[Knob]:
-    """The knobs of one table, in order; the tables inside it (no ``Annotated``) are left out."""
+    """The settings of one table, in order; the tables inside it (no ``Annotated``) are left out."""
     hints = typing.get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):
         base, *metas = typing.get_args(hints[field.name]) or (None,)

@@ -1,7 +1,8 @@
-"""Flags, variables and file become one ``Settings``, or one sentence that says what to change.
+"""Makes one ``Settings`` from flags, variables and file, or raises one error with the setting to change.
 
-``load`` reads the named file and the files that it names, nothing else; environment and flags are
-arguments. Every value carries where it came from until it is checked, so that the error can say so.
+``load`` reads the configuration file and the files that it refers to, nothing else; environment and flags are
+arguments. Every value is kept with its source (`_Given`) until it is checked, so that an error can name the
+source.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ FLAGS: Final = {
 
 _PREFIX: Final = "WHEELTIMER_"
 _OTHERS_VARIABLES: Final = re.compile(
-    # The client's own; and what Kubernetes sets in every pod beside a service called "wheeltimer".
+    # Variables of the client, and those that Kubernetes sets in every pod for a service named "wheeltimer".
     r"CONFIG|SERVER|TOKEN|CA_FILE|CERT_FILE|SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_[0-9]+_(TCP|UDP)(_.*)?)?"
 )
 _FLAT: Final[dict[str, type[Struct]]] = {"limits": Limits, "journal": Journal}
@@ -63,7 +64,7 @@ _S = TypeVar("_S", bound=Struct)
 
 
 class _Given(NamedTuple):
-    """A value and who said it: ``--tick``, ``WHEELTIMER_TICK`` or ``tick in /etc/wheeltimer.toml``."""
+    """A value and its source: ``--tick``, ``WHEELTIMER_TICK`` or ``tick in /etc/wheeltimer.toml``."""
 
     value: Any
     name: str
@@ -78,7 +79,7 @@ class _Given(NamedTuple):
         return error
 
     def member(self, key: str, value: Any) -> _Given:
-        """``key`` of this table; quoted where TOML would quote it."""
+        """``key`` of this table; quoted if TOML would quote it."""
         shown = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else f'"{key}"'
         return self._replace(value=value, name=f"{self.name}.{shown}" if self.name else shown)
 
@@ -93,7 +94,7 @@ def load(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settings:
     """The settings of one start, or of one reload.
 
     ``flags`` is keyed as :data:`FLAGS`, and ``config``; None, False and ``()`` mean "not given".
-    Raises ``SettingsError``, with ``exit_code`` 2 where a flag is at fault, 78 otherwise.
+    Raises ``SettingsError``, with ``exit_code`` 2 if a flag is wrong, else 78.
     """
     config = _config_file(flags, environ)
     given = _from_file(config)
@@ -130,16 +131,16 @@ def _config_file(flags: Mapping[str, object], environ: Mapping[str, str]) -> Pat
 
 
 def _default_data_dir(environ: Mapping[str, str]) -> str:
-    # systemd's StateDirectory= gives a list with colons; the first is ours.
+    # systemd's StateDirectory= gives a list with colons; the first folder is taken.
     return environ.get("STATE_DIRECTORY", "").partition(":")[0] or platformdirs.user_state_dir("wheeltimer")
 
 
 def _from_file(path: Path | None) -> dict[str, _Given]:
-    """Dotted key to value for the knobs, key to whole table for :data:`_TABLES`."""
+    """Dotted key to value for single settings, key to whole table for :data:`_TABLES`."""
     if path is None:
         return {}
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors put a BOM in front
+        document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))  # some editors write a BOM in front
     except OSError as error:
         raise SettingsError(f"cannot read the configuration file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -189,7 +190,7 @@ def _value(knob: Knob, given: _Given) -> Any:
     except BadValue as error:
         raise given.error(str(error)) from error
     except msgspec.ValidationError as error:
-        # Where a range says it all, msgspec's sentence would only say it again.
+        # If `_range` is enough, msgspec's message would only repeat it.
         why = "" if given.is_text or knob.choices else f" {_plain(error)};"
         raise given.error(f"{given.value!r}:{why} give {_range(knob)}") from error
     too_low = knob.low is not None and value is not None and value < knob.low
@@ -199,13 +200,13 @@ def _value(knob: Knob, given: _Given) -> Any:
 
 
 def _plain(error: msgspec.ValidationError) -> str:
-    """msgspec's sentence in the words of a file: ``expected int, got str``."""
+    """msgspec's message in terms of a TOML file: ``expected int, got str``."""
     text = re.sub(r" - at `\$\.?(.*)`$", r" (at \1)", str(error)).replace("`", "").replace("Object", "table")
     return f"{text[0].lower()}{text[1:]}"
 
 
 def _range(knob: Knob) -> str:
-    """What would do, in the words of the setting."""
+    """The allowed values of a setting, as text."""
     if choices := knob.choices:
         return f"{', '.join(choices[:-1])} or {choices[-1]}"
     if knob.low is None:
@@ -217,7 +218,7 @@ def _range(knob: Knob) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``tasks_max`` is in ``[limits]``; ``tik`` is ``tick``."""
+    """A suggestion for a wrong name: ``limits.tasks_max`` for ``tasks_max``, ``tick`` for ``tik``."""
     known = list(known)
     lower = name.lower()
     same_end = [key for key in known if key.lower().endswith((f".{lower}", f"_{lower}"))]
@@ -226,7 +227,7 @@ def _did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _table(struct: type[_S], table: _Given) -> _S:
-    """One table of the file as a struct of knobs."""
+    """One table of the file as a struct of settings."""
     known = {knob.key: knob for knob in knobs(struct)}
     given = table.members()
     for key, value in given.items():
@@ -239,7 +240,7 @@ def _table(struct: type[_S], table: _Given) -> _S:
 
 
 def _read_tables(tables: Mapping[str, _Given]) -> dict[str, Any]:
-    """What only the file can say, by attribute of ``Settings``."""
+    """The tables that only the file can have, by attribute of ``Settings``."""
     read: dict[str, Any] = {}
     if "retry" in tables:
         read["retry"] = _named(tables["retry"], parse_name, _rule)
@@ -272,7 +273,7 @@ def _named(table: _Given, name: Callable[[str], str], read: Callable[[_Given], A
 
 
 def _rule(given: _Given) -> Rule:
-    """One ``[retry.NAME]``. A built-in name keeps its meaning: tasks elsewhere rely on it."""
+    """One ``[retry.NAME]``. A built-in rule cannot be redefined, as tasks may rely on it."""
     if given.name.removeprefix("retry.") in BUILT_IN:
         raise given.error("a built-in rule has this name; choose another one")
     try:
@@ -310,7 +311,7 @@ def _tokens(given: _Given) -> tuple[Token, ...]:
 
 
 def _check_together(settings: Settings) -> None:
-    """What no single knob can know."""
+    """Checks that need more than one setting."""
     limits = settings.limits
     if limits.body_bytes_max > limits.line_bytes_max:
         raise SettingsError(
@@ -335,15 +336,15 @@ def _check_together(settings: Settings) -> None:
         )
 
 
-# -- what differs between two settings, by the keys of the configuration file; never a value ---------------
+# -- differences between two settings: keys of the configuration file, never a value -----------------------
 
 _COMPARED: Final = (Settings, Limits, Journal, Queue, Destination, Token, Tls, Mapping, tuple)
-_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")  # what TOML takes as a key without quotes
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")  # a key that needs no quotes in TOML
 
 
 def changed_keys(old: Settings, new: Settings) -> list[str]:
-    """Keys as ``tick``, ``limits.keep_done``, ``queues.orders.rate``; of a table that was added or removed,
-    its name."""
+    """The keys that differ, as ``tick``, ``limits.keep_done``, ``queues.orders.rate``; for a table that was
+    added or removed, its name."""
     return [key for key in _changed("", old, new) if key != "config_file"]
 
 
@@ -367,7 +368,7 @@ def _changed(name: str, old: object, new: object) -> Iterator[str]:
 
 
 def _members(name: str, table: object) -> dict[str, Any] | None:
-    """A table's members by key; None for a list that is no table."""
+    """A table's members by key; None for a list of plain values."""
     if isinstance(table, Mapping):
         return dict(table)
     if isinstance(table, Struct):

@@ -1,7 +1,7 @@
 """One value of the settings: text or TOML in, a typed value out.
 
-Every parser takes the value and the folder that relative paths count from, and raises ``BadValue``
-that says what is wrong and what would do; who the value came from is ``load.py``'s to add.
+Every parser takes the value and the folder for relative paths, and raises ``BadValue`` with what is wrong and
+what would be right; ``load.py`` adds the source of the value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _RATE_PERIOD_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000}
 
 
 class Address(Struct, frozen=True):
-    """Where to listen, or connect: ``tcp`` and ``tls`` have host and port, ``unix`` has a path."""
+    """An address to listen on or connect to: ``tcp`` and ``tls`` have host and port, ``unix`` has a path."""
 
     kind: Literal["tcp", "tls", "unix"]
     host: str = ""
@@ -46,7 +46,7 @@ class Address(Struct, frozen=True):
 
     @property
     def is_local(self) -> bool:
-        """Only this machine can reach it. A name other than ``localhost`` may resolve to anything."""
+        """Whether only this machine can reach it. A name other than ``localhost`` may resolve to anything."""
         if self.kind == "unix" or self.host == "localhost":
             return True
         try:
@@ -78,7 +78,7 @@ def parse_address(text: object, folder: Path = Path()) -> Address:
 
 
 class Secret(Struct, frozen=True):
-    """A signing key; its bytes never show in a repr, so never in a log or a traceback."""
+    """A signing key; its repr does not contain the bytes, so that no log or traceback does."""
 
     key: bytes
 
@@ -87,14 +87,14 @@ class Secret(Struct, frozen=True):
 
 
 class Rate(Struct, frozen=True):
-    """At most ``count`` in ``period_ms``: the token bucket's refill."""
+    """At most ``count`` in ``period_ms``: the refill of a token bucket."""
 
     count: int
     period_ms: int
 
 
 def parse_proxy(value: object, folder: Path) -> str:
-    """``http://[user:password@]host[:port]``, or https; never shown, for it may hold a password."""
+    """``http://[user:password@]host[:port]``, or https; errors do not show it, as it may hold a password."""
     if isinstance(value, str):
         with suppress(ValueError):
             parts = urlsplit(value)
@@ -106,10 +106,10 @@ def parse_proxy(value: object, folder: Path) -> str:
 
 def tuple_of(one: Callable[[object, Path], Any]) -> Callable[[object, Path], tuple[Any, ...]]:
     def parse(value: object, folder: Path) -> tuple[Any, ...]:
-        if isinstance(value, str):  # one value, or a variable's commas
+        if isinstance(value, str):  # one value, or a variable with commas
             value = [part.strip() for part in value.split(",")]
         if not isinstance(value, list | tuple):
-            raise BadValue("a list is expected, in square brackets")  # unshown: it may hold a secret
+            raise BadValue("a list is expected, in square brackets")  # not shown: it may hold a secret
         items = [one(item, folder) for item in value]
         if len(set(items)) != len(items):
             raise BadValue("the same value stands there twice; keep one")
@@ -119,13 +119,13 @@ def tuple_of(one: Callable[[object, Path], Any]) -> Callable[[object, Path], tup
 
 
 def parse_duration(value: object, folder: Path = Path()) -> int:
-    """Milliseconds; from a flag or variable a bare number too, which is text there."""
+    """Milliseconds. A bare number is allowed too; in a flag or variable it is text."""
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value[:20])
     try:
         return parse_duration_ms(value, "")
     except BadValue as error:
-        raise BadValue(str(error).removeprefix(": ")) from error  # who it was for, load.py says
+        raise BadValue(str(error).removeprefix(": ")) from error  # load.py adds the field
 
 
 def parse_mode(value: object, folder: Path) -> str:
@@ -173,7 +173,7 @@ def parse_secret(value: object, folder: Path) -> Secret:
     try:
         key = base64.b64decode(value.removeprefix("whsec_"), validate=True)
     except binascii.Error:
-        raise BadValue(problem) from None  # the chained text would not leak it, but could one day
+        raise BadValue(problem) from None  # a chained error of a later Python could show the secret
     if not 24 <= len(key) <= 64:
         raise BadValue(problem)
     return Secret(key)
@@ -192,7 +192,7 @@ def parse_secret_file(value: object, folder: Path) -> Secret:
 
 
 def parse_queue_pattern(value: object, folder: Path = Path()) -> str:
-    """A queue's name, or the start of one and ``*``."""
+    """A queue's name, or the start of one followed by ``*``."""
     if not isinstance(value, str) or (value != "*" and not _NAME.fullmatch(value.removesuffix("*"))):
         raise BadValue(f"{value!r} is not a queue or a start of one with *; as orders, billing-*")
     return value
@@ -213,7 +213,7 @@ def parse_sha256(value: object, folder: Path = Path()) -> bytes:
 
 
 def parse_destination(value: str) -> str:
-    """``scheme://host[:port]`` in one spelling: lower case, the port only where it is not the usual."""
+    """``scheme://host[:port]`` in canonical form: lower case, the port only if it is not the default."""
     problem = f'{value!r} is not a destination; write scheme://host[:port], as "https://partner.example"'
     try:
         scheme, host, port, _ = split_url(value)
