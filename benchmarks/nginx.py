@@ -55,8 +55,8 @@ def nginx(hosts: list[str], tls_hosts: list[str], cpu: int | None) -> Iterator[N
     if program is None:
         yield None
         return
-    # A descriptor for each listener and connection; a user's soft limit is 1,024, and without a master process
-    # nginx does not heed worker_rlimit_nofile.
+    # A descriptor for each listener and connection. A user's soft limit is 1,024, and nginx without a master
+    # process does not apply worker_rlimit_nofile.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = Path(tempfile.mkdtemp(prefix="wheeltimer-nginx-"))
