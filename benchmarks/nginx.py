@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,6 @@ daemon off;
 master_process off;
 pid {folder}/pid;
 error_log {folder}/error crit;
-worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; }}
 http {{
     access_log off;
@@ -55,6 +55,10 @@ def nginx(hosts: list[str], tls_hosts: list[str], cpu: int | None) -> Iterator[N
     if program is None:
         yield None
         return
+    # A descriptor for each listener and connection. A user's soft limit is 1,024, and nginx without a master
+    # process does not apply worker_rlimit_nofile.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     folder = Path(tempfile.mkdtemp(prefix="wheeltimer-nginx-"))
     child = None
     try:

@@ -20,7 +20,8 @@ from tests.process.daemon import SMALL, Connection, Home, until
 from tests.process.receiver import Receiver
 
 CONFIG = SMALL + "[queues.one]\nconcurrency = 1\n"
-FAR = {"retry": {"kind": "fixed", "every": "1h", "attempts": 3, "jitter": 0}}
+# Held calls last as long as the test, also on a slow machine.
+FAR = {"retry": {"kind": "fixed", "every": "1h", "attempts": 3, "jitter": 0}, "timeout": "10m"}
 
 
 @contextmanager
