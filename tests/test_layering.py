@@ -1,10 +1,13 @@
-"""The plan, held against the code: which room may know which, what core may touch, how long a file is."""
+"""The plan, held against the code: rooms and arrows, what is pure, how long a file is, plain words."""
 
 from __future__ import annotations
 
 import ast
+import io
+import re
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,8 @@ IMPURE = {
 }  # fmt: skip
 FILE_LINES_MAX = 450
 FUNCTION_LINES_MAX = 50
+FOLDER_ENTRIES_MAX = 28
+BANNED = re.compile(r"\b(whoever|those who|is told|are told|so many|for so long)\b", re.IGNORECASE)
 
 pytestmark = pytest.mark.quick
 
@@ -158,3 +163,32 @@ def test_no_file_is_in_a_circle_of_imports() -> None:
         for name in free:
             del left[name]
     assert not left, f"one of these imports another that leads back: {sorted(left)}"
+
+
+def test_file_names_are_unique_outside_of_the_command_line() -> None:
+    names = [path.name for path in modules() if path.name not in ("__init__.py", "__main__.py", "ports.py")]
+    # The command `wheeltimer journal` and the like are named after what they show.
+    rooms = [path for path in modules() if room_of(path) != "cli"]
+    twice = {name for name in names if [path.name for path in rooms].count(name) > 1}
+    assert not twice, f"two files are called {sorted(twice)}"
+
+
+def test_the_listing_of_a_folder_fits_one_screen() -> None:
+    for folder in {path.parent for path in modules()}:
+        entries = [path for path in folder.iterdir() if path.name != "__pycache__"]
+        assert len(entries) <= FOLDER_ENTRIES_MAX, f"{folder} has {len(entries)} entries"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_comments_and_docstrings_are_in_plain_words(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    said = [
+        token.string
+        for token in tokenize.generate_tokens(io.StringIO(text).readline)
+        if token.type == tokenize.COMMENT
+    ]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            said.append(ast.get_docstring(node) or "")
+    found = [match[0] for words in said for match in re.finditer(BANNED, " ".join(words.split()))]
+    assert not found, f"{path}: {found}"
