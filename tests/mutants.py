@@ -206,7 +206,7 @@ MUTANTS: Final = (
     ),
     # -- logs, clocks, the folder ----------------------------------------------------------------------
     Mutant(
-        "a-log-that-nobody-reads-grows", "runtime/ratelog.py",
+        "a-log-that-nobody-reads-grows", "runtime/log_writer.py",
         "self._overflowed = self._bytes + len(text) > room", "self._overflowed = False",
         "tests/runtime/test_log_writer.py -k lost",
     ),
@@ -476,9 +476,9 @@ MUTANTS: Final = (
         "tests/core/test_hooks.py",
     ),
     Mutant(
-        "signed-with-the-first-secret-only", "delivery/callback.py", "for key in keys)",
+        "signed-with-the-first-secret-only", "protocol/ids.py", "for key in keys)",
         "for key in list(keys)[:1])",
-        "tests/delivery/test_signature.py",
+        "tests/protocol/test_signature.py",
     ),
     Mutant(
         "replace-keeps-the-webhook-id", "core/schedule.py", "known.version + 1, known.revision + 1",

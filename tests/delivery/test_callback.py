@@ -20,9 +20,10 @@ from tests.core.driver import Driver
 from tests.delivery.servers import OK, answering, arena
 from wheeltimer.core.outcome import Answer
 from wheeltimer.core.task import Now, key_of
-from wheeltimer.delivery.callback import RETRY_AFTER_MAX_MS, Sender, retry_after_ms, sign
+from wheeltimer.delivery.callback import RETRY_AFTER_MAX_MS, Sender, retry_after_ms
 from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
+from wheeltimer.protocol.ids import sign
 
 JOURNAL_ID = b"journal-of-tests"
 Told = Reply | AttemptError | float | None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wheeltimer.runtime.ratelog import LineFormatter, LogWriter
+from wheeltimer.runtime.log_writer import LineFormatter, LogWriter
 
 LINE = b"x" * 99 + b"\n"
 ROOM = 10_000

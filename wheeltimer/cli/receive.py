@@ -21,8 +21,8 @@ import click
 
 from wheeltimer.cli import options, output
 from wheeltimer.cli.receiver import signals_unwind
-from wheeltimer.delivery.callback import sign
 from wheeltimer.errors import BadValue, ListenError
+from wheeltimer.protocol.ids import sign
 from wheeltimer.protocol.units import parse_duration_ms
 from wheeltimer.settings.values import parse_secret
 

@@ -12,7 +12,7 @@ import click
 
 from wheeltimer.cli import options, output
 from wheeltimer.errors import SettingsError
-from wheeltimer.runtime import ratelog
+from wheeltimer.runtime import log_writer
 from wheeltimer.settings import Settings, load
 
 _M_ARENA_MAX: Final = -8  # malloc.h
@@ -74,7 +74,7 @@ def serve(check: bool, **flags: object) -> int:
         )
     _hold_standard()
     _limit_arenas()
-    ratelog.begin()
+    log_writer.begin()
     settings = load(flags, os.environ)
     from wheeltimer.daemon.run import main  # not at the top: Trio and httpx take a second
 

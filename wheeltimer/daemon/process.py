@@ -24,7 +24,7 @@ from wheeltimer.core.task import NS_PER_MS
 from wheeltimer.delivery.pool import IDLE_MAX
 from wheeltimer.errors import SettingsError
 from wheeltimer.runtime.clock import monotonic_us
-from wheeltimer.runtime.ratelog import write_all
+from wheeltimer.runtime.log_writer import write_all
 from wheeltimer.server.rejection import TURNED_AWAY_MAX
 from wheeltimer.settings import Settings
 

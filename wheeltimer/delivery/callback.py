@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import datetime
 import email.utils
-import hmac
 import logging
 import re
-from base64 import b64encode
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Final, Protocol
 from urllib.parse import quote
@@ -28,7 +26,7 @@ from wheeltimer.delivery.pool import Destination
 from wheeltimer.delivery.reply import AttemptError, PartialReply, Reply
 from wheeltimer.delivery.shortage import Shortage, reason_of
 from wheeltimer.delivery.transport import KeptExchange, header_lines
-from wheeltimer.protocol.ids import webhook_id
+from wheeltimer.protocol.ids import sign, webhook_id
 from wheeltimer.protocol.requests import split_url
 from wheeltimer.protocol.units import parse_duration_ms
 
@@ -291,15 +289,3 @@ def retry_after_ms(value: str, now: Now) -> int | None:
     if instant.tzinfo is None:  # the asctime form has no zone and means GMT (RFC 9110 section 5.6.7)
         instant = instant.replace(tzinfo=datetime.UTC)
     return min(max(0, int(instant.timestamp() * 1000) - now.wall_ms), RETRY_AFTER_MAX_MS)
-
-
-# -- Standard Webhooks 1.0.0 -------------------------------------------------------------------------------
-# With the signature a receiver checks that a callback comes from this daemon and is recent. Source: the
-# specification, "Signature scheme": HMAC-SHA256 over ``id.timestamp.body``, base64, with the scheme's version
-# in front. Several keys give several signatures, so that a key can be replaced without a gap.
-
-
-def sign(keys: Iterable[bytes], webhook_id: bytes, timestamp_s: int, body: bytes) -> bytes:
-    """The value of ``webhook-signature``: one ``v1,...`` for each key, separated by spaces."""
-    message = b"%b.%d.%b" % (webhook_id, timestamp_s, body)
-    return b" ".join(b"v1," + b64encode(hmac.digest(key, message, "sha256")) for key in keys)

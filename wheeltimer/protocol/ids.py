@@ -1,8 +1,11 @@
-"""Names that the daemon makes: ids for tasks without one, and the callback's webhook-id."""
+"""Ids that the daemon makes, for tasks without one and for callbacks; and the signature of a callback."""
 
 from __future__ import annotations
 
+import hmac
 import re
+from base64 import b64encode
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Final
 
@@ -36,3 +39,13 @@ def webhook_id(journal_id: bytes, key: str, born_lsn: int, revision: int) -> str
     """
     seed = b"%b\0%b\0%d\0%d" % (journal_id, key.encode(), born_lsn, revision)
     return "wt_" + blake2b(seed, digest_size=13).hexdigest()
+
+
+def sign(keys: Iterable[bytes], webhook_id: bytes, timestamp_s: int, body: bytes) -> bytes:
+    """The value of ``webhook-signature``: one ``v1,...`` for each key, separated by spaces.
+
+    Source: Standard Webhooks 1.0.0, "Signature scheme": HMAC-SHA256 over ``id.timestamp.body``, base64, with
+    the scheme's version in front. Several keys give several signatures: a key can be replaced without a gap.
+    """
+    message = b"%b.%d.%b" % (webhook_id, timestamp_s, body)
+    return b" ".join(b"v1," + b64encode(hmac.digest(key, message, "sha256")) for key in keys)

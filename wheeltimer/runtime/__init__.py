@@ -6,5 +6,6 @@ Files::
     loop_clock.py   Trio's clock, for a process that may be stopped
     timer.py        waits for an instant (timerfd)
     time_slices.py  shares the loop: interactive connections before bulk work
-    ratelog.py      rate-limited log lines, and standard error written by a thread
+    log_writer.py   standard error, written by a thread
+    ratelog.py      rate-limited log lines
 """

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import pytest
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from wheeltimer.delivery.callback import sign
+from wheeltimer.protocol.ids import sign
 
 # Published with the specification, in the tests of its libraries.
 SECRET = "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
