@@ -16,7 +16,9 @@ from tests.process.daemon import Home, Reply, until
 from tests.process.heads import BODY, head, serving
 
 SEED = 1609
-CURL = ("curl", "-q", "--silent", "--parallel", "--parallel-max", "16", "--max-time", "60")
+CURL = ("curl", "-q", "--silent", "--parallel", "--parallel-max", "16", "--max-time", "5")
+CURL_S = 15
+CURLED_AT_ONCE = 100
 CURL_CODE_WHOLE = 0
 # What curl reads and the daemon does not, because where the body ends would be a guess; docs/protocol.md.
 UNSAFE = re.compile(
@@ -31,21 +33,38 @@ UNSAFE = re.compile(
 )
 
 
+def curl(port: int, numbers: list[int]) -> list[dict[str, Any]]:
+    """What curl shows of these replies; of some it may show nothing.
+
+    After some errors it shows no more of the rest, and after some replies it hangs beyond its --max-time.
+    """
+    config = "".join(f'url = "http://127.0.0.1:{port}/{n}"\noutput = "/dev/null"\n' for n in numbers)
+    command = [*CURL, "--config", "-", "--write-out", "%{json}\n"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as child:
+        try:
+            shown = child.communicate(config.encode(), CURL_S)[0]
+        except subprocess.TimeoutExpired:
+            child.kill()
+            shown = child.communicate()[0]
+    whole = shown[: shown.rfind(b"\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def curled(port: int, count: int) -> dict[int, tuple[int, int]]:
     """number -> (status, bytes of the body) of those replies that curl read to their end."""
     told: dict[int, dict[str, Any]] = {}
-    while left := [number for number in range(count) if number not in told][:500]:
-        config = "".join(f'url = "http://127.0.0.1:{port}/{n}"\noutput = "/dev/null"\n' for n in left)
-        said = subprocess.run(
-            [*CURL, "--config", "-", "--write-out", "%{json}\n"],
-            input=config.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        ).stdout
-        lines = [json.loads(line) for line in said.splitlines()]
-        assert lines, "curl says nothing"  # after some errors it says nothing more of the rest
+    alone: list[int] = []  # replies after which curl shows nothing even if it asks for nothing else
+    size = CURLED_AT_ONCE
+    while left := [number for number in range(count) if number not in told][:size]:
+        lines = curl(port, left)
         told |= {int(line["url"].rpartition("/")[2]): line for line in lines}
+        if not lines and size == 1:
+            alone += left
+            told[left[0]] = {"exitcode": -1}
+        size = CURLED_AT_ONCE if lines or size == 1 else 1
+    assert len(alone) <= count // 100, f"curl shows nothing of {len(alone)}: {alone[:5]}"
     return {
         number: (line["http_code"], line["size_download"])
         for number, line in told.items()
@@ -115,13 +134,18 @@ def test_thousands_of_reply_heads(home: Home, thorough: bool) -> None:
         attempt, reply = attempts[number], replies[number]
         if attempt["outcome"] != "succeeded":
             error = attempt.get("error", "")
-            # Beside "identity" curl does not look at the length, and misses that the body is cut.
-            cut = error.startswith("reset: closed in the reply") and (made[number][1] or b"identity" in reply)
+            # Beside "identity", or with a space before its colon, curl does not look at the length, and
+            # misses that the body is cut.
+            unseen = b"identity" in reply or b"Content-Length :" in reply
+            cut = error.startswith("reset: closed in the reply") and (made[number][1] or unseen)
             if not UNSAFE.match(error) and not cut:
                 missed.append((reply, status, size, attempt))
         elif (attempt["status"], len(attempt.get("reply", ""))) != (status, size):
             missed.append((reply, status, size, attempt))
-    assert not missed, f"{len(missed)}, the first: {missed[:5]}"
+    assert not missed, "\n".join(
+        f"{reply[:90]!r}...{reply[-90:]!r} curl {status} {size} daemon {attempt}"[:900]
+        for reply, status, size, attempt in missed[:9]
+    )
     read = sum(200 <= status < 300 and size == len(BODY) for status, size in by_curl.values())
     assert read > count // 3, "the comparison has little to compare"
     tried("reply heads", count)
