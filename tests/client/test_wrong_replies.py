@@ -83,6 +83,7 @@ class Interrupt:
 def _interrupted(places: list[int], work: Any) -> bool:
     """Whether ``work`` was interrupted; False where it was done before."""
     trace, interrupt = sys.gettrace(), Interrupt(places)
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 traces opcodes only if a frame has this by now
     sys.settrace(interrupt)
     try:
         work()
