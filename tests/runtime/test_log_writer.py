@@ -67,7 +67,7 @@ def test_the_number_of_lost_lines_stands_where_they_are_missing(pipe: tuple[int,
     writer = LogWriter(writing, ROOM)
     written = fill(writer)
     data = b""
-    while writer._bytes > ROOM // 2:  # as the reader goes on, half is free, and lines are taken again
+    while writer._bytes > ROOM // 2 - 2 * len(LINE):  # with half of it free, lines are taken again
         data += os.read(reading, 4096)
     writer.write(b"back\n")
     *whole, note, _ = (data + read_to(reading, b"back\n")).splitlines(keepends=True)
