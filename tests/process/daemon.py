@@ -158,6 +158,12 @@ class Daemon:
         self._out += data.decode()
         return self._out
 
+    def await_log(self, text: str) -> None:
+        """Until ``text`` is in the log, which a thread of the daemon's writes."""
+        for _ in until():
+            if text in self.log:
+                break
+
     @property
     def log(self) -> str:
         """Standard error so far."""
