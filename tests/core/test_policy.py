@@ -45,3 +45,20 @@ def test_several_origins_that_passed_pass_together(policy: Policy) -> None:
 @pytest.mark.parametrize("bad", ["/a b", "/a#b", "/\x7f", "/ü", "/" + "x" * URL_BYTES_MAX])
 def test_a_malformed_rest_does_not_pass(policy: Policy, bad: str) -> None:
     assert not policy.all_pass([f"{SEEN}/a", SEEN + bad])
+
+
+@pytest.mark.parametrize("code", [*range(300), 0x2028, 0xD800, 0x1F600], ids=hex)
+def test_one_url_passes_without_a_second_look_if_it_would_pass_in_a_batch(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Both have the characters of a URL, each in the way that is fast for it."""
+    looked = list[str]()
+    monkeypatch.setattr("wheeltimer.core.policy.split_url", lambda url, field: looked.append(url) or 1 / 0)
+    url = f"{SEEN}/a{chr(code)}b"
+    passes = policy.all_pass((url,))
+    if passes:
+        policy.check_target(url)
+    else:
+        with pytest.raises(ZeroDivisionError):
+            policy.check_target(url)
+    assert bool(looked) != passes

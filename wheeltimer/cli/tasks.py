@@ -200,7 +200,7 @@ def get(session: Session, id: str, queue: str | None) -> None:
 @_QUEUES
 @click.option("--state", type=click.Choice(STATE_WORDS), help="Only tasks in this state.")
 @click.option("--group", metavar="NAME", help="Only tasks of this group.")
-@click.option("--limit", type=int, metavar="N", help="At most so many.  [default: 100, at most 1000]")
+@click.option("--limit", type=int, metavar="N", help="At most N tasks.  [default: 100, at most 1000]")
 @click.option("--cursor", metavar="CURSOR", help="Go on where an earlier list ended.")
 @with_session
 def list_(session: Session, **fields: Any) -> None:

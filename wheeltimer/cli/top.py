@@ -45,7 +45,7 @@ def _every(context: click.Context, parameter: click.Parameter, text: str) -> int
     "--every", "every_ms", callback=_every, default="1s", show_default=True, metavar="DURATION",
     help="How often to ask; 100ms to 1h.",
 )  # fmt: skip
-@click.option("--count", type=click.IntRange(1), metavar="N", help="End after so many.  [default: never]")
+@click.option("--count", type=click.IntRange(1), metavar="N", help="End after N screens.  [default: never]")
 @with_session
 def top(session: Session, every_ms: int, count: int | None) -> None:
     """Watch queues, attempts and lateness on a live screen, until Ctrl-C.

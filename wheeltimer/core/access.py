@@ -198,7 +198,7 @@ class Quota:
                 return
         raise Refused(
             "full",
-            f"tasks_max ({most}) of the token {self._grant.name}: so many live tasks are in its queues;"
+            f"tasks_max ({most}) of the token {self._grant.name} is reached by the live tasks in its queues;"
             " ask again later or raise it",
             retry_after_ms=RETRY_FULL_MS,
         )

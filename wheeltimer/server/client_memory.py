@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from wheeltimer.runtime.ratelog import RateLimitedLog
@@ -36,7 +36,7 @@ class ClientMemory:
     def __init__(self, limits: Limits) -> None:
         self.held_bytes = 0
         self.uncommitted_bytes = 0
-        self.holders: set[Holder] = set()
+        self.holders: Collection[Holder] = ()  # the open connections, as `Server` has them
         self._limits = limits
         self._waiting: deque[tuple[int, int, Callable[[], None]]] = deque()  # lsn, bytes, callback
         self._cuts = RateLimitedLog(_log, logging.WARNING)

@@ -41,6 +41,7 @@ class Server:
         self._memory = memory
         self._limits = limits
         self._open: set[Connection] = set()
+        memory.holders = self._open
         self._door = Rejections(turned_away_max)
         self._overflow = overflow or Overflow()
         self._guests = ConnectionCounts(limits)
@@ -105,7 +106,6 @@ class Server:
             stream, self._requests, self._subscriptions, self._memory, self._limits, self._stalled
         )
         self._open.add(connection)
-        self._memory.holders.add(connection)
         if self._ending:
             connection.end()
         try:
@@ -113,7 +113,6 @@ class Server:
         finally:
             connection.vanished()
             self._open.discard(connection)
-            self._memory.holders.discard(connection)
 
     def reload(self, access: Access, tls: ssl.SSLContext | None) -> None:
         """Apply new tokens and rights to every connection, and a new certificate to new connections."""

@@ -122,7 +122,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         ),
     ] = _MIB
     unread_ms: Annotated[
-        int, _ms("a client that reads no reply for so long is disconnected", 100, HOUR_MS)
+        int, _ms("a client that reads no reply in this time is disconnected", 100, HOUR_MS)
     ] = 30 * SECOND_MS
     clients_bytes_max: Annotated[
         int,
@@ -133,7 +133,7 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
         ),
     ] = 128 * _MIB  # fmt: skip
     partial_line_ms: Annotated[
-        int, _ms("a line begun and not ended for so long: disconnected", 100, HOUR_MS)
+        int, _ms("a client that begins a line and does not end it in this time is disconnected", 100, HOUR_MS)
     ] = 30 * SECOND_MS
     connections_max: Annotated[
         int, _knob("clients at once; each takes a descriptor and up to unread_bytes_max", 1, 1_000_000)
@@ -143,13 +143,13 @@ class Limits(CoreLimits, frozen=True, kw_only=True):
     ] = 5_000
     hello_ms: Annotated[
         int,
-        _ms("a client that shows no token for so long, where one is asked for: disconnected", 100, HOUR_MS),
+        _ms("a client that shows no token in this time is disconnected, if one is required", 100, HOUR_MS),
     ] = 10 * SECOND_MS
     subscribers_max: Annotated[int, _knob("connections that subscribed to events, at once", 0, 1_000_000)] = (
         1_000
     )
     subscriber_bytes_max: Annotated[
-        int, _knob("events that wait for a slow subscriber; beyond it is told lagged", 65_536, 1024 * _MIB)
+        int, _knob("events that wait for a slow subscriber; with more it gets lagged", 65_536, 1024 * _MIB)
     ] = 4 * _MIB
     drain_ms: Annotated[
         int,
